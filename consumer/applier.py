@@ -1,0 +1,256 @@
+"""One batch, one transaction. Knows no AMQP.
+
+The rows are a pure function of the set of events, so a batch may be applied twice, split otherwise
+or come late: attempts are upserted under their natural key, and branch rows computed from attempts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from consumer.database import first_line, message_is_to_blame
+from consumer.dead_letters import bury
+from consumer.messages import Message, Rejection, reject
+from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
+from contract.reasons import Reason
+
+# Locks are taken in the order of the ids, by every transaction, so that none waits in a circle.
+LOCK_BRANCHES = text("""
+    SELECT id FROM branch WHERE id = ANY(CAST(:branch_ids AS bigint[]))
+    ORDER BY id FOR NO KEY UPDATE
+""")
+
+UPSERT_ATTEMPTS = text("""
+    INSERT INTO mirror_attempt AS known
+        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
+    SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt (
+        branch_id bigint, started_at timestamptz, finished_at timestamptz, outcome text,
+        revision_id text, failure_reason text)
+    ON CONFLICT (branch_id, started_at) DO UPDATE SET
+        finished_at = excluded.finished_at,
+        outcome = excluded.outcome,
+        revision_id = excluded.revision_id,
+        failure_reason = excluded.failure_reason
+    WHERE excluded.outcome IS NOT NULL AND (known.outcome IS NULL OR (
+        excluded.finished_at,
+        excluded.outcome = 'completed',
+        coalesce(excluded.revision_id, excluded.failure_reason) IS NOT NULL,
+        coalesce(excluded.revision_id, excluded.failure_reason, '') COLLATE "C"
+    ) > (
+        known.finished_at,
+        known.outcome = 'completed',
+        coalesce(known.revision_id, known.failure_reason) IS NOT NULL,
+        coalesce(known.revision_id, known.failure_reason, '') COLLATE "C"
+    ))
+""")
+
+# Backwards from the newest attempt, along the primary key: no row before the last success is read.
+PROJECT_BRANCHES = text("""
+    UPDATE branch SET
+        last_mirror_attempt = state.last_mirror_attempt,
+        last_mirrored = state.last_mirrored,
+        last_mirrored_id = state.last_mirrored_id,
+        mirror_failures = state.mirror_failures,
+        mirror_status_message = state.mirror_status_message
+    FROM (
+        SELECT
+            touched.id,
+            latest.started_at AS last_mirror_attempt,
+            success.started_at AS last_mirrored,
+            success.revision_id AS last_mirrored_id,
+            failures.count AS mirror_failures,
+            finished.failure_reason AS mirror_status_message
+        FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
+        LEFT JOIN LATERAL (
+            SELECT started_at FROM mirror_attempt
+            WHERE branch_id = touched.id
+            ORDER BY started_at DESC LIMIT 1
+        ) latest ON true
+        LEFT JOIN LATERAL (
+            SELECT started_at, revision_id FROM mirror_attempt
+            WHERE branch_id = touched.id AND outcome = 'completed'
+            ORDER BY started_at DESC LIMIT 1
+        ) success ON true
+        LEFT JOIN LATERAL (
+            SELECT failure_reason FROM mirror_attempt
+            WHERE branch_id = touched.id AND outcome IS NOT NULL
+            ORDER BY started_at DESC LIMIT 1
+        ) finished ON true
+        CROSS JOIN LATERAL (
+            SELECT count(*) FROM mirror_attempt
+            WHERE branch_id = touched.id AND outcome = 'failed'
+                AND started_at > coalesce(success.started_at, '-infinity')
+        ) failures
+    ) state
+    WHERE branch.id = state.id AND (
+        branch.last_mirror_attempt, branch.last_mirrored, branch.last_mirrored_id,
+        branch.mirror_failures, branch.mirror_status_message
+    ) IS DISTINCT FROM (
+        state.last_mirror_attempt, state.last_mirrored, state.last_mirrored_id,
+        state.mirror_failures, state.mirror_status_message
+    )
+""")
+
+INSERT_SCRIPT_ACTIVITY = text("""
+    INSERT INTO script_activity (name, hostname, date_started, date_completed)
+    SELECT * FROM json_to_recordset(CAST(:runs AS json)) AS run (
+        name text, hostname text, started_at timestamptz, completed_at timestamptz)
+    ON CONFLICT DO NOTHING
+""")
+
+Write = Callable[[Connection, Sequence[tuple[Message, Envelope]]], list[tuple[Message, Rejection]]]
+
+
+class Tally(Struct, frozen=True):
+    """What became of a batch."""
+
+    applied: int
+    buried: Counter[Reason]
+
+
+class Attempt(Struct, frozen=True):
+    """What one batch says of one attempt: a row for `mirror_attempt`."""
+
+    branch_id: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    revision_id: str | None = None
+    failure_reason: str | None = None
+
+    def rank(self) -> tuple[datetime, bool, bool, str]:
+        """Of two outcomes the one of higher rank holds, as UPSERT_ATTEMPTS decides it too.
+
+        The contract orders by time, then completed before failed; that two outcomes of one kind at
+        one time differ is settled by their text, so that the order of arrival never matters.
+        """
+        told = self.failure_reason if self.outcome == "failed" else self.revision_id
+        finished_at = self.finished_at or self.started_at
+        return finished_at, self.outcome == "completed", told is not None, told or ""
+
+
+class Applier:
+    """Applies batches to one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def apply(self, messages: Sequence[Message]) -> Tally:
+        """Commits every message of the batch, as applied or as buried.
+
+        Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
+        """
+        try:
+            return self._transact(messages, write)
+        except DBAPIError as error:
+            if not message_is_to_blame(error):
+                raise
+            return self._transact(messages, write_isolating)
+
+    def _transact(self, messages: Sequence[Message], write: Write) -> Tally:
+        with self._engine.begin() as connection:
+            events, dead = _locked(connection, messages)
+            dead += write(connection, events)
+            bury(connection, dead)
+        return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
+
+
+def _locked(
+    connection: Connection, messages: Sequence[Message]
+) -> tuple[list[tuple[Message, Envelope]], list[tuple[Message, Rejection]]]:
+    """Locks the batch's branches; what is to be applied, and what cannot be."""
+    branch_ids = {
+        message.content.event.branch_id
+        for message in messages
+        if isinstance(message.content, Envelope)
+        and not isinstance(message.content.event, ScriptRun)
+    }
+    registered = (
+        set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
+        if branch_ids
+        else branch_ids
+    )
+    events: list[tuple[Message, Envelope]] = []
+    dead: list[tuple[Message, Rejection]] = []
+    for message in messages:
+        content = message.content
+        if isinstance(content, Rejection):
+            dead.append((message, content))
+            continue
+        event = content.event
+        if not isinstance(event, ScriptRun) and event.branch_id not in registered:
+            detail = (
+                f"branch {event.branch_id} is not registered:"
+                f" mirror-consumer branches add {event.branch_id} NAME, then replay"
+            )
+            dead.append((message, reject(content, Reason.UNKNOWN_BRANCH, detail)))
+            continue
+        events.append((message, content))
+    return events, dead
+
+
+def write(
+    connection: Connection, events: Sequence[tuple[Message, Envelope]]
+) -> list[tuple[Message, Rejection]]:
+    """Writes all events at once. Raises DBAPIError where the database refuses one of them."""
+    attempts: dict[tuple[int, datetime], Attempt] = {}
+    runs: set[tuple[str, str, datetime, datetime]] = set()
+    for _, envelope in events:
+        event = envelope.event
+        if isinstance(event, ScriptRun):
+            runs.add((event.name, event.hostname, event.started_at, event.completed_at))
+            continue
+        key = event.branch_id, event.started_at
+        attempt = attempt_of(envelope.time, event)
+        known = attempts.get(key)
+        if known is None or (
+            attempt.outcome and (not known.outcome or attempt.rank() > known.rank())
+        ):
+            attempts[key] = attempt
+    if attempts:
+        rows = [attempts[key] for key in sorted(attempts)]
+        connection.execute(UPSERT_ATTEMPTS, {"attempts": msgspec.json.encode(rows).decode()})
+        branch_ids = sorted({branch_id for branch_id, _ in attempts})
+        connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
+    if runs:
+        columns = ("name", "hostname", "started_at", "completed_at")
+        rows_of_runs = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
+        connection.execute(
+            INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(rows_of_runs).decode()}
+        )
+    return []
+
+
+def write_isolating(
+    connection: Connection, events: Sequence[tuple[Message, Envelope]]
+) -> list[tuple[Message, Rejection]]:
+    """Writes what the database accepts, halving the batch down to what it does not."""
+    try:
+        with connection.begin_nested():
+            return write(connection, events)
+    except DBAPIError as error:
+        if not message_is_to_blame(error):
+            raise
+        if len(events) == 1:
+            message, envelope = events[0]
+            return [(message, reject(envelope, Reason.REJECTED_BY_DATABASE, first_line(error)))]
+    middle = len(events) // 2
+    return write_isolating(connection, events[:middle]) + write_isolating(
+        connection, events[middle:]
+    )
+
+
+def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
+    """What one event says of its attempt."""
+    match event:
+        case MirrorCompleted(branch_id, started_at, revision_id):
+            return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
+        case MirrorFailed(branch_id, started_at, reason):
+            return Attempt(branch_id, started_at, time, "failed", failure_reason=reason)
+        case _:
+            return Attempt(event.branch_id, event.started_at)

@@ -1,0 +1,116 @@
+"""Registering branches: an event about any other goes to `dead_letter`."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from consumer.database import first_line
+from consumer.tables import Branch
+from contract.events import InvalidEvent, check_branch_id, check_text, shown
+
+COLUMNS = {"id", "unique_name", "url"}
+
+
+class NewBranch(Struct, frozen=True):
+    """A branch to register. Raises InvalidEvent for what cannot be one."""
+
+    id: int
+    unique_name: str
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        check_branch_id(self.id)
+        check_text("unique_name", self.unique_name, at_least=1)
+        if self.url is not None:
+            check_text("url", self.url, at_least=1)
+
+
+class BranchConflict(ValueError):
+    """An id or a name is another branch's already; the message names each."""
+
+
+class BadBranchFile(ValueError):
+    """A file of branches cannot be read; the message names the line and what is wrong with it."""
+
+
+def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
+    """Registers those that are not yet, and returns how many they were.
+
+    Raises BranchConflict, having registered none, where one of them is not what is registered.
+    """
+    known = connection.execute(
+        select(Branch.id, Branch.unique_name, Branch.url).where(
+            or_(
+                Branch.id.in_([branch.id for branch in branches]),
+                Branch.unique_name.in_([branch.unique_name for branch in branches]),
+            )
+        )
+    )
+    by_id: dict[int, Any] = {}
+    by_name: dict[str, Any] = {}
+    for row in known:
+        by_id[row.id] = by_name[row.unique_name] = row
+    new: list[NewBranch] = []
+    conflicts: list[str] = []
+    for branch in branches:
+        other = by_id.get(branch.id) or by_name.get(branch.unique_name)
+        if other is None:
+            new.append(branch)
+            by_id[branch.id] = by_name[branch.unique_name] = branch
+        elif not _is_same(branch, other):
+            conflicts.append(
+                f"branch {branch.id} {branch.unique_name!r} {branch.url or '(no URL)'}: registered is"
+                f" {other.id} {other.unique_name!r} {other.url or '(no URL)'}"
+            )
+    if conflicts:
+        raise BranchConflict("\n".join(conflicts))
+    if new:
+        try:
+            connection.execute(insert(Branch), [msgspec.structs.asdict(branch) for branch in new])
+        except IntegrityError as error:
+            raise BranchConflict(f"registered by somebody else: {first_line(error)}") from error
+    return len(new)
+
+
+def read_branches(path: Path) -> list[NewBranch]:
+    """Reads CSV with a heading: id, unique_name and, if you like, url. Raises BadBranchFile."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(_parse(path, csv.DictReader(file, strict=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadBranchFile(f"{path} cannot be read: {error}") from error
+
+
+def _is_same(branch: NewBranch, other: Any) -> bool:
+    return (branch.id, branch.unique_name, branch.url or other.url) == (
+        other.id,
+        other.unique_name,
+        other.url,
+    )
+
+
+def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
+    heading = set(rows.fieldnames or ())
+    if not {"id", "unique_name"} <= heading <= COLUMNS:
+        raise BadBranchFile(
+            f"{path} must begin with a heading of id, unique_name and perhaps url,"
+            f" got {shown(','.join(rows.fieldnames or ()))}"
+        )
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        if None in row or None in row.values():
+            raise BadBranchFile(f"{where}: expected {len(heading)} fields")
+        try:
+            branch_id = int(row["id"])
+        except ValueError:
+            raise BadBranchFile(f"{where}: id {shown(row['id'])} is not a number") from None
+        try:
+            yield NewBranch(branch_id, row["unique_name"], row.get("url") or None)
+        except InvalidEvent as error:
+            raise BadBranchFile(f"{where}: {error}") from error

@@ -1,0 +1,92 @@
+"""Connections to PostgreSQL, and what its errors mean."""
+
+from importlib.resources import files
+
+import psycopg2
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from contract.secrets import mask_secrets
+
+CONNECT_TIMEOUT_SECONDS = 5
+SETTINGS = {
+    "timezone": "UTC",
+    # A frozen worker must not hold its row locks against the one that takes over.
+    "idle_in_transaction_session_timeout": "10s",
+    "lock_timeout": "10s",
+}
+INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
+SERVER_TROUBLE = frozenset(
+    ["08", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"]
+)
+"""Classes of SQLSTATE for which no message is to blame (PostgreSQL's appendix A)."""
+
+
+def open_engine(url: str) -> Engine:
+    """Connects on first use. Raises ValueError for a URL that is not PostgreSQL's."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
+        raise ValueError(
+            f"the database URL {mask_secrets(url)} cannot be used: one looks like"
+            " postgresql://user:password@host:5432/mirrorfeed"
+        )
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg2"),
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": "mirrorfeed",
+            "options": " ".join(f"-c {name}={value}" for name, value in SETTINGS.items()),
+        },
+    )
+
+
+def apply_schema(engine: Engine) -> None:
+    """Creates what is not there yet; safe to repeat, also by several processes at once."""
+    schema = files(__package__).joinpath("schema.sql").read_text()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({INIT_LOCK})")
+        connection.exec_driver_sql(schema)
+
+
+def message_is_to_blame(error: DBAPIError) -> bool:
+    """Whether the database refuses the data, now and always, rather than being in trouble."""
+    sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
+    return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
+
+
+def first_line(error: DBAPIError) -> str:
+    """What the database said, in one line and without the statement."""
+    return str(error.orig).strip().split("\n", 1)[0]
+
+
+class DatabaseUnavailable(Exception):
+    """PostgreSQL cannot be reached, or cannot take a transaction now."""
+
+    @classmethod
+    def because(cls, error: DBAPIError) -> "DatabaseUnavailable":
+        return cls(first_line(error))
+
+
+class SchemaMissing(Exception):
+    """The database is there, its tables are not."""
+
+
+def check_database(engine: Engine) -> None:
+    """Raises DatabaseUnavailable or SchemaMissing where nothing could be written."""
+    try:
+        with engine.connect() as connection:
+            has_schema, is_read_only = connection.execute(
+                text(
+                    "SELECT to_regclass('mirror_attempt') IS NOT NULL,"
+                    " current_setting('transaction_read_only')::boolean"
+                )
+            ).one()
+    except DBAPIError as error:
+        raise DatabaseUnavailable.because(error) from error
+    if is_read_only:
+        raise DatabaseUnavailable("the database is read-only, perhaps a standby")
+    if not has_schema:
+        raise SchemaMissing("the database has no tables yet: run mirror-consumer init")

@@ -1,0 +1,66 @@
+"""Burying: a message that cannot be applied is kept whole, with why, in the same transaction."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, case, func, null
+from sqlalchemy.dialects.postgresql import insert
+
+from consumer.messages import Message, Rejection
+from consumer.tables import DeadLetter
+
+MAX_DETAIL_LENGTH = 2000
+
+_insert = insert(DeadLetter)
+_bury = _insert.on_conflict_do_update(
+    index_elements=[func.sha256(DeadLetter.body)],
+    set_={
+        "attempts": DeadLetter.attempts + _insert.excluded.attempts,
+        "reason": _insert.excluded.reason,
+        "detail": _insert.excluded.detail,
+        # What an operator discarded stays so; what was replayed before is dead again.
+        "state": case((DeadLetter.state == "discarded", "discarded"), else_="dead"),
+        "resolved_at": case(
+            (DeadLetter.state == "discarded", DeadLetter.resolved_at), else_=null()
+        ),
+    },
+)
+
+
+def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -> None:
+    """One row a distinct body, however often it was delivered before or within `letters`."""
+    rows: dict[bytes, dict[str, Any]] = {}
+    for message, rejection in letters:
+        attempts = rows[message.body]["attempts"] + 1 if message.body in rows else 1
+        rows[message.body] = {
+            "reason": rejection.reason,
+            "detail": storable(rejection.detail)[:MAX_DETAIL_LENGTH],
+            "body": message.body,
+            "headers": storable(message.headers),
+            "source": rejection.source,
+            "event_id": rejection.event_id,
+            "type": rejection.type,
+            "branch_id": rejection.branch_id,
+            "attempts": attempts,
+        }
+    if rows:
+        # In one order everywhere, so that two workers burying the same cannot deadlock.
+        connection.execute(_bury, [rows[body] for body in sorted(rows)])
+
+
+def storable(value: Any) -> Any:
+    """The value as jsonb can hold it: no NUL, no bytes, no numbers that are none."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+    if isinstance(value, bytes):
+        return storable(value.decode(errors="replace"))
+    if isinstance(value, dict):
+        return {storable(name): storable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)

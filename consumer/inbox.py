@@ -1,0 +1,70 @@
+"""Where deliveries wait between the thread that receives them and the one that applies them."""
+
+import threading
+from collections import deque
+
+from msgspec import Struct
+
+from consumer.messages import Message
+
+SUSPECT_DELIVERIES = 2
+
+
+class Delivery(Struct, frozen=True):
+    """A message in hand: how to ack it, and how often it was delivered before without an ack."""
+
+    message: Message
+    queue: str
+    delivery_tag: int
+    delivered_before: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """One consumer may end for any reason; of a message that has seen two end, beware."""
+        return self.delivered_before >= SUSPECT_DELIVERIES
+
+
+class Inbox:
+    """A queue that gives out natural batches: what has arrived, never waiting for more."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._waiting: deque[Delivery] = deque()
+        self._changed = threading.Condition()
+        self._in_hand = 0
+        self._closed = False
+
+    def put(self, delivery: Delivery) -> None:
+        with self._changed:
+            self._waiting.append(delivery)
+            self._changed.notify()
+
+    def take(self) -> list[Delivery]:
+        """The next batch, in order of arrival; empty once the inbox is closed.
+
+        A suspect is a batch of its own, so that it can take nothing else along.
+        """
+        with self._changed:
+            self._in_hand = 0
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            batch: list[Delivery] = []
+            while self._waiting and not self._closed and len(batch) < self._batch_size:
+                if self._waiting[0].is_suspect and batch:
+                    break
+                batch.append(self._waiting.popleft())
+                if batch[-1].is_suspect:
+                    break
+            self._in_hand = len(batch)
+            return batch
+
+    def close(self) -> None:
+        """Gives nothing out any more; what waits goes back to the broker unacked."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def is_idle(self) -> bool:
+        with self._changed:
+            return not self._waiting and not self._in_hand

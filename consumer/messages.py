@@ -1,0 +1,83 @@
+"""What a queue delivered, read: an event that may be applied, or why not."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from contract.events import Envelope, ScriptRun
+from contract.reasons import Reason
+from contract.wire import DecodeError, decode
+
+FUTURE_TOLERANCE = timedelta(hours=1)
+
+
+class Rejection(Struct, frozen=True):
+    """Why a message is not applied, and what could be read of it."""
+
+    reason: Reason
+    detail: str
+    source: str | None = None
+    event_id: str | None = None
+    type: str | None = None
+    branch_id: int | None = None
+
+
+class Message(Struct, frozen=True):
+    """One message: its bytes and AMQP headers as they came, and what they mean."""
+
+    body: bytes
+    headers: Mapping[str, Any]
+    content: Envelope | Rejection
+
+
+def read_message(
+    body: bytes,
+    headers: Mapping[str, Any] | None = None,
+    *,
+    future_tolerance: timedelta = FUTURE_TOLERANCE,
+) -> Message:
+    """Decodes a message and compares its instants with this host's clock. Raises nothing."""
+    content: Envelope | Rejection
+    try:
+        content = decode(body)
+    except DecodeError as error:
+        content = Rejection(
+            error.reason, error.detail, error.source, error.event_id, error.type, error.branch_id
+        )
+    else:
+        latest = _latest_instant(content)
+        if latest > datetime.now(UTC) + future_tolerance:
+            content = reject(
+                content,
+                Reason.FROM_THE_FUTURE,
+                f"{latest.isoformat()} is more than {future_tolerance} ahead of this clock:"
+                " set the publisher's clock right",
+            )
+    return Message(body, headers or {}, content)
+
+
+def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
+    event = envelope.event
+    branch_id = None if isinstance(event, ScriptRun) else event.branch_id
+    return Rejection(reason, detail, envelope.source, envelope.id, event.TYPE, branch_id)
+
+
+def _latest_instant(envelope: Envelope) -> datetime:
+    event = envelope.event
+    ends_at = event.completed_at if isinstance(event, ScriptRun) else event.started_at
+    return max(envelope.time, ends_at)
+
+
+def given_up(message: Message) -> Message:
+    """The message as one that the broker gave up on, unless something else is wrong with it."""
+    if isinstance(message.content, Rejection):
+        return message
+    detail = (
+        "each time it was delivered, the worker ended before it was applied:"
+        " see the workers' logs for why, then replay"
+    )
+    return Message(
+        message.body, message.headers, reject(message.content, Reason.DELIVERY_LIMIT, detail)
+    )

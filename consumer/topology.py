@@ -1,0 +1,87 @@
+"""Declares on the broker what `contract.routing` names; safe to repeat."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+
+from contract import routing
+from contract.secrets import mask_secrets
+
+DELIVERY_LIMIT = 20
+"""Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
+because RabbitMQ 4 has a default and 3.x none."""
+UNLIMITED_DELIVERIES = 2**31 - 1
+"""The dead queue is the last one; -1 means no limit only from RabbitMQ 4 on."""
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be reached, or refuses what was asked of it."""
+
+
+def connection_parameters(amqp_url: str) -> pika.URLParameters:
+    """Raises ValueError, without the URL's password, where the URL cannot be read."""
+    try:
+        parameters = pika.URLParameters(amqp_url)
+    except Exception:
+        raise ValueError(
+            f"the AMQP URL {mask_secrets(amqp_url)} cannot be read: one looks like"
+            " amqp://user:password@host:5672/vhost"
+        ) from None
+    parameters.connection_attempts = 1
+    parameters.heartbeat = 30
+    parameters.client_properties = {"connection_name": "mirrorfeed consumer"}
+    return parameters
+
+
+@contextmanager
+def broker_channel(parameters: pika.URLParameters) -> Iterator[BlockingChannel]:
+    """A channel of a connection of its own. Raises BrokerUnavailable."""
+    try:
+        connection = pika.BlockingConnection(parameters)
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+    except (AMQPError, OSError) as error:
+        raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def declare_topology(channel: BlockingChannel, partitions: int) -> None:
+    """Declares both exchanges, the partition queues with their bindings, and the dead queue."""
+    channel.exchange_declare(routing.EVENTS_EXCHANGE, "topic", durable=True)
+    channel.exchange_declare(routing.DEAD_EXCHANGE, "fanout", durable=True)
+    channel.queue_declare(
+        routing.DEAD_QUEUE,
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED_DELIVERIES},
+    )
+    channel.queue_bind(routing.DEAD_QUEUE, routing.DEAD_EXCHANGE)
+    for partition in range(partitions):
+        queue = routing.partition_queue(partition)
+        channel.queue_declare(
+            queue,
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-single-active-consumer": True,
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": routing.DEAD_EXCHANGE,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            },
+        )
+        for pattern in routing.bindings(partition, partitions):
+            channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+
+
+def consumer_counts(channel: BlockingChannel, partitions: int) -> list[tuple[str, int]]:
+    """How many workers are subscribed to each partition queue, active or standing by."""
+    queues = [routing.partition_queue(partition) for partition in range(partitions)]
+    return [
+        (queue, channel.queue_declare(queue, passive=True).method.consumer_count)
+        for queue in queues
+    ]

@@ -1,0 +1,109 @@
+"""The worker service: one session after another, whatever happens to the servers."""
+
+import logging
+import threading
+
+import pika
+from pika.exceptions import AMQPError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_never,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from consumer.applier import Applier
+from consumer.database import DatabaseUnavailable, check_database
+from consumer.session import ConsumerCancelled, Plan, Session
+from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
+
+MAX_BACKOFF_SECONDS = 15.0
+DRAIN_PATIENCE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Consumes until it is stopped or, where its plan says so, until the queues are empty."""
+
+    def __init__(self, engine: Engine, parameters: pika.URLParameters, plan: Plan) -> None:
+        self._engine = engine
+        self._parameters = parameters
+        self._plan = plan
+        self._applier = Applier(engine)
+        self._stopping = threading.Event()
+        self._session: Session | None = None
+        self._is_drained = False
+
+    def run(self) -> None:
+        """A service comes back for ever. A drain gives up after some seconds without a server.
+
+        Raises BrokerUnavailable or DatabaseUnavailable where a drain gives up, SchemaMissing where
+        `mirror-consumer init` was never run.
+        """
+        give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._plan.drain else stop_never
+        retry = Retrying(
+            retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
+            wait=wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            stop=stop_any(stop_when_event_set(self._stopping), give_up),
+            sleep=sleep_using_event(self._stopping),
+            before_sleep=_log_backoff,
+            reraise=True,
+        )
+        try:
+            while not self._stopping.is_set() and not self._is_drained:
+                retry(self._run_session)
+        except (BrokerUnavailable, DatabaseUnavailable):
+            if not self._stopping.is_set():
+                raise
+
+    def stop(self) -> None:
+        """Ends `run` once the batch in hand is committed and acked. From any other thread."""
+        self._stopping.set()
+        session = self._session
+        if session is not None:
+            session.stop()
+
+    def _run_session(self) -> None:
+        """Returns once a session that was of use has ended; raises for one that was not."""
+        check_database(self._engine)
+        with broker_channel(self._parameters) as channel:
+            declare_topology(channel, self._plan.partitions)
+        session = Session(self._parameters, self._plan, self._applier.apply)
+        self._session = session
+        if self._stopping.is_set():
+            session.stop()
+        logger.info("consuming", extra={"partitions": self._plan.partitions})
+        session.run()
+        self._session = None
+        self._is_drained = session.is_drained
+        logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
+        if session.error is not None:
+            self._recover(session, session.error)
+
+    def _recover(self, session: Session, error: BaseException) -> None:
+        if isinstance(error, DBAPIError):
+            trouble: Exception = DatabaseUnavailable.because(error)
+        elif isinstance(error, AMQPError | ConsumerCancelled | OSError):
+            trouble = BrokerUnavailable(repr(error))
+        else:
+            raise error  # a defect: the process ends, its deliveries go back
+        if session.applied + session.buried == 0:
+            raise trouble
+        logger.warning("beginning again", extra={"because": str(trouble)})
+
+
+def _log_backoff(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait_seconds = state.next_action.sleep if state.next_action else 0.0
+    logger.warning(
+        "waiting for a server",
+        extra={"because": str(error), "wait_seconds": round(wait_seconds, 1)},
+    )

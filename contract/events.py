@@ -1,0 +1,195 @@
+"""What can happen on a puller host, as values that cannot be wrong.
+
+Every rule about an event's fields stands here, once. A publisher meets it when it constructs an
+event, a consumer when it decodes one: `contract.wire` builds the same classes.
+"""
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from msgspec import Struct
+
+MAX_BRANCH_ID = 2**63 - 1
+"""The largest `bigint` of PostgreSQL."""
+MAX_SEQUENCE = 2**63 - 1
+MAX_ID_LENGTH = 255
+MAX_NAME_LENGTH = 255
+MAX_REVISION_LENGTH = 1024
+MAX_REASON_LENGTH = 8192
+"""Lengths are in characters (Unicode code points)."""
+
+
+class InvalidEvent(ValueError):
+    """A value breaks a rule of the contract; the message names the field, value and rule."""
+
+
+class MirrorEvent(Struct, frozen=True):
+    """Something about a mirror attempt, which `(branch_id, started_at)` identifies for ever.
+
+    Raises InvalidEvent.
+    """
+
+    TYPE: ClassVar[str]
+
+    branch_id: int
+    started_at: datetime
+
+    def __post_init__(self) -> None:
+        check_branch_id(self.branch_id)
+        check_instant("started_at", self.started_at)
+
+    @property
+    def subject(self) -> str:
+        return str(self.branch_id)
+
+    @property
+    def partition_key(self) -> str:
+        return f"branch:{self.branch_id}"
+
+
+class MirrorStarted(MirrorEvent, frozen=True):
+    """The attempt began."""
+
+    TYPE: ClassVar[str] = "mirror.started"
+
+
+class MirrorCompleted(MirrorEvent, frozen=True):
+    """The attempt mirrored the branch, up to `revision_id` where that is known."""
+
+    TYPE: ClassVar[str] = "mirror.completed"
+
+    revision_id: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.revision_id is not None:
+            check_text("revision_id", self.revision_id, at_most=MAX_REVISION_LENGTH)
+
+
+class MirrorFailed(MirrorEvent, frozen=True):
+    """The attempt failed; `reason` tells a person why."""
+
+    TYPE: ClassVar[str] = "mirror.failed"
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text("reason", self.reason, at_most=MAX_REASON_LENGTH)
+
+
+class ScriptRun(Struct, frozen=True):
+    """A script ran on a host and ended normally. Raises InvalidEvent."""
+
+    TYPE: ClassVar[str] = "script.run"
+
+    name: str
+    hostname: str
+    started_at: datetime
+    completed_at: datetime
+
+    def __post_init__(self) -> None:
+        check_text("name", self.name, at_least=1, at_most=MAX_NAME_LENGTH)
+        check_text("hostname", self.hostname, at_least=1, at_most=MAX_NAME_LENGTH)
+        check_instant("started_at", self.started_at)
+        check_instant("completed_at", self.completed_at)
+        if self.completed_at < self.started_at:
+            raise InvalidEvent(
+                f"completed_at must not be before started_at, got {self.completed_at.isoformat()}"
+                f" before {self.started_at.isoformat()}"
+            )
+
+    @property
+    def subject(self) -> str:
+        return self.name
+
+    @property
+    def partition_key(self) -> str:
+        return f"script:{self.name}"
+
+
+Event = MirrorStarted | MirrorCompleted | MirrorFailed | ScriptRun
+
+
+class Envelope(Struct, frozen=True):
+    """One event with what identifies it: the CloudEvents attributes that vary.
+
+    `time` is when it happened on the puller's clock. `sequence` is the event's number within its
+    source, from 1 without holes, or None from publishers that do not count. Raises InvalidEvent.
+    """
+
+    id: str
+    source: str
+    time: datetime
+    event: Event
+    sequence: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("id", self.id, at_least=1, at_most=MAX_ID_LENGTH)
+        check_text("source", self.source, at_least=1)
+        check_instant("time", self.time)
+        if self.sequence is not None and not 1 <= self.sequence <= MAX_SEQUENCE:
+            raise InvalidEvent(
+                f"sequence must be a number from 1 to {MAX_SEQUENCE}, got {shown(self.sequence)}"
+            )
+        if isinstance(self.event, MirrorStarted) and self.time != self.event.started_at:
+            raise InvalidEvent(
+                f"time of a mirror.started must equal its started_at, got {self.time.isoformat()}"
+                f" and {self.event.started_at.isoformat()}"
+            )
+
+
+def check_branch_id(value: object) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_BRANCH_ID:
+        raise InvalidEvent(
+            f"branch_id must be a whole number from 1 to {MAX_BRANCH_ID}, got {shown(value)}"
+        )
+
+
+def check_instant(field: str, value: object) -> None:
+    """An instant needs an offset, and must exist in UTC between the years 1 and 9999."""
+    if not isinstance(value, datetime):
+        raise InvalidEvent(f"{field} must be a datetime with a time zone, got {shown(value)}")
+    if value.tzinfo is UTC:
+        return
+    if value.utcoffset() is None:
+        raise InvalidEvent(
+            f"{field} has no time zone: {value.isoformat()}; give its offset, as in"
+            f" {value.isoformat()}+00:00 (in Python: tzinfo=datetime.UTC)"
+        )
+    try:
+        value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidEvent(
+            f"{field} is outside the years 1 to 9999 in UTC: {value.isoformat()}"
+        ) from error
+
+
+def check_text(field: str, value: object, *, at_least: int = 0, at_most: int | None = None) -> None:
+    """Neither NUL nor half a surrogate pair can be stored by PostgreSQL or sent as UTF-8."""
+    if not isinstance(value, str):
+        raise InvalidEvent(f"{field} must be a string, got {shown(value)}")
+    if len(value) < at_least:
+        raise InvalidEvent(f"{field} must not be empty")
+    if at_most is not None and len(value) > at_most:
+        raise InvalidEvent(
+            f"{field} must be at most {at_most} characters, got {len(value)}: {shown(value)}"
+        )
+    if "\0" in value:
+        raise InvalidEvent(f"{field} must not hold NUL: {shown(value)}")
+    if not value.isascii() and has_lone_surrogate(value):
+        raise InvalidEvent(f"{field} holds an unpaired surrogate: {shown(value)}")
+
+
+def has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def shown(value: object) -> str:
+    """The value as an error message quotes it: unambiguous, and never more than a line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"

@@ -1,0 +1,17 @@
+"""Keeps passwords in URLs out of everything that is stored, sent or logged."""
+
+import re
+
+_PASSWORD = re.compile(
+    r"""(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:)
+        (?: [^\s/]* | (?!\d+(?:[/\s]|$))[^\s'"]*? )  # with a slash only where it is no port
+        @""",
+    re.VERBOSE,
+)
+_TOKEN = re.compile(r"(?P<head>https?://)[^\s/@:]+@", re.IGNORECASE)
+
+
+def mask_secrets(text: str) -> str:
+    """`scheme://user:password@host` with `***` for the password; for HTTP a lone user name, which
+    is where access tokens stand, is masked too."""
+    return _TOKEN.sub(r"\g<head>***@", _PASSWORD.sub(r"\g<head>***@", text))

@@ -1,0 +1,183 @@
+"""Bytes <-> Envelope: CloudEvents 1.0 in structured JSON mode.
+
+Rules from outside: the CloudEvents specification 1.0.2 and its JSON format (attribute names, the
+meaning of a missing `datacontenttype`), RFC 3339 (timestamps) and RFC 8259 (JSON, always UTF-8).
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NoReturn
+
+import msgspec
+from msgspec import Meta, Struct
+
+from contract.events import (
+    MAX_BRANCH_ID,
+    Envelope,
+    InvalidEvent,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+    has_lone_surrogate,
+    shown,
+)
+from contract.reasons import Reason
+
+CONTENT_TYPE = "application/cloudevents+json"
+MAX_BODY_BYTES = 64 * 1024
+TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun))
+
+
+class DecodeError(Exception):
+    """A body is not an event of the contract.
+
+    `reason` is the dead-letter code and `detail` says to a person what is wrong. `source`,
+    `event_id`, `type` and `branch_id` are what could still be read of it, for whoever looks for it.
+    """
+
+    def __init__(self, reason: Reason, detail: str, attributes: dict[str, Any] | None = None):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        attributes = attributes or {}
+        self.source = _storable_text(attributes.get("source"))
+        self.event_id = _storable_text(attributes.get("id"))
+        self.type = _storable_text(attributes.get("type"))
+        data = attributes.get("data")
+        self.branch_id = _storable_id(data.get("branch_id")) if isinstance(data, dict) else None
+
+
+def encode(envelope: Envelope) -> bytes:
+    """The event as a CloudEvents JSON document. Raises InvalidEvent where it exceeds 64 KiB."""
+    event = envelope.event
+    attributes: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": envelope.id,
+        "source": envelope.source,
+        "type": event.TYPE,
+        "subject": event.subject,
+        "partitionkey": event.partition_key,
+        "time": timestamp(envelope.time),
+        "datacontenttype": "application/json",
+        "data": {
+            name: timestamp(value) if isinstance(value, datetime) else value
+            for name, value in msgspec.structs.asdict(event).items()
+        },
+    }
+    if envelope.sequence is not None:
+        attributes["sequence"] = f"{envelope.sequence:020}"
+    body = msgspec.json.encode(attributes)
+    if len(body) > MAX_BODY_BYTES:
+        raise InvalidEvent(f"the event is {len(body)} bytes, at most {MAX_BODY_BYTES} can be sent")
+    return body
+
+
+def timestamp(instant: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, such as `2007-07-05T19:32:01.000000Z`."""
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def decode(body: bytes) -> Envelope:
+    """The event in a message body. Raises DecodeError with the first reason that fits."""
+    if len(body) > MAX_BODY_BYTES:
+        raise DecodeError(
+            Reason.TOO_LARGE, f"the body is {len(body)} bytes, at most {MAX_BODY_BYTES} are allowed"
+        )
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look into the values of fields it ignores
+        cloud_event: _CloudEvent = _decoder.decode(body)
+        return cloud_event.envelope()
+    except (ValueError, RecursionError) as error:
+        _explain(body, error)
+
+
+class _CloudEvent(Struct, frozen=True, kw_only=True, tag_field="type"):
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    subject: str
+    partitionkey: str
+    time: datetime
+    datacontenttype: Literal["application/json"] = "application/json"
+    sequence: Annotated[str, Meta(pattern=r"^[0-9]{20}\Z")] | None = None
+    data: Any
+
+    def envelope(self) -> Envelope:
+        event = self.data
+        if self.subject != event.subject:
+            raise InvalidEvent(
+                f"subject must be {shown(event.subject)} as in data, got {shown(self.subject)}"
+            )
+        if self.partitionkey != event.partition_key:
+            raise InvalidEvent(
+                f"partitionkey must be {shown(event.partition_key)}, got {shown(self.partitionkey)}"
+            )
+        sequence = None if self.sequence is None else int(self.sequence)
+        return Envelope(self.id, self.source, self.time, event, sequence)
+
+
+class _Started(_CloudEvent, frozen=True, kw_only=True, tag=MirrorStarted.TYPE):
+    data: MirrorStarted
+
+
+class _Completed(_CloudEvent, frozen=True, kw_only=True, tag=MirrorCompleted.TYPE):
+    data: MirrorCompleted
+
+
+class _Failed(_CloudEvent, frozen=True, kw_only=True, tag=MirrorFailed.TYPE):
+    data: MirrorFailed
+
+
+class _ScriptRun(_CloudEvent, frozen=True, kw_only=True, tag=ScriptRun.TYPE):
+    data: ScriptRun
+
+
+_decoder = msgspec.json.Decoder(_Started | _Completed | _Failed | _ScriptRun)
+
+
+def _explain(body: bytes, error: Exception) -> NoReturn:
+    """Finds the reason that a refused body deserves. Slow; few bodies are refused."""
+    attributes = _json_object(body)
+    event_type = attributes.get("type")
+    if isinstance(event_type, str) and event_type not in TYPES:
+        raise DecodeError(
+            Reason.UNKNOWN_TYPE,
+            f"type {shown(event_type)} is none of {', '.join(TYPES)}",
+            attributes,
+        ) from error
+    detail = str(error)
+    if not isinstance(error, msgspec.ValidationError | InvalidEvent):
+        # The standard library reads what msgspec does not: escapes of half a surrogate pair.
+        detail = f"a string holds an unpaired surrogate, or a number is out of range ({error})"
+    raise DecodeError(Reason.INVALID, detail, attributes) from error
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise DecodeError(Reason.MALFORMED, f"the body is not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise DecodeError(Reason.MALFORMED, "the JSON is nested too deeply to be read") from error
+    except ValueError as error:
+        raise DecodeError(Reason.MALFORMED, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise DecodeError(
+            Reason.MALFORMED, f"the body is a JSON {type(document).__name__}, not an object"
+        )
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")  # RFC 8259, section 6; Python reads it all the same
+
+
+def _storable_text(value: object) -> str | None:
+    storable = isinstance(value, str) and "\0" not in value and not has_lone_surrogate(value)
+    return str(value) if storable else None
+
+
+def _storable_id(value: object) -> int | None:
+    return value if type(value) is int and 1 <= value <= MAX_BRANCH_ID else None

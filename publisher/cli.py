@@ -1,0 +1,314 @@
+"""`mirror-publisher`: the commands of puller hosts."""
+
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from contract import environment
+from publisher.client import BranchStatusClient, default_spool_path
+from publisher.command import Ended, PassedOnSignals, output_of, run_command
+from publisher.errors import PublisherError, SpoolFull
+from publisher.spool import DEFAULT_LIMIT_BYTES, Spool
+
+if TYPE_CHECKING:
+    from publisher.forwarder import Forwarder
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POLL_SECONDS = 0.1
+EXIT_NOT_SO = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+
+app = typer.Typer(
+    help="Reports what a puller host does. Events are safe in the spool when a command returns; a"
+    " forwarder sends them to RabbitMQ.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpoolOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--spool",
+        envvar=environment.SPOOL,
+        help="The spool file. [default: /var/spool/mirrorfeed/spool.db where that folder can be"
+        " written, else one in the user's state folder]",
+        show_default=False,
+    ),
+]
+LimitOption = Annotated[
+    int,
+    typer.Option(
+        "--spool-limit-bytes",
+        envvar="MIRRORFEED_SPOOL_LIMIT_BYTES",
+        min=1024 * 1024,
+        help="The spool takes no event beyond this size.",
+    ),
+]
+AmqpUrlOption = Annotated[
+    str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+]
+BranchArgument = Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")]
+
+
+@app.command()
+def started(
+    branch_id: BranchArgument,
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Report that the mirroring of a branch begins now.
+
+    \b
+    Example:
+      mirror-publisher started 17
+    """
+    spooling_client(spool, spool_limit_bytes).start_mirroring(branch_id)
+
+
+@app.command()
+def completed(
+    branch_id: BranchArgument,
+    revision: Annotated[str, typer.Argument(help="The revision that is now mirrored.")],
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Report that the mirroring of a branch, reported as started before, succeeded.
+
+    \b
+    Example:
+      mirror-publisher completed 17 "$(git -C /srv/17 rev-parse HEAD)"
+    """
+    spooling_client(spool, spool_limit_bytes).mirror_complete(branch_id, revision)
+
+
+@app.command()
+def failed(
+    branch_id: BranchArgument,
+    reason: Annotated[str, typer.Argument(help="Why, for people.")],
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Report that the mirroring of a branch failed. Passwords in URLs are masked.
+
+    \b
+    Example:
+      mirror-publisher failed 17 "the remote host is unreachable"
+    """
+    spooling_client(spool, spool_limit_bytes).mirror_failed(branch_id, reason)
+
+
+@app.command("script-run")
+def script_run(
+    name: Annotated[str, typer.Argument(help="The script's name.")],
+    started: Annotated[str, typer.Option(help="When it began: RFC 3339 with an offset.")],
+    completed: Annotated[str, typer.Option(help="When it ended: RFC 3339 with an offset.")],
+    hostname: Annotated[
+        str | None, typer.Option(help="The host it ran on; this one if not given.")
+    ] = None,
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Report that a script ran and ended normally.
+
+    \b
+    Example:
+      mirror-publisher script-run branch-puller --started 2007-07-05T19:32:01Z \\
+        --completed 2007-07-05T19:34:24Z
+    """
+    spooling_client(spool, spool_limit_bytes).record_success(
+        name,
+        hostname or socket.gethostname(),
+        instant("--started", started),
+        instant("--completed", completed),
+    )
+
+
+@app.command()
+def run(
+    branch: Annotated[int, typer.Option(metavar="ID", help="The branch's number.")],
+    command: Annotated[list[str], typer.Argument(help="The mirror command, after --.")],
+    revision_command: Annotated[
+        str | None,
+        typer.Option(help="A shell command that prints the revision that is now mirrored."),
+    ] = None,
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Run a mirror command, report its start and end, and exit with its code.
+
+    The last line that the command writes to standard error is the reason of a failure.
+
+    \b
+    Example:
+      mirror-publisher run --branch 17 --revision-command "git -C /srv/17 rev-parse HEAD" \\
+        -- git -C /srv/17 fetch --prune
+    """
+    client = spooling_client(spool, spool_limit_bytes)
+    try:
+        with PassedOnSignals() as signals, client.mirroring(branch) as attempt:
+            ended = run_command(command, signals)
+            if ended.failure is not None:
+                raise CommandFailed(ended)
+            if revision_command is not None:
+                attempt.revision_id = output_of(revision_command, signals)
+                if attempt.revision_id is None:
+                    print(
+                        f"mirror-publisher: no revision came from {revision_command!r}; the"
+                        " branch is reported as mirrored without one",
+                        file=sys.stderr,
+                    )
+    except CommandFailed as error:
+        raise typer.Exit(error.ended.exit_code) from None
+
+
+@app.command("run-script")
+def run_script(
+    name: Annotated[str, typer.Argument(help="The script's name.")],
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+) -> None:
+    """Run a script, report the run where it ends normally, and exit with its code.
+
+    \b
+    Example:
+      mirror-publisher run-script nightly-gc -- /usr/local/bin/nightly-gc --all
+    """
+    client = spooling_client(spool, spool_limit_bytes)
+    started_at = datetime.now(UTC)
+    with PassedOnSignals() as signals:
+        ended = run_command(command, signals)
+        if ended.failure is not None:
+            raise typer.Exit(ended.exit_code)
+        completed_at = max(datetime.now(UTC), started_at)
+        client.record_success(name, socket.gethostname(), started_at, completed_at)
+
+
+@app.command()
+def forward(
+    spool: SpoolOption = None,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    drain: Annotated[bool, typer.Option("--drain", help="End when the spool is empty.")] = False,
+    stall_seconds: Annotated[
+        float, typer.Option(help="With --drain: give up after so long without progress.", min=0)
+    ] = 10.0,
+    retry_refused: Annotated[
+        bool,
+        typer.Option("--retry-refused", help="Try again what the broker refused for good before."),
+    ] = False,
+) -> None:
+    """Send the spool to the broker: a service, or with --drain until it is empty.
+
+    With --drain it exits 3 where the broker cannot be reached, 1 where it does not take an event.
+
+    \b
+    Example:
+      mirror-publisher forward --drain
+    """
+    from publisher.forwarder import Forwarder  # for no other command need pika be imported
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
+    path = spool_path(spool)
+    waiting = Spool(path)
+    if retry_refused:
+        waiting.restore_refused()
+    forwarder = Forwarder(path, amqp_url)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    forwarder.wake()
+    try:
+        if drain:
+            _drain(waiting, forwarder, stall_seconds)
+        while not drain and signal.sigtimedwait(SIGNALS, POLL_SECONDS) is None:
+            if not forwarder.is_running:
+                refuse("the forwarder ended unexpectedly, see the log", EXIT_NOT_SO)
+    finally:
+        forwarder.stop()
+
+
+def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
+    pending = spool.status().pending
+    progress_at = time.monotonic()
+    while pending and signal.sigtimedwait(SIGNALS, POLL_SECONDS) is None:
+        before, pending = pending, spool.status().pending
+        if pending < before:
+            progress_at = time.monotonic()
+        if time.monotonic() - progress_at > stall_seconds:
+            if not forwarder.reaches_broker:
+                refuse(f"the broker cannot be reached, {pending} events wait", EXIT_UNREACHABLE)
+            break
+    if pending:
+        refuse(f"{pending} events wait, which the broker did not take", EXIT_NOT_SO)
+
+
+@app.command()
+def status(
+    spool: SpoolOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what the spool has taken, what the broker has confirmed and what still waits.
+
+    \b
+    Example:
+      mirror-publisher status --json
+    """
+    path = spool_path(spool)
+    if not path.exists():
+        refuse(f"there is no spool {path}: nothing was reported yet, or --spool names another")
+    account = asdict(Spool(path).status())
+    if as_json:
+        print(json.dumps(account))
+        return
+    for name, value in account.items():
+        print(f"{name.replace('_', ' '):24}{'-' if value is None else value}")
+
+
+def main() -> None:
+    """The console script. A bad argument exits 2, a full spool 1; both say what to do."""
+    try:
+        app()
+    except SpoolFull as error:
+        refuse(str(error), EXIT_NOT_SO)
+    except (PublisherError, ValueError) as error:
+        refuse(str(error))
+
+
+def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
+    print(f"mirror-publisher: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def spool_path(given: Path | None) -> Path:
+    return given or default_spool_path()
+
+
+def spooling_client(spool: Path | None, limit_bytes: int) -> BranchStatusClient:
+    return BranchStatusClient(spool_path(spool), limit_bytes=limit_bytes, forward=False)
+
+
+def instant(option: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        refuse(f"{option} {text!r} is no RFC 3339 time such as 2007-07-05T19:32:01Z")
+
+
+class CommandFailed(Exception):
+    """The mirror command did not succeed; its text is the reason that is reported."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.failure)
+        self.ended = ended

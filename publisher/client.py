@@ -1,0 +1,184 @@
+"""BranchStatusClient: a call becomes an event in the spool."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+from platformdirs import user_state_path
+
+from contract import environment
+from contract.events import (
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+    check_branch_id,
+)
+from publisher.errors import AttemptNotStarted
+from publisher.reasons import reason_from
+from publisher.spool import DEFAULT_LIMIT_BYTES, Attempt, Spool, SpoolWriter
+
+if TYPE_CHECKING:
+    from publisher.forwarder import Forwarder
+
+SYSTEM_SPOOL = Path("/var/spool/mirrorfeed/spool.db")
+CLOCK_STEP_TOLERANCE = timedelta(hours=1)
+
+
+def default_spool_path() -> Path:
+    """The system's spool where this user may write there, else one in the user's state folder."""
+    if os.access(SYSTEM_SPOOL.parent, os.W_OK):
+        return SYSTEM_SPOOL
+    return user_state_path("mirrorfeed") / "spool.db"
+
+
+@dataclass
+class MirrorAttempt:
+    """One attempt inside `BranchStatusClient.mirroring`; set `revision_id` when it is known."""
+
+    branch_id: int
+    started_at: datetime
+    revision_id: str | None = None
+
+
+class BranchStatusClient:
+    """Reports what a puller does. A call returns once the event is durable in the spool.
+
+    No call waits for the network: a forwarder thread sends what the spool holds, begins with what
+    earlier processes left there, and leaves to later ones what it could not send.
+
+    Safe to use from several threads, and in the child after a fork.
+
+    Every method raises InvalidEvent for a bad argument, SpoolFull where there is no room and
+    SpoolError where the spool cannot be used. An event was taken if and only if nothing was raised.
+    """
+
+    def __init__(
+        self,
+        spool: str | os.PathLike[str] | None = None,
+        amqp_url: str | None = None,
+        *,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        forward: bool = True,
+    ) -> None:
+        """What is not given is taken from the environment (MIRRORFEED_SPOOL, MIRRORFEED_AMQP_URL).
+
+        With `forward=False` nothing is sent: another process, such as `mirror-publisher forward`,
+        takes care of the spool. Raises ValueError for an AMQP URL that cannot be read.
+        """
+        path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
+        self._spool = Spool(path, limit_bytes=limit_bytes)
+        self._forwarder: Forwarder | None = None
+        if forward:
+            # A command that only spools need not wait for pika to be imported.
+            from publisher import forwarder
+
+            url = amqp_url or os.environ.get(environment.AMQP_URL) or environment.DEFAULT_AMQP_URL
+            self._forwarder = forwarder.Forwarder(path, url)
+            self._forwarder.wake()
+
+    def start_mirroring(self, branch_id: int) -> None:
+        """A mirror attempt of the branch begins now."""
+        self._start(branch_id)
+
+    def mirror_complete(self, branch_id: int, revision_id: str | None) -> None:
+        """The branch's open attempt succeeded. Raises AttemptNotStarted where none is open."""
+        check_branch_id(branch_id)
+        with self._spool.writing() as writer:
+            attempt = writer.latest_attempt(branch_id)
+            if attempt is None or not attempt.is_open:
+                raise AttemptNotStarted(
+                    f"branch {branch_id} has no attempt under way in the spool {self._spool.path}:"
+                    " report its start when its mirroring begins"
+                )
+            _append_outcome(writer, MirrorCompleted(branch_id, attempt.started_at, revision_id))
+        self._wake_forwarder()
+
+    def mirror_failed(self, branch_id: int, reason: str) -> None:
+        """The branch's open attempt failed; without an open one, an attempt failed as it began.
+
+        Passwords in URLs within `reason` are masked.
+        """
+        check_branch_id(branch_id)
+        with self._spool.writing() as writer:
+            attempt = writer.latest_attempt(branch_id)
+            is_open = attempt is not None and attempt.is_open
+            started_at = attempt.started_at if attempt and is_open else _start_after(attempt)
+            event = MirrorFailed(branch_id, started_at, reason)
+            _append_outcome(writer, replace(event, reason=reason_from(reason)))
+        self._wake_forwarder()
+
+    def record_success(
+        self, name: str, hostname: str, started: datetime, completed: datetime
+    ) -> None:
+        """The script `name` ran on `hostname` and ended normally. Naive datetimes are refused."""
+        event = ScriptRun(name, hostname, started, completed)
+        with self._spool.writing() as writer:
+            writer.append(event, occurred_at=completed)
+        self._wake_forwarder()
+
+    @contextmanager
+    def mirroring(self, branch_id: int) -> Iterator[MirrorAttempt]:
+        """Reports the start of an attempt and, when the block ends, how it ended.
+
+        An exception makes it a failed one, with the exception's text as the reason, and goes on.
+        """
+        attempt = MirrorAttempt(branch_id, self._start(branch_id))
+        try:
+            yield attempt
+        except BaseException as error:
+            reason = reason_from(str(error) or type(error).__name__)
+            self._end(MirrorFailed(branch_id, attempt.started_at, reason))
+            raise
+        self._end(MirrorCompleted(branch_id, attempt.started_at, attempt.revision_id))
+
+    startMirroring = start_mirroring
+    mirrorComplete = mirror_complete
+    mirrorFailed = mirror_failed
+    recordSuccess = record_success
+
+    def close(self) -> None:
+        """Stops forwarding and closes the spool; what is not sent stays in it."""
+        if self._forwarder is not None:
+            self._forwarder.stop()
+            self._forwarder = None
+        self._spool.close()
+
+    def _start(self, branch_id: int) -> datetime:
+        check_branch_id(branch_id)
+        with self._spool.writing() as writer:
+            started_at = _start_after(writer.latest_attempt(branch_id))
+            writer.append(MirrorStarted(branch_id, started_at), occurred_at=started_at)
+            writer.record_attempt(branch_id, Attempt(started_at, is_open=True))
+        self._wake_forwarder()
+        return started_at
+
+    def _end(self, outcome: MirrorCompleted | MirrorFailed) -> None:
+        with self._spool.writing() as writer:
+            _append_outcome(writer, outcome)
+        self._wake_forwarder()
+
+    def _wake_forwarder(self) -> None:
+        if self._forwarder is not None:
+            self._forwarder.wake()
+
+
+def _start_after(latest: Attempt | None) -> datetime:
+    """Now, but later than the branch's latest start where the clock was set back a little since:
+    readers take the attempt that started last for the newest."""
+    now = datetime.now(UTC)
+    if latest and timedelta(0) <= latest.started_at - now < CLOCK_STEP_TOLERANCE:
+        return latest.started_at + timedelta(microseconds=1)
+    return now
+
+
+def _append_outcome(writer: SpoolWriter, event: MirrorCompleted | MirrorFailed) -> None:
+    writer.append(event, occurred_at=max(datetime.now(UTC), event.started_at))
+    latest = writer.latest_attempt(event.branch_id)
+    if latest is None or latest.started_at <= event.started_at:
+        writer.record_attempt(event.branch_id, Attempt(event.started_at, is_open=False))

@@ -1,0 +1,128 @@
+"""Runs a command as its user would, and says how it ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Self
+
+from contract.events import MAX_REVISION_LENGTH
+
+COMMAND_NOT_EXECUTABLE = 126
+COMMAND_NOT_FOUND = 127
+SIGNAL_BASE = 128
+"""Exit codes of a shell, POSIX.1-2017 XCU 2.8.2."""
+LAST_OUTPUT_SECONDS = 1.0
+READ_BYTES = 8 * 1024
+KEPT_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: the exit code to pass on, and why it failed, None where it did not."""
+
+    exit_code: int
+    failure: str | None = None
+
+
+class PassedOnSignals:
+    """Within it, SIGTERM and SIGINT do not end this process but the command that it runs."""
+
+    def __init__(self) -> None:
+        self.received: list[signal.Signals] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._previous = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def to(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        for number in self.received:  # between its start and this line
+            process.send_signal(number)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number))
+        if self._process is not None:
+            self._process.send_signal(number)
+
+
+def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
+    """Runs the command with this process's input and output until it ends.
+
+    What it writes to standard error is passed on, and its last line is the reason of a failure. A
+    signal makes any ending a failure: a command that was told to end may not have done its work.
+    """
+    try:
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    except FileNotFoundError:
+        return _not_run(COMMAND_NOT_FOUND, f"{arguments[0]}: command not found")
+    except OSError as error:
+        return _not_run(COMMAND_NOT_EXECUTABLE, f"{arguments[0]}: {error.strerror}")
+    signals.to(process)
+    last_output = _LastOutput(process)
+    exit_code = process.wait()
+    last_line = last_output.last_line()
+    if signals.received or exit_code < 0:
+        ended_by = signals.received[-1] if signals.received else signal.Signals(-exit_code)
+        failure = f"{arguments[0]} was ended by {ended_by.name}"
+        return Ended(SIGNAL_BASE + ended_by, f"{failure}: {last_line}" if last_line else failure)
+    if exit_code > 0:
+        return Ended(exit_code, last_line or f"{arguments[0]} exited with code {exit_code}")
+    return Ended(0)
+
+
+def output_of(shell_command: str, signals: PassedOnSignals) -> str | None:
+    """The first line that a shell command prints; None where it fails, prints none, or prints
+    more than a revision can be."""
+    process = subprocess.Popen(shell_command, shell=True, stdout=subprocess.PIPE)
+    signals.to(process)
+    output, _ = process.communicate()
+    first_line = output.decode(errors="replace").split("\n", 1)[0].strip()
+    is_revision = first_line and "\0" not in first_line and len(first_line) <= MAX_REVISION_LENGTH
+    return first_line if is_revision and process.returncode == 0 else None
+
+
+def _not_run(exit_code: int, failure: str) -> Ended:
+    print(failure, file=sys.stderr)
+    return Ended(exit_code, failure)
+
+
+class _LastOutput:
+    """Passes a process's standard error on, and remembers its end."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        self._stderr = process.stderr
+        self._tail = b""
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def last_line(self) -> str | None:
+        """The last line that is not blank; of one that a terminal overwrites, its last state.
+
+        Something the command left running may keep its standard error open: no waiting for that.
+        """
+        self._thread.join(LAST_OUTPUT_SECONDS)
+        lines = self._tail.decode(errors="replace").replace("\r", "\n").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+    def _pass_on(self) -> None:
+        while chunk := os.read(self._stderr.fileno(), READ_BYTES):
+            self._tail = (self._tail + chunk)[-KEPT_BYTES:]
+            # Where nobody reads our own standard error, the command must be able to go on.
+            with suppress(OSError):
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()

@@ -1,0 +1,209 @@
+"""One connection to the broker, from opening to its end, publishing what the spool holds."""
+
+import logging
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import (
+    ChannelClosedByBroker,
+    ChannelClosedByClient,
+    ConnectionClosedByClient,
+)
+from pika.spec import Basic
+
+from contract import routing, wire
+from contract.secrets import mask_secrets
+from publisher.errors import SpoolError
+from publisher.pipeline import Pipeline
+from publisher.spool import Spool, SpooledEvent
+
+PERSISTENT = 2
+PRECONDITION_FAILED = 406
+POLL_SECONDS = 0.1
+"""How often the spool is asked for what other processes appended."""
+REMOVE_SECONDS = 0.05
+"""How long confirmed events stay in the spool, so that many are removed at once."""
+HOLD_SECONDS = 0.5
+MAX_HOLD_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def connection_parameters(amqp_url: str) -> pika.URLParameters:
+    """Raises ValueError, without the URL's password, where the URL cannot be read."""
+    try:
+        parameters = pika.URLParameters(amqp_url)
+    except Exception:
+        raise ValueError(
+            f"the AMQP URL {mask_secrets(amqp_url)} cannot be read: one looks like"
+            " amqp://user:password@host:5672/vhost"
+        ) from None
+    parameters.connection_attempts = 1
+    parameters.heartbeat = 30
+    # A broker that blocks publishers does not answer heartbeats either (pika's documentation).
+    parameters.blocked_connection_timeout = 60
+    parameters.client_properties = {"connection_name": "mirrorfeed publisher"}
+    return parameters
+
+
+class Link:
+    """Publishes with confirms until the connection ends or `close` is called.
+
+    Everything runs in the thread that calls `run`, but for `wake` and `close`.
+    """
+
+    def __init__(
+        self, parameters: pika.URLParameters, spool: Spool, *, window: int, careful_until: int
+    ) -> None:
+        """`window` and `careful_until` are those of the Pipeline."""
+        self._spool = spool
+        self._pipeline = Pipeline(spool, window=window, careful_until=careful_until)
+        self._channel: Any = None
+        self._delivery_tag = 0
+        self._hold_seconds = HOLD_SECONDS
+        self._hold_timer: object = None
+        self._remove_timer: object = None
+        self._wake_requested = False
+        self.was_open = False
+        self.was_useful = False
+        self.error: Exception | None = None
+        self._connection = SelectConnection(
+            parameters,
+            on_open_callback=self._on_connection_open,
+            on_open_error_callback=self._on_connection_ended,
+            on_close_callback=self._on_connection_ended,
+        )
+        self._ioloop = self._connection.ioloop
+
+    def run(self) -> None:
+        """Returns when the connection has ended; `error` says why, None where `close` ended it."""
+        try:
+            self._ioloop.start()
+        finally:
+            self._ioloop.close()
+            self._remove_confirmed()
+
+    def wake(self) -> None:
+        """Something was appended to the spool. From any thread."""
+        if not self._wake_requested:
+            self._wake_requested = True
+            self._ioloop.add_callback_threadsafe(self._on_wake)
+
+    def close(self) -> None:
+        """From any thread."""
+        self._ioloop.add_callback_threadsafe(self._end)
+
+    @property
+    def is_open(self) -> bool:
+        return self._channel is not None and bool(self._channel.is_open)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the broker closed the channel over an event that it will never take."""
+        return (
+            isinstance(self.error, ChannelClosedByBroker)
+            and self.error.reply_code == PRECONDITION_FAILED
+        )
+
+    @property
+    def unconfirmed(self) -> list[SpooledEvent]:
+        return self._pipeline.unconfirmed
+
+    def _on_connection_open(self, connection: SelectConnection) -> None:
+        connection.channel(on_open_callback=self._on_channel_open)
+
+    def _on_channel_open(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_return_callback(self._on_returned)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_ready(channel))
+
+    def _on_ready(self, channel: Any) -> None:
+        logger.info("connected to the broker")
+        self.was_open = True
+        self._channel = channel
+        self._poll()
+
+    def _poll(self) -> None:
+        self._pump()
+        self._ioloop.call_later(POLL_SECONDS, self._poll)
+
+    def _on_wake(self) -> None:
+        self._wake_requested = False
+        self._pump()
+
+    def _pump(self) -> None:
+        try:
+            while self.is_open and (event := self._pipeline.take()) is not None:
+                self._publish(event)
+        except SpoolError as error:
+            self._end(error)
+
+    def _publish(self, event: SpooledEvent) -> None:
+        self._channel.basic_publish(
+            routing.EVENTS_EXCHANGE,
+            routing.routing_key(event.type, event.partition_key),
+            event.body,
+            pika.BasicProperties(
+                content_type=wire.CONTENT_TYPE,
+                delivery_mode=PERSISTENT,
+                message_id=event.message_id,
+                type=event.type,
+            ),
+            mandatory=True,
+        )
+        self._delivery_tag += 1
+        self._pipeline.published(self._delivery_tag, event)
+
+    def _on_returned(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._pipeline.returned(properties.message_id)
+
+    def _on_confirm(self, frame: Any) -> None:
+        self.was_useful = True
+        settle = (
+            self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
+        )
+        settle(frame.method.delivery_tag, multiple=frame.method.multiple)
+        if self._pipeline.held and self._hold_timer is None:
+            self._hold_timer = self._ioloop.call_later(self._hold_seconds, self._retry_held)
+        if self._pipeline.confirmed and self._remove_timer is None:
+            self._hold_seconds = HOLD_SECONDS
+            self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
+        self._pump()
+
+    def _retry_held(self) -> None:
+        logger.warning(
+            "%d events were not taken, for want of a queue or of room in it; trying again (is the"
+            " broker set up? see mirror-consumer init)",
+            len(self._pipeline.held),
+        )
+        self._hold_timer = None
+        self._hold_seconds = min(2 * self._hold_seconds, MAX_HOLD_SECONDS)
+        self._pipeline.retry_held()
+        self._pump()
+
+    def _remove_confirmed(self) -> None:
+        self._remove_timer = None
+        try:
+            self._spool.remove(self._pipeline.confirmed)
+        except SpoolError as error:
+            # Nothing is wrong yet: at worst they are sent again. A full disk must not stop sending.
+            logger.warning("confirmed events stay in the spool for now: %s", error)
+        else:
+            self._pipeline.confirmed.clear()
+
+    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
+        if not isinstance(reason, ChannelClosedByClient):
+            self._end(reason)
+
+    def _on_connection_ended(self, connection: SelectConnection, reason: Exception) -> None:
+        if not isinstance(reason, ConnectionClosedByClient):
+            self.error = self.error or reason
+        self._ioloop.stop()
+
+    def _end(self, error: Exception | None = None) -> None:
+        self.error = self.error or error
+        if self._connection.is_open:
+            self._connection.close()
+        elif not self._connection.is_closing:
+            self._ioloop.stop()

@@ -1,0 +1,345 @@
+"""The durable file an event is safe in, from the puller's call until the broker's confirm.
+
+One SQLite file in WAL mode. An append commits with `synchronous=FULL`: when it returns, the event
+survives a power cut (https://sqlite.org/pragma.html#pragma_synchronous). Any number of processes
+may append and one forwarder may take away at the same time.
+"""
+
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+from uuid import uuid4
+from weakref import WeakSet
+
+from contract import wire
+from contract.events import Envelope, Event
+from publisher.errors import SpoolError, SpoolFull
+
+DEFAULT_LIMIT_BYTES = 1024**3
+BUSY_TIMEOUT_SECONDS = 30.0
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE source (uri TEXT NOT NULL, last_sequence INTEGER NOT NULL);
+-- what the broker has not confirmed yet
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY,
+    message_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    partition_key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    spooled_at REAL NOT NULL
+);
+CREATE INDEX event_by_key ON event (partition_key, sequence);
+-- what the broker will never take as it is
+CREATE TABLE refused (
+    sequence INTEGER PRIMARY KEY,
+    message_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    partition_key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    spooled_at REAL NOT NULL,
+    because TEXT NOT NULL
+);
+-- the latest attempt of each branch, so that one process may start what another ends
+CREATE TABLE attempt (branch_id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, is_open INTEGER);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+COLUMNS = "sequence, message_id, type, partition_key, body"
+
+
+class SpooledEvent(NamedTuple):
+    """One event as it waits for the broker."""
+
+    sequence: int
+    message_id: str
+    type: str
+    partition_key: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class SpoolStatus:
+    """The account of one spool: spooled = confirmed + pending + refused."""
+
+    source: str
+    spooled: int
+    confirmed: int
+    pending: int
+    refused: int
+    oldest_pending_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The latest mirror attempt of a branch that this spool knows of."""
+
+    started_at: datetime
+    is_open: bool
+
+
+class Spool:
+    """One process's view of a spool file, which is created where there is none.
+
+    Safe to use from several threads and across fork: the connection is closed before a fork and
+    opened again after it, as SQLite demands (https://sqlite.org/howtocorrupt.html, section 2.6).
+
+    Every method raises SpoolError where the file cannot be used.
+    """
+
+    def __init__(
+        self, path: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, durable: bool = True
+    ) -> None:
+        """`limit_bytes` bounds the file. With `durable=False` a power cut may undo what this
+        object wrote (but never what a durable one wrote before it): for taking away, where the
+        worst outcome is that an event is sent twice."""
+        self.path = path
+        self._limit_bytes = limit_bytes
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        with self._lock, self._translated_errors():
+            if not path.exists():
+                _create(path)
+            self._connect()
+        _open_spools.add(self)
+
+    def close(self) -> None:
+        with self._lock, self._translated_errors():
+            self._disconnect()
+
+    @contextmanager
+    def writing(self) -> Iterator["SpoolWriter"]:
+        """One transaction: what is appended in it is taken whole or not at all.
+
+        Raises SpoolFull where there is no room for it.
+        """
+        with self._transaction() as connection:
+            yield SpoolWriter(connection)
+
+    def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
+        """Events that wait for the broker, from the first behind sequence `after`."""
+        with self._lock, self._translated_errors():
+            rows = self._connect().execute(
+                f"SELECT {COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (after, limit),
+            )
+            return [SpooledEvent(*row) for row in rows]
+
+    def next_of_key(self, key: str, *, first: int, last: int) -> SpooledEvent | None:
+        """The first waiting event of one partition key with a sequence from `first` to `last`."""
+        with self._lock, self._translated_errors():
+            row = (
+                self._connect()
+                .execute(
+                    f"SELECT {COLUMNS} FROM event WHERE partition_key = ?"
+                    " AND sequence BETWEEN ? AND ? ORDER BY sequence LIMIT 1",
+                    (key, first, last),
+                )
+                .fetchone()
+            )
+        return SpooledEvent(*row) if row else None
+
+    def remove(self, sequences: Sequence[int]) -> None:
+        """Forgets events that the broker has confirmed."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM event WHERE sequence = ?", ((sequence,) for sequence in sequences)
+            )
+
+    def refuse(self, sequence: int, because: str) -> None:
+        """Sets an event aside that the broker will never take."""
+        with self._transaction() as connection:
+            connection.execute(
+                f"INSERT INTO refused SELECT {COLUMNS}, spooled_at, ? FROM event"
+                " WHERE sequence = ?",
+                (because, sequence),
+            )
+            connection.execute("DELETE FROM event WHERE sequence = ?", (sequence,))
+
+    def restore_refused(self) -> int:
+        """Puts what was set aside back among the pending events and returns how many there were."""
+        with self._transaction() as connection:
+            restored = connection.execute(
+                f"INSERT INTO event SELECT {COLUMNS}, spooled_at FROM refused"
+            ).rowcount
+            connection.execute("DELETE FROM refused")
+        return restored
+
+    def status(self) -> SpoolStatus:
+        with self._lock, self._translated_errors():
+            source, spooled, pending, refused, oldest = (
+                self._connect()
+                .execute(
+                    "SELECT uri, last_sequence, (SELECT count(*) FROM event),"
+                    " (SELECT count(*) FROM refused), (SELECT spooled_at FROM event"
+                    " ORDER BY sequence LIMIT 1) FROM source"
+                )
+                .fetchone()
+            )
+        return SpoolStatus(
+            source=source,
+            spooled=spooled,
+            confirmed=spooled - pending - refused,
+            pending=pending,
+            refused=refused,
+            oldest_pending_seconds=None
+            if oldest is None
+            else round(max(0.0, time.time() - oldest), 3),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translated_errors():
+            connection = self._connect()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk ends the transaction by itself
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(
+                self.path.absolute().as_uri() + "?mode=rw",
+                uri=True,
+                timeout=BUSY_TIMEOUT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA_VERSION:
+                connection.close()
+                raise SpoolError(
+                    f"{self.path} is not a spool of this version (found {version}, expected"
+                    f" {SCHEMA_VERSION}): name another file, or use the version that made it"
+                )
+            page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {self._limit_bytes // page_bytes}")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise SpoolFull(self._why_full()) from error
+            raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
+        except OSError as error:
+            raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
+
+    def _why_full(self) -> str:
+        pages, page_bytes = (
+            self._connect().execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "page_size")
+        )
+        if pages * page_bytes + wire.MAX_BODY_BYTES < self._limit_bytes:
+            return f"the disk under the spool {self.path} is full: make room on it"
+        return (
+            f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: see that a"
+            " forwarder runs and reaches the broker, or raise the limit"
+        )
+
+
+class SpoolWriter:
+    """What can be done within one transaction of `Spool.writing`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
+        """Numbers the event and puts it behind all others. Raises InvalidEvent."""
+        source, sequence = self._connection.execute(
+            "UPDATE source SET last_sequence = last_sequence + 1 RETURNING uri, last_sequence"
+        ).fetchone()
+        envelope = Envelope(str(uuid4()), source, occurred_at, event, sequence)
+        self._connection.execute(
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                sequence,
+                envelope.id,
+                event.TYPE,
+                event.partition_key,
+                wire.encode(envelope),
+                time.time(),
+            ),
+        )
+        return envelope
+
+    def latest_attempt(self, branch_id: int) -> Attempt | None:
+        row = self._connection.execute(
+            "SELECT started_at, is_open FROM attempt WHERE branch_id = ?", (branch_id,)
+        ).fetchone()
+        return Attempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
+
+    def record_attempt(self, branch_id: int, attempt: Attempt) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
+            (branch_id, attempt.started_at.isoformat(), attempt.is_open),
+        )
+
+
+def _create(path: Path) -> None:
+    """Makes the file whole under another name first, so that nobody ever sees half a spool."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid4()}")
+    connection = sqlite3.connect(draft)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(SCHEMA)
+        uri = f"/pullers/{quote(socket.gethostname(), safe='')}/{uuid4()}"
+        connection.execute("INSERT INTO source VALUES (?, 0)", (uri,))
+        connection.commit()
+        connection.close()
+        with suppress(FileExistsError):  # another process was faster: its spool is the spool
+            path.hardlink_to(draft)
+    finally:
+        connection.close()
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+_fork_lock = threading.Lock()
+_open_spools: WeakSet[Spool] = WeakSet()
+_closed_for_fork: list[Spool] = []
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _closed_for_fork.extend(_open_spools)
+    for spool in _closed_for_fork:
+        spool._lock.acquire()
+        spool._disconnect()
+
+
+def _after_fork() -> None:
+    for spool in _closed_for_fork:
+        spool._lock.release()
+    _closed_for_fork.clear()
+    _fork_lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,77 @@
+-- What mirrorfeed keeps, PostgreSQL 14 and later. `mirror-consumer init` applies it, as often as you
+-- like; so does `psql -1 -f schema.sql`.
+--
+-- `mirror_attempt` is the truth: one row an attempt, in whatever order and however often its events
+-- arrived. The mirror columns of `branch` are computed from it, so that an event that comes late
+-- takes its place in the past and never overwrites what is newer.
+
+-- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
+-- that is not registered goes to dead_letter.
+CREATE TABLE IF NOT EXISTS branch (
+    id                    bigint PRIMARY KEY CHECK (id > 0),
+    unique_name           text NOT NULL UNIQUE,
+    url                   text,
+    -- The latest start of an attempt, whether it has ended or not.
+    last_mirror_attempt   timestamptz,
+    -- The latest start of an attempt that completed (its start, not its end), and its revision.
+    last_mirrored         timestamptz,
+    last_mirrored_id      text,
+    -- How many attempts have failed that started after last_mirrored; all, where that is null.
+    mirror_failures       integer NOT NULL DEFAULT 0,
+    -- Why the latest finished attempt failed; null where it completed.
+    mirror_status_message text
+) WITH (fillfactor = 70);  -- room for a new version of a row beside the old one (HOT updates)
+
+-- One attempt to mirror one branch. Of two outcomes for one attempt the later holds; at the same
+-- time completed before failed.
+--
+--     started ─────> outcome null ──┬──> completed
+--                                   └──> failed
+--     (an outcome may arrive before its start, which then changes nothing)
+CREATE TABLE IF NOT EXISTS mirror_attempt (
+    branch_id      bigint NOT NULL REFERENCES branch ON DELETE CASCADE,
+    started_at     timestamptz NOT NULL,
+    finished_at    timestamptz,
+    outcome        text CHECK (outcome IN ('completed', 'failed')),
+    revision_id    text,
+    failure_reason text,
+    PRIMARY KEY (branch_id, started_at),
+    CHECK ((outcome IS NULL) = (finished_at IS NULL))
+);
+
+-- One run of a script that ended normally; what script monitors look at.
+CREATE TABLE IF NOT EXISTS script_activity (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name           text NOT NULL,
+    hostname       text NOT NULL,
+    date_started   timestamptz NOT NULL,
+    date_completed timestamptz NOT NULL CHECK (date_completed >= date_started),
+    UNIQUE (name, hostname, date_started, date_completed)
+);
+CREATE INDEX IF NOT EXISTS script_activity_latest ON script_activity (name, date_started DESC);
+
+-- A message that could not be applied, byte for byte, once however often it was delivered.
+--
+--     dead ──> replayed    it was applied after all
+--          └─> discarded   an operator decided that it does not matter, and noted why
+CREATE TABLE IF NOT EXISTS dead_letter (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- too-large, malformed, unknown-type, invalid, from-the-future, unknown-branch,
+    -- rejected-by-database or delivery-limit
+    reason        text NOT NULL,
+    detail        text NOT NULL,
+    body          bytea NOT NULL,
+    headers       jsonb NOT NULL DEFAULT '{}',
+    -- What could be read of the event; null where it could not.
+    source        text,
+    event_id      text,
+    type          text,
+    branch_id     bigint,
+    first_seen_at timestamptz NOT NULL DEFAULT now(),
+    -- How often it was delivered.
+    attempts      integer NOT NULL DEFAULT 1,
+    state         text NOT NULL DEFAULT 'dead' CHECK (state IN ('dead', 'replayed', 'discarded')),
+    resolved_at   timestamptz,
+    note          text
+);
+CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body ON dead_letter (sha256(body));
