@@ -65,8 +65,8 @@ def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
             by_id[branch.id] = by_name[branch.unique_name] = branch
         elif not _is_same(branch, other):
             conflicts.append(
-                f"branch {branch.id} {branch.unique_name!r} {branch.url or '(no URL)'}: registered is"
-                f" {other.id} {other.unique_name!r} {other.url or '(no URL)'}"
+                f"branch {branch.id} {branch.unique_name!r} {branch.url or '(no URL)'}:"
+                f" registered is {other.id} {other.unique_name!r} {other.url or '(no URL)'}"
             )
     if conflicts:
         raise BranchConflict("\n".join(conflicts))

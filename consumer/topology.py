@@ -7,8 +7,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from contract import routing
-from contract.secrets import mask_secrets
+from contract import environment, routing
 
 DELIVERY_LIMIT = 20
 """Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
@@ -23,13 +22,7 @@ class BrokerUnavailable(Exception):
 
 def connection_parameters(amqp_url: str) -> pika.URLParameters:
     """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    try:
-        parameters = pika.URLParameters(amqp_url)
-    except Exception:
-        raise ValueError(
-            f"the AMQP URL {mask_secrets(amqp_url)} cannot be read: one looks like"
-            " amqp://user:password@host:5672/vhost"
-        ) from None
+    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
     parameters.heartbeat = 30
     parameters.client_properties = {"connection_name": "mirrorfeed consumer"}

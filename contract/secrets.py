@@ -1,10 +1,13 @@
-"""Keeps passwords in URLs out of everything that is stored, sent or logged."""
+"""Keeps passwords in URLs out of everything that is stored, sent or logged.
+
+The texts come from outside: the patterns are bounded, so that none takes long to search.
+"""
 
 import re
 
 _PASSWORD = re.compile(
-    r"""(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:)
-        (?: [^\s/]* | (?!\d+(?:[/\s]|$))[^\s'"]*? )  # with a slash only where it is no port
+    r"""(?P<head>\b[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:]*:)
+        (?: [^\s/]* | (?!\d+(?:[/\s]|$))[^\s'"]{0,1024}? )  # with a slash only where it is no port
         @""",
     re.VERBOSE,
 )

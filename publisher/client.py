@@ -96,7 +96,8 @@ class BranchStatusClient:
                     f"branch {branch_id} has no attempt under way in the spool {self._spool.path}:"
                     " report its start when its mirroring begins"
                 )
-            _append_outcome(writer, MirrorCompleted(branch_id, attempt.started_at, revision_id))
+            event = MirrorCompleted(branch_id, attempt.started_at, revision_id)
+            _append_outcome(writer, event, datetime.now(UTC))
         self._wake_forwarder()
 
     def mirror_failed(self, branch_id: int, reason: str) -> None:
@@ -107,10 +108,12 @@ class BranchStatusClient:
         check_branch_id(branch_id)
         with self._spool.writing() as writer:
             attempt = writer.latest_attempt(branch_id)
-            is_open = attempt is not None and attempt.is_open
-            started_at = attempt.started_at if attempt and is_open else _start_after(attempt)
+            if attempt is not None and attempt.is_open:
+                started_at, failed_at = attempt.started_at, datetime.now(UTC)
+            else:
+                started_at = failed_at = _start_after(attempt)
             event = MirrorFailed(branch_id, started_at, reason)
-            _append_outcome(writer, replace(event, reason=reason_from(reason)))
+            _append_outcome(writer, replace(event, reason=reason_from(reason)), failed_at)
         self._wake_forwarder()
 
     def record_success(
@@ -160,7 +163,7 @@ class BranchStatusClient:
 
     def _end(self, outcome: MirrorCompleted | MirrorFailed) -> None:
         with self._spool.writing() as writer:
-            _append_outcome(writer, outcome)
+            _append_outcome(writer, outcome, datetime.now(UTC))
         self._wake_forwarder()
 
     def _wake_forwarder(self) -> None:
@@ -177,8 +180,11 @@ def _start_after(latest: Attempt | None) -> datetime:
     return now
 
 
-def _append_outcome(writer: SpoolWriter, event: MirrorCompleted | MirrorFailed) -> None:
-    writer.append(event, occurred_at=max(datetime.now(UTC), event.started_at))
+def _append_outcome(
+    writer: SpoolWriter, event: MirrorCompleted | MirrorFailed, ended_at: datetime
+) -> None:
+    """Where the clock was set back, the attempt ended as it began: not before."""
+    writer.append(event, occurred_at=max(ended_at, event.started_at))
     latest = writer.latest_attempt(event.branch_id)
     if latest is None or latest.started_at <= event.started_at:
         writer.record_attempt(event.branch_id, Attempt(event.started_at, is_open=False))

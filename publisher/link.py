@@ -12,8 +12,7 @@ from pika.exceptions import (
 )
 from pika.spec import Basic
 
-from contract import routing, wire
-from contract.secrets import mask_secrets
+from contract import environment, routing, wire
 from publisher.errors import SpoolError
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
@@ -32,13 +31,7 @@ logger = logging.getLogger(__name__)
 
 def connection_parameters(amqp_url: str) -> pika.URLParameters:
     """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    try:
-        parameters = pika.URLParameters(amqp_url)
-    except Exception:
-        raise ValueError(
-            f"the AMQP URL {mask_secrets(amqp_url)} cannot be read: one looks like"
-            " amqp://user:password@host:5672/vhost"
-        ) from None
+    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
     parameters.heartbeat = 30
     # A broker that blocks publishers does not answer heartbeats either (pika's documentation).

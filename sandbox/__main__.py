@@ -1,0 +1,61 @@
+"""Run a command with a RabbitMQ and a PostgreSQL: `python -m sandbox -- COMMAND...`.
+
+Their URLs are in the command's environment; its exit code is passed on.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import FrameType
+from typing import NoReturn
+
+from sandbox import AMQP_URL, DATABASE_URL, SandboxError, find_broker, find_database
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code, 128 + N if signal N ended the command."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
+    parser.add_argument("command", nargs="+", metavar="-- COMMAND")
+    command: list[str] = parser.parse_args(arguments).command
+
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    with ExitStack() as servers:
+        with ThreadPoolExecutor() as threads:
+            found = [
+                threads.submit(servers.enter_context, find())
+                for find in (find_broker, find_database)
+            ]
+        try:
+            broker, database = (server.result() for server in found)
+        except SandboxError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        sys.stderr.write(f"with {broker.name} and {database.name}\n")
+        return _run(command, {AMQP_URL: broker.url, DATABASE_URL: database.url})
+
+
+def _run(command: Sequence[str], urls: dict[str, str]) -> int:
+    try:
+        process = subprocess.Popen(command, env={**os.environ, **urls})
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+        return 127
+    # A Ctrl-C at the terminal reaches the command by itself: how it ends is its own affair.
+    signal.signal(signal.SIGINT, lambda _signal, _frame: None)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: process.terminate())
+    exit_code = process.wait()
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _leave(signal_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signal_number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

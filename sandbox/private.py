@@ -1,0 +1,126 @@
+"""What the private servers have in common."""
+
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import ClassVar, Self
+
+from sandbox.errors import SandboxError
+from sandbox.folder import PrivateFolder
+from sandbox.waiting import wait_until
+
+_START_TIMEOUT_SECONDS = 60
+_SHUTDOWN_TIMEOUT_SECONDS = 30
+
+
+class PrivateServer(ABC):
+    """A throwaway server from installed packages: own folder, own loopback ports, own processes.
+
+    `name` is for people; `name` and `url` are valid once started. From the first `start` to `stop`
+    the port and the data stay, and `folder` holds the data and the logs; a shell that has changed
+    into it is ended with the server. As a context manager it starts and stops.
+    """
+
+    name: str = ""
+    url: str = ""
+    _folder_prefix: ClassVar[str]
+    _shutdown_signal: ClassVar[signal.Signals]
+
+    def __init__(self) -> None:
+        self.folder: PrivateFolder | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, with its data if it has any, and return when it answers.
+
+        Does nothing if it runs.
+
+        Raises:
+            SandboxError: it cannot be installed, ended at once, or does not answer within
+                60 seconds; the message holds the end of its log.
+        """
+        if self._server is not None and self._server.poll() is None:
+            return
+        if self.folder is None:
+            self.folder = PrivateFolder(self._folder_prefix)
+            self._create(self.folder)
+        folder = self.folder
+        (folder.path / "output.log").unlink(missing_ok=True)
+        try:
+            server = self._server = self._launch(folder)
+            wait_until(
+                lambda: server.poll() is not None or self._answers(folder),
+                _START_TIMEOUT_SECONDS,
+                "it to answer",
+            )
+        except TimeoutError as timeout:
+            folder.kill_processes()
+            raise SandboxError(
+                f"{type(self).__name__} failed: {timeout}\n{folder.log_tail()}"
+            ) from None
+        if server.poll() is not None:
+            folder.kill_processes()
+            raise SandboxError(
+                f"{type(self).__name__} ended while starting, "
+                f"with exit code {server.returncode}\n{folder.log_tail()}"
+            )
+
+    def terminate(self) -> None:
+        """Shut the server down cleanly; its data stays for the next `start`.
+
+        Raises:
+            TimeoutError: it does not end within 30 seconds.
+        """
+        server = self._server
+        if server is not None:
+            server.send_signal(self._shutdown_signal)
+            wait_until(
+                lambda: server.poll() is not None,
+                _SHUTDOWN_TIMEOUT_SECONDS,
+                f"{self.name} to shut down",
+            )
+        if self.folder is not None:
+            self.folder.kill_processes()
+
+    def kill(self) -> None:
+        """End the server and all its helpers with SIGKILL, like a power cut; its data stays."""
+        if self.folder is not None:
+            self.folder.kill_processes()
+
+    def stop(self) -> None:
+        """Shut the server down cleanly and wipe its data. Does nothing if done before."""
+        try:
+            self.terminate()
+        finally:
+            if self.folder is not None:
+                self.folder.remove()
+            self.folder = self._server = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def _create(self, folder: PrivateFolder) -> None:
+        """Prepare a new folder for the first start."""
+
+    @abstractmethod
+    def _launch(self, folder: PrivateFolder) -> subprocess.Popen[bytes]:
+        """Start the processes and return the one whose end is the server's end."""
+
+    @abstractmethod
+    def _answers(self, folder: PrivateFolder) -> bool:
+        """Whether the server is ready for clients; sets `name` and `url` if so."""

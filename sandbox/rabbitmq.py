@@ -1,0 +1,90 @@
+"""A private RabbitMQ node from Debian's package `rabbitmq-server`."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+
+from sandbox import packages
+from sandbox.folder import PrivateFolder
+from sandbox.ports import LOOPBACK, accepts_connections
+from sandbox.private import PrivateServer
+from sandbox.waiting import wait_until
+
+_CONF = {
+    # Limits that a small or a busy machine meets too; at either one the broker blocks publishers.
+    "vm_memory_high_watermark.absolute": "512MB",
+    "disk_free_limit.absolute": "10MB",
+    # Quorum queues allocate this log at once; the default of 512 MB takes seconds to write.
+    "raft.wal_max_size_bytes": "33554432",
+    "log.console": "false",
+    "log.file.level": "info",
+}
+
+
+class PrivateRabbitMQ(PrivateServer):
+    """A private broker without plugins, for `guest` at the virtual host `/`.
+
+    `extra_conf` are further lines of rabbitmq.conf, for example {"max_message_size": "2000"}.
+    """
+
+    _folder_prefix = "rabbitmq"
+    _shutdown_signal = signal.SIGTERM
+
+    def __init__(self, extra_conf: Mapping[str, str] = {}) -> None:
+        super().__init__()
+        self._conf = {**_CONF, **extra_conf}
+
+    def _create(self, folder: PrivateFolder) -> None:
+        conf = "".join(f"{key} = {value}\n" for key, value in self._conf.items())
+        (folder.path / "rabbitmq.conf").write_text(conf)
+        (folder.path / "enabled_plugins").write_text("[].\n")
+
+    def _launch(self, folder: PrivateFolder) -> subprocess.Popen[bytes]:
+        server = packages.rabbitmq_server()
+        node_port, distribution_port, epmd_port = folder.ports
+        # A port mapper of its own, in the foreground: the one Erlang would start by itself is a
+        # daemon that every node on the machine shares.
+        folder.spawn(["epmd", "-address", LOOPBACK, "-port", str(epmd_port)], env={})
+        wait_until(lambda: accepts_connections(epmd_port), 10, "epmd to listen")
+        path = folder.path
+        return folder.spawn(
+            [server],
+            env={
+                # Here Erlang makes its secret cookie, so that no other node can join this one.
+                "HOME": str(path),
+                "ERL_EPMD_ADDRESS": LOOPBACK,
+                "ERL_EPMD_PORT": str(epmd_port),
+                "RABBITMQ_NODENAME": "mirrorfeed@localhost",
+                "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
+                "RABBITMQ_NODE_PORT": str(node_port),
+                "RABBITMQ_DIST_PORT": str(distribution_port),
+                # Loading code is thousands of short turns between a scheduler and the threads for
+                # files. If these sleep at once, as RabbitMQ has it, a start on a virtual machine
+                # takes twice as long.
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                    "-kernel inet_dist_use_interface {127,0,0,1} +sbwtdio very_short"
+                ),
+                "RABBITMQ_MNESIA_BASE": str(path / "data"),
+                "RABBITMQ_LOG_BASE": str(path),
+                "RABBITMQ_LOGS": str(path / "rabbitmq.log"),
+                "RABBITMQ_PID_FILE": str(path / "pid"),
+                "RABBITMQ_CONFIG_FILE": str(path / "rabbitmq.conf"),
+                "RABBITMQ_ADVANCED_CONFIG_FILE": str(path / "none.config"),
+                "RABBITMQ_CONF_ENV_FILE": str(path / "none.conf"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(path / "enabled_plugins"),
+                # The script then becomes the node instead of waiting for it, so that our child is
+                # the node itself and shuts down at SIGTERM.
+                "RUNNING_UNDER_SYSTEMD": "true",
+            },
+        )
+
+    def _answers(self, folder: PrivateFolder) -> bool:
+        output = (folder.path / "output.log").read_text(errors="replace")
+        port = folder.ports[0]
+        if not (re.search(r"completed with \d+ plugins", output) and accepts_connections(port)):
+            return False
+        version = re.search(r"RabbitMQ (\d[\d.]*)", output)
+        self.name = f"RabbitMQ {version[1] if version else ''} (private node)"
+        self.url = f"amqp://guest:guest@{LOOPBACK}:{port}/%2F"
+        return True

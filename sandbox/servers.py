@@ -1,0 +1,137 @@
+"""Find a RabbitMQ and a PostgreSQL, or start throwaway ones.
+
+Each is decided on its own: the URL in the environment, else a container if an engine answers, else
+a private server from Debian's packages.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn, Protocol
+
+from sandbox.errors import SandboxError
+from sandbox.postgresql import PrivatePostgreSQL
+from sandbox.rabbitmq import PrivateRabbitMQ
+
+AMQP_URL = "MIRRORFEED_AMQP_URL"
+DATABASE_URL = "MIRRORFEED_DATABASE_URL"
+
+
+class Server(Protocol):
+    """A server to test against, which can be started, shut down and broken."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people: "RabbitMQ 3.10.8 (private node)"."""
+
+    @property
+    def url(self) -> str:
+        """Where its clients connect to, with user and password; valid once it has started."""
+
+    def start(self) -> None:
+        """Start it, where it had run before with its data and port; return when it answers."""
+
+    def terminate(self) -> None:
+        """Shut it down cleanly; its data stays."""
+
+    def kill(self) -> None:
+        """End it with SIGKILL, like a power cut; its data stays."""
+
+    def stop(self) -> None:
+        """Shut it down cleanly and wipe its data. Does nothing if done before."""
+
+
+class GivenServer:
+    """A server that runs already and is not ours: it is used, never started, stopped or killed."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.url = url
+
+    def start(self) -> None:
+        """Do nothing: it runs."""
+
+    def stop(self) -> None:
+        """Do nothing: it is left as it is."""
+
+    def terminate(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            SandboxError: always.
+        """
+        raise SandboxError(f"{self.name} is not ours to shut down; use a server of your own")
+
+    def kill(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            SandboxError: always.
+        """
+        raise SandboxError(f"{self.name} is not ours to kill; use a server of your own")
+
+
+def find_broker() -> AbstractContextManager[Server]:
+    """The RabbitMQ that MIRRORFEED_AMQP_URL names, else a throwaway one as by `own_broker`."""
+    url = os.environ.get(AMQP_URL)
+    return nullcontext(GivenServer(f"RabbitMQ from {AMQP_URL}", url)) if url else own_broker()
+
+
+def find_database() -> AbstractContextManager[Server]:
+    """The PostgreSQL that MIRRORFEED_DATABASE_URL names, else one as by `own_database`."""
+    url = os.environ.get(DATABASE_URL)
+    return (
+        nullcontext(GivenServer(f"PostgreSQL from {DATABASE_URL}", url)) if url else own_database()
+    )
+
+
+@contextmanager
+def own_broker(extra_conf: Mapping[str, str] = {}) -> Iterator[Server]:
+    """A throwaway RabbitMQ, which may be killed; `extra_conf` are lines of rabbitmq.conf.
+
+    Raises:
+        SandboxError: none can be started; the message names the remedy.
+    """
+    if _engine_answers():
+        from sandbox.containers import ContainerRabbitMQ
+
+        server: Server = ContainerRabbitMQ(extra_conf)
+    else:
+        server = PrivateRabbitMQ(extra_conf)
+    with _running(server):
+        yield server
+
+
+@contextmanager
+def own_database() -> Iterator[Server]:
+    """A throwaway PostgreSQL, which may be killed.
+
+    Raises:
+        SandboxError: none can be started; the message names the remedy.
+    """
+    if _engine_answers():
+        from sandbox.containers import ContainerPostgreSQL
+
+        server: Server = ContainerPostgreSQL()
+    else:
+        server = PrivatePostgreSQL()
+    with _running(server):
+        yield server
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[None]:
+    try:
+        server.start()
+        yield
+    finally:
+        server.stop()
+
+
+def _engine_answers() -> bool:
+    # Only here, because testcontainers is optional and slow to import.
+    try:
+        from sandbox.containers import engine_answers
+    except ImportError:
+        return False
+    return engine_answers()

@@ -1,0 +1,64 @@
+"""The console scripts, run as a user runs them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPTS = Path(sys.executable).parent
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Shell:
+    """An environment in which mirrorfeed's commands run."""
+
+    variables: Mapping[str, str]
+
+    def run(self, *command: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+        """Runs a command to its end and checks its exit code."""
+        result = subprocess.run(
+            self._arguments(command),
+            env=self._environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+        assert result.returncode == expect, f"{command}: {result.stdout}\n{result.stderr}"
+        return result
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self._arguments(command),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
+        """A service for the time of the block; it must end by SIGTERM, with 0, within 10 s."""
+        process = self.start(*command)
+        try:
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=10)
+            assert process.returncode == 0, log
+        finally:
+            process.kill()
+            process.communicate()
+
+    def _arguments(self, command: tuple[str, ...]) -> list[str]:
+        return [str(SCRIPTS / command[0]), *command[1:]]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.variables}

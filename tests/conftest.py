@@ -1,0 +1,90 @@
+"""Servers for the tests: found once a run, and clean for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika.exceptions
+import pytest
+from hypothesis import settings
+from sqlalchemy import Engine, make_url
+from sqlalchemy.engine import URL
+
+from consumer.database import apply_schema, open_engine
+from consumer.topology import broker_channel, connection_parameters, declare_topology
+from contract import environment, routing
+from sandbox import find_broker, find_database
+from tests.commands import Shell
+from tests.servers import delete_topology, new_database
+
+# Examples are drawn from a fixed seed: a run that was green stays green.
+settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
+settings.load_profile("mirrorfeed")
+
+
+@pytest.fixture(scope="session")
+def broker_url() -> Iterator[str]:
+    """A broker on which nobody else's mirrorfeed runs."""
+    with find_broker() as broker:
+        with broker_channel(connection_parameters(broker.url)) as channel:
+            try:
+                channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
+                is_in_use = True
+            except pika.exceptions.ChannelClosedByBroker:
+                is_in_use = False
+        if is_in_use:
+            pytest.exit(
+                f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
+                " give the tests a virtual host of their own"
+            )
+        yield broker.url
+
+
+@pytest.fixture
+def amqp_url(broker_url: str) -> Iterator[str]:
+    """A broker as it is before `mirror-consumer init`."""
+    yield broker_url
+    delete_topology(broker_url)
+
+
+@pytest.fixture
+def topology(amqp_url: str) -> str:
+    """The same broker, as it is after `mirror-consumer init`."""
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        declare_topology(channel, routing.DEFAULT_PARTITIONS)
+    return amqp_url
+
+
+@pytest.fixture(scope="session")
+def template_url() -> Iterator[URL]:
+    """A database with the schema and nothing in it, beside whatever the server has."""
+    with find_database() as database, new_database(make_url(database.url)) as url:
+        engine = open_engine(url.render_as_string(hide_password=False))
+        apply_schema(engine)
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+def database_url(template_url: URL) -> Iterator[str]:
+    """A fresh database, as it is after `mirror-consumer init`."""
+    with new_database(template_url, template=template_url.database) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def shell(topology: str, database_url: str, tmp_path: Path) -> Shell:
+    """Where the commands find both servers, set up, and a spool of their own."""
+    return Shell(
+        {
+            environment.AMQP_URL: topology,
+            environment.DATABASE_URL: database_url,
+            environment.SPOOL: str(tmp_path / "spool.db"),
+        }
+    )

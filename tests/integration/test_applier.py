@@ -1,0 +1,263 @@
+"""What a batch makes of the tables, on a real PostgreSQL."""
+
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from itertools import count, cycle
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from consumer.applier import Applier
+from consumer.messages import read_message
+from contract.events import MAX_BRANCH_ID, Envelope
+from contract.reasons import Reason
+from tests.builders import at, completed, failed, messages, script_run, started
+from tests.reference import BranchState, fold
+from tests.servers import branch, register_branches, rows
+
+BRANCH = 7
+fresh_branch_ids = count(1000)
+
+
+@pytest.fixture
+def applier(engine: Engine) -> Applier:
+    register_branches(engine, BRANCH, 8, MAX_BRANCH_ID)
+    return Applier(engine)
+
+
+def state_of(engine: Engine, branch_id: int) -> BranchState:
+    row = branch(engine, branch_id)
+    return BranchState(
+        row.last_mirror_attempt,
+        row.last_mirrored,
+        row.last_mirrored_id,
+        row.mirror_failures,
+        row.mirror_status_message,
+    )
+
+
+def test_a_start_is_an_attempt_and_no_success(applier: Applier, engine: Engine) -> None:
+    """Nobody knows yet whether the pull will succeed."""
+    applier.apply(messages(started(BRANCH, 0)))
+    assert state_of(engine, BRANCH) == BranchState(last_mirror_attempt=at(0))
+
+
+def test_a_success_counts_from_when_it_started(applier: Applier, engine: Engine) -> None:
+    """`last_mirrored` is the start of the mirror, as in the original system."""
+    applier.apply(messages(started(BRANCH, 0), completed(BRANCH, 0, "rev-1", end=90)))
+    assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
+
+
+def test_failures_count_up_and_leave_the_success_alone(applier: Applier, engine: Engine) -> None:
+    """The message is that of the latest one."""
+    applier.apply(messages(completed(BRANCH, 0, "rev-1")))
+    applier.apply(messages(failed(BRANCH, 10, "first"), failed(BRANCH, 20, "second")))
+    assert state_of(engine, BRANCH) == BranchState(at(20), at(0), "rev-1", 2, "second")
+
+
+def test_a_success_resets_the_failures(applier: Applier, engine: Engine) -> None:
+    """And clears the message."""
+    applier.apply(messages(failed(BRANCH, 0, "first"), completed(BRANCH, 10, "rev-2")))
+    assert state_of(engine, BRANCH) == BranchState(at(10), at(10), "rev-2")
+
+
+def test_a_late_event_takes_its_place_in_the_past(applier: Applier, engine: Engine) -> None:
+    """A success of yesterday does not hide today's failures; it only starts their count."""
+    applier.apply(messages(failed(BRANCH, 0, "old"), failed(BRANCH, 20, "new")))
+    applier.apply(messages(completed(BRANCH, 10, "rev-1")))
+    assert state_of(engine, BRANCH) == BranchState(at(20), at(10), "rev-1", 1, "new")
+
+
+def test_an_outcome_may_come_before_its_start(applier: Applier, engine: Engine) -> None:
+    """The start then changes nothing."""
+    applier.apply(messages(completed(BRANCH, 0, "rev-1")))
+    applier.apply(messages(started(BRANCH, 0)))
+    assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
+
+
+def test_the_largest_branch_id_is_a_branch(applier: Applier, engine: Engine) -> None:
+    """2^63 - 1 passes every layer."""
+    applier.apply(messages(failed(MAX_BRANCH_ID, 0, "x" * 8192)))
+    assert state_of(engine, MAX_BRANCH_ID).mirror_failures == 1
+
+
+def test_a_script_run_is_one_row_however_often_it_comes(applier: Applier, engine: Engine) -> None:
+    """Its four columns are its key."""
+    run = script_run("puller", 0, 60)
+    applier.apply(messages(run, run, script_run("puller", 0, 61)))
+    applier.apply(messages(run))
+    found = rows(engine, "SELECT name, hostname, date_started FROM script_activity")
+    assert found == [("puller", "vostok", at(0))] * 2
+
+
+Step = tuple[str, int, int, str | None, int]
+"""What happened, to the how-manieth branch, to the attempt of which second, saying what, when."""
+steps: st.SearchStrategy[Step] = st.tuples(
+    st.sampled_from(["started", "completed", "failed"]),
+    st.integers(0, 2),
+    st.integers(0, 5),
+    st.sampled_from([None, "", "a", "b", "\u00f6", "\U0001f600"]),
+    st.integers(0, 8),
+)
+
+
+def tell(step: Step, branch_ids: list[int]) -> Envelope:
+    kind, branch_index, start, saying, end = step
+    branch_id = branch_ids[branch_index]
+    if kind == "started":
+        return started(branch_id, start)
+    if kind == "completed":
+        return completed(branch_id, start, saying, end)
+    return failed(branch_id, start, saying or "", end)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    story=st.lists(steps, max_size=15),
+    repeated=st.lists(st.integers(0, 14), max_size=5),
+    order=st.randoms(use_true_random=False),
+    batch_sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+)
+def test_order_repetition_and_batches_never_matter(
+    applier: Applier,
+    engine: Engine,
+    story: list[Step],
+    repeated: list[int],
+    order: Random,
+    batch_sizes: list[int],
+) -> None:
+    """Any permutation, repetition and split of a history gives the rows of the plain reference."""
+    branch_ids = [next(fresh_branch_ids) for _ in range(3)]
+    register_branches(engine, *branch_ids)
+    history = [tell(step, branch_ids) for step in story]
+    arriving = history + [history[index] for index in repeated if index < len(history)]
+    order.shuffle(arriving)
+    sizes = cycle(batch_sizes)
+    while arriving:
+        size = next(sizes)
+        applier.apply(messages(*arriving[:size]))
+        arriving = arriving[size:]
+    expected = fold(history)
+    for branch_id in branch_ids:
+        assert state_of(engine, branch_id) == expected.get(branch_id, BranchState())
+
+
+def test_what_the_database_refuses_is_buried_alone(applier: Applier, engine: Engine) -> None:
+    """Everything else of the batch is committed, whatever came before or after it."""
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    batch = messages(
+        *(
+            failed(BRANCH, second, "poison" if second % 7 == 3 else "fine", end=second)
+            for second in range(50)
+        )
+    )
+    tally = applier.apply(batch)
+    assert tally.applied == 43
+    assert tally.buried == {Reason.REJECTED_BY_DATABASE: 7}
+    assert state_of(engine, BRANCH).mirror_failures == 43
+    assert (
+        rows(engine, "SELECT reason, detail, branch_id, attempts FROM dead_letter")
+        == [("rejected-by-database", "no poison here", BRANCH, 1)] * 7
+    )
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(poisoned=st.sets(st.integers(0, 15)))
+def test_any_part_of_a_batch_may_be_poison(
+    applier: Applier, engine: Engine, poisoned: set[int]
+) -> None:
+    """The rest is committed, and only the poison buried."""
+    branch_id = next(fresh_branch_ids)
+    register_branches(engine, branch_id)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    batch = [
+        failed(branch_id, second, "poison" if second in poisoned else "fine")
+        for second in range(16)
+    ]
+    tally = applier.apply(messages(*batch))
+    assert tally.buried.total() == len(poisoned)
+    assert state_of(engine, branch_id).mirror_failures == 16 - len(poisoned)
+
+
+def refuse_in_database(engine: Engine, condition: str) -> None:
+    """A rule of somebody's own on our table, which PostgreSQL keeps."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"""
+                CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN RAISE EXCEPTION 'no poison here'; END $$;
+                CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON mirror_attempt
+                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse();
+            """)
+        )
+
+
+def test_trouble_of_the_server_is_nobodys_fault(applier: Applier, engine: Engine) -> None:
+    """A missing table buries nothing: the batch is tried again when it is there."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE mirror_attempt RENAME TO away"))
+    with pytest.raises(DBAPIError):
+        applier.apply(messages(started(BRANCH, 0)))
+    assert rows(engine, "SELECT * FROM dead_letter") == []
+
+
+def test_a_letter_counts_its_deliveries_on_one_row(applier: Applier, engine: Engine) -> None:
+    """Within a batch, and from one to the next."""
+    (unknown,) = messages(started(404, 0))
+    applier.apply([unknown, unknown])
+    applier.apply([unknown])
+    assert rows(engine, "SELECT reason, branch_id, attempts, state FROM dead_letter") == [
+        ("unknown-branch", 404, 3, "dead")
+    ]
+
+
+def test_what_an_operator_discarded_stays_discarded(applier: Applier, engine: Engine) -> None:
+    """A letter that was replayed, and cannot be applied again, is dead again."""
+    first, second = messages(started(404, 0), started(405, 0))
+    applier.apply([first, second])
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE dead_letter SET resolved_at = now(),"
+                " state = CASE branch_id WHEN 404 THEN 'discarded' ELSE 'replayed' END"
+            )
+        )
+    applier.apply([first, second])
+    assert rows(
+        engine,
+        "SELECT state, attempts, resolved_at IS NULL FROM dead_letter ORDER BY branch_id",
+    ) == [("discarded", 2, False), ("dead", 2, True)]
+
+
+def test_headers_are_kept_as_far_as_json_can(applier: Applier, engine: Engine) -> None:
+    """AMQP tables hold more kinds of values than jsonb, and a NUL."""
+    headers = {
+        "text": "a\0b",
+        "bytes": b"\xff",
+        "when": at(0),
+        "nested": {"list": [1, None, float("nan"), Decimal("1.5"), True]},
+    }
+    applier.apply([read_message(b"{", headers)])
+    (row,) = rows(engine, "SELECT headers, body FROM dead_letter")
+    assert row.headers == {
+        "text": "a\ufffdb",
+        "bytes": "\ufffd",
+        "when": "2026-01-01 00:00:00+00:00",
+        "nested": {"list": [1, None, "nan", "1.5", True]},
+    }
+    assert bytes(row.body) == b"{"
+
+
+def test_two_workers_on_the_same_branches_do_not_deadlock(applier: Applier, engine: Engine) -> None:
+    """Both lock in the order of the ids, whatever the order of arrival."""
+    branch_ids = [next(fresh_branch_ids) for _ in range(20)]
+    register_branches(engine, *branch_ids)
+    forwards = messages(*(failed(branch_id, 0, "x") for branch_id in branch_ids))
+    with ThreadPoolExecutor(2) as threads:
+        for batch in [forwards, forwards[::-1]] * 20:
+            threads.submit(applier.apply, batch)
+    assert all(state_of(engine, branch_id).mirror_failures == 1 for branch_id in branch_ids)

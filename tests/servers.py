@@ -1,0 +1,140 @@
+"""What tests do with servers beside the product: make room, look, and clean up."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pika
+from sqlalchemy import Engine, select, text
+from sqlalchemy.engine import URL
+
+from consumer import Branch
+from consumer.database import open_engine
+from contract import routing, wire
+from contract.events import Envelope
+from sandbox import wait_until
+
+PATIENCE_SECONDS = 30.0
+
+
+@contextmanager
+def new_database(server_url: URL, template: str | None = None) -> Iterator[URL]:
+    """A database of its own on the server, dropped in the end."""
+    name = f"mirrorfeed_test_{uuid4().hex}"
+    admin = open_engine(
+        server_url.set(database="postgres").render_as_string(hide_password=False)
+    ).execution_options(isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"'))
+    try:
+        yield server_url.set(database=name)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        admin.dispose()
+
+
+def delete_topology(amqp_url: str, partitions: int = 8) -> None:
+    """Removes all that mirrorfeed declares."""
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        for partition in range(partitions):
+            channel.queue_delete(routing.partition_queue(partition))
+        channel.queue_delete(routing.DEAD_QUEUE)
+        channel.exchange_delete(routing.EVENTS_EXCHANGE)
+        channel.exchange_delete(routing.DEAD_EXCHANGE)
+
+
+def publish(amqp_url: str, *bodies: bytes, headers: dict[str, Any] | None = None) -> None:
+    """Puts bodies, which need not be events, into partition 0 in this order, confirmed."""
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for body in bodies:
+            channel.basic_publish(
+                routing.EVENTS_EXCHANGE,
+                "mirror.started.00",
+                body,
+                pika.BasicProperties(delivery_mode=2, headers=headers),
+                mandatory=True,
+            )
+
+
+def publish_events(amqp_url: str, *envelopes: Envelope) -> None:
+    """Publishes events as the contract has them, one after the other, confirmed."""
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for envelope in envelopes:
+            event = envelope.event
+            channel.basic_publish(
+                routing.EVENTS_EXCHANGE,
+                routing.routing_key(event.TYPE, event.partition_key),
+                wire.encode(envelope),
+                pika.BasicProperties(
+                    content_type=wire.CONTENT_TYPE,
+                    delivery_mode=2,
+                    message_id=envelope.id,
+                    type=event.TYPE,
+                ),
+                mandatory=True,
+            )
+
+
+def take_all(amqp_url: str, count: int, partitions: int = 4) -> list[tuple[Any, bytes]]:
+    """Takes `count` messages, in order within each partition: their properties and bodies."""
+    taken: list[tuple[Any, bytes]] = []
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+
+        def take(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            taken.append((properties, body))
+            channel.basic_ack(method.delivery_tag)
+
+        for partition in range(partitions):
+            channel.basic_consume(routing.partition_queue(partition), take)
+
+        def has_all() -> bool:
+            connection.process_data_events(time_limit=0)
+            return len(taken) >= count
+
+        wait_until(has_all, PATIENCE_SECONDS, f"{count} messages")
+    return taken
+
+
+def register_branches(engine: Engine, *branch_ids: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO branch (id, unique_name) SELECT id, 'b' || id FROM unnest(:ids) id"),
+            {"ids": list(branch_ids)},
+        )
+
+
+def branch(engine: Engine, branch_id: int) -> Any:
+    """The row of one branch."""
+    with engine.connect() as connection:
+        return connection.execute(select(Branch.__table__).where(Branch.id == branch_id)).one()
+
+
+def rows(engine: Engine, query: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(query)))
+
+
+def wait_for_rows(engine: Engine, query: str, expected: list[tuple[Any, ...]]) -> None:
+    """Waits until a query answers so; fails showing what it answered last."""
+    seen: list[Any] = []
+
+    def is_so() -> bool:
+        seen[:] = [tuple(row) for row in rows(engine, query)]
+        return seen == expected
+
+    try:
+        wait_until(is_so, PATIENCE_SECONDS, query)
+    except TimeoutError:
+        assert seen == expected
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    wait_until(condition, PATIENCE_SECONDS, what)

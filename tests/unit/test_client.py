@@ -1,0 +1,205 @@
+"""BranchStatusClient: which events a puller's calls become."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import wire
+from contract.events import Envelope, InvalidEvent, MirrorCompleted, MirrorFailed, MirrorStarted
+from publisher import AttemptNotStarted, BranchStatusClient
+from publisher.spool import Spool
+from tests.builders import at
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def client(path: Path) -> Iterator[BranchStatusClient]:
+    client = BranchStatusClient(path, forward=False)
+    yield client
+    client.close()
+
+
+def spooled(path: Path) -> list[Envelope]:
+    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=1000)]
+
+
+def test_a_completed_attempt_ends_the_one_that_started(
+    client: BranchStatusClient, path: Path
+) -> None:
+    """The outcome carries the start, and its own time."""
+    client.start_mirroring(1)
+    client.mirror_complete(1, "rev-1")
+    start, end = spooled(path)
+    assert isinstance(start.event, MirrorStarted)
+    assert end.event == MirrorCompleted(1, start.event.started_at, "rev-1")
+    assert end.time >= start.time
+
+
+def test_one_process_starts_what_another_ends(client: BranchStatusClient, path: Path) -> None:
+    """The spool remembers the open attempt of each branch."""
+    client.start_mirroring(1)
+    client.start_mirroring(2)
+    BranchStatusClient(path, forward=False).mirror_failed(1, "no route to host")
+    events = [envelope.event for envelope in spooled(path)]
+    assert isinstance(events[2], MirrorFailed)
+    assert isinstance(events[0], MirrorStarted)
+    assert events[2].started_at == events[0].started_at
+
+
+def test_completing_what_nobody_started_raises(client: BranchStatusClient, path: Path) -> None:
+    """`last_mirrored` is when the mirror started, which nobody knows."""
+    with pytest.raises(AttemptNotStarted, match="branch 1 has no attempt under way"):
+        client.mirror_complete(1, "rev-1")
+    client.start_mirroring(1)
+    client.mirror_complete(1, "rev-1")
+    with pytest.raises(AttemptNotStarted):
+        client.mirror_complete(1, "rev-1")
+    assert len(spooled(path)) == 2
+
+
+def test_a_failure_without_a_start_failed_as_it_began(
+    client: BranchStatusClient, path: Path
+) -> None:
+    """A puller may fail before it can start."""
+    client.mirror_failed(1, "cannot resolve host")
+    (envelope,) = spooled(path)
+    assert isinstance(envelope.event, MirrorFailed)
+    assert envelope.event.started_at == envelope.time
+
+
+def test_a_second_failure_is_a_second_attempt(client: BranchStatusClient, path: Path) -> None:
+    """The first one has ended."""
+    client.start_mirroring(1)
+    client.mirror_failed(1, "first")
+    client.mirror_failed(1, "second")
+    events = [envelope.event for envelope in spooled(path)]
+    assert len({getattr(event, "started_at", None) for event in events}) == 2
+
+
+def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -> None:
+    """With the revision that it found."""
+    with client.mirroring(1) as attempt:
+        attempt.revision_id = "rev-1"
+    start, end = (envelope.event for envelope in spooled(path))
+    assert isinstance(start, MirrorStarted)
+    assert end == MirrorCompleted(1, start.started_at, "rev-1")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("https://jane:s3cret@host refused"), "https://jane:***@host refused"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (ValueError("a\0b\ud800"), "ab?"),
+        (ValueError("x" * 10_000), "x" * 8192),
+    ],
+)
+def test_an_exception_in_the_block_is_the_reason(
+    client: BranchStatusClient, path: Path, error: BaseException, reason: str
+) -> None:
+    """And goes on to the caller; whatever its text, an event can hold it."""
+    with pytest.raises(type(error)), client.mirroring(1):
+        raise error
+    end = spooled(path)[-1].event
+    assert isinstance(end, MirrorFailed)
+    assert end.reason == reason
+
+
+def test_an_overtaken_block_does_not_close_the_newer_attempt(
+    client: BranchStatusClient, path: Path
+) -> None:
+    """Two processes may mirror one branch; each ends its own attempt."""
+    with client.mirroring(1):
+        client.start_mirroring(1)
+    client.mirror_complete(1, "rev-2")
+    first, second, first_end, second_end = (envelope.event for envelope in spooled(path))
+    assert getattr(first_end, "started_at", None) == getattr(first, "started_at", 0)
+    assert getattr(second_end, "started_at", None) == getattr(second, "started_at", 0)
+
+
+def test_a_clock_set_back_a_little_does_not_reorder_attempts(
+    client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers take the attempt that started last for the newest."""
+    monkeypatch.setattr("publisher.client.datetime", ClockThatIsSetBack)
+    for _ in range(3):
+        client.start_mirroring(1)
+    times = [envelope.time for envelope in spooled(path)]
+    assert times == [
+        at(0),
+        at(0) + timedelta(microseconds=1),
+        at(-7200),  # a clock that was hours ahead was wrong before
+    ]
+
+
+class ClockThatIsSetBack(datetime):
+    seconds: Iterator[float] = iter([0, -60, -7200])
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        return at(next(cls.seconds))
+
+
+def test_passwords_in_reasons_are_masked(client: BranchStatusClient, path: Path) -> None:
+    """They do not even reach the spool."""
+    client.mirror_failed(1, "cannot read https://jane:s3cret@host/x")
+    assert b"s3cret" not in path.read_bytes() + path.with_name("spool.db-wal").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.start_mirroring(0),
+        lambda client: client.start_mirroring("1"),
+        lambda client: client.mirror_complete(1, 7),
+        lambda client: client.mirror_failed(1, "x" * 8193),
+        lambda client: client.mirror_failed(1, None),
+        lambda client: client.record_success("gc", "vostok", datetime(2026, 1, 1), at(0)),
+        lambda client: client.record_success("gc", "vostok", at(1), at(0)),
+        lambda client: client.record_success("", "vostok", at(0), at(1)),
+    ],
+)
+def test_a_bad_argument_raises_and_spools_nothing(
+    client: BranchStatusClient, path: Path, call: Any
+) -> None:
+    """It is a ValueError, raised by the call that has the argument."""
+    client.start_mirroring(1)
+    with pytest.raises(InvalidEvent):
+        call(client)
+    assert len(spooled(path)) == 1
+
+
+def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None:
+    """A puller written for the original client needs no change."""
+    client.startMirroring(1)
+    client.mirrorComplete(1, "rev-1")
+    client.mirrorFailed(1, "reason")
+    client.recordSuccess("gc", "vostok", at(0), at(1))
+    types = [envelope.event.TYPE for envelope in spooled(path)]
+    assert types == ["mirror.started", "mirror.completed", "mirror.failed", "script.run"]
+
+
+def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a puller needs no configuration of its own."""
+    monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
+    BranchStatusClient(forward=False).start_mirroring(1)
+    assert len(spooled(path)) == 1
+
+
+def test_a_bad_url_is_refused_without_its_password(path: Path) -> None:
+    """The constructor says so; no later call can."""
+    with pytest.raises(ValueError, match=r"amqp://jane:\*\*\*@host:nonsense cannot be read"):
+        BranchStatusClient(path, "amqp://jane:s3cret@host:nonsense")
+
+
+def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
+    """Whatever the host's time zone."""
+    client.start_mirroring(1)
+    assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)

@@ -1,0 +1,250 @@
+"""Running a mirror command: its output, its end, and what becomes the reason of a failure."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from contract import wire
+from contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from publisher import SpoolFull
+from publisher.spool import Spool
+from sandbox import wait_until
+from tests.builders import at
+from tests.commands import Shell
+
+PATIENCE_SECONDS = 10
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def shell(path: Path) -> Shell:
+    return Shell({"MIRRORFEED_SPOOL": str(path)})
+
+
+def spooled(path: Path) -> list[Envelope]:
+    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=100)]
+
+
+def mirror(script: str, *options: str) -> tuple[str, ...]:
+    return ("mirror-publisher", "run", "--branch", "1", *options, "--", "sh", "-c", script)
+
+
+def reason(path: Path) -> str:
+    end = spooled(path)[-1].event
+    assert isinstance(end, MirrorFailed)
+    return end.reason
+
+
+def test_a_command_that_succeeds_completes_the_attempt(shell: Shell, path: Path) -> None:
+    """With the revision that the revision command prints."""
+    result = shell.run(*mirror("echo out; echo err >&2", "--revision-command", "echo rev-1"))
+    assert (result.stdout, result.stderr) == ("out\n", "err\n")
+    start, end = spooled(path)
+    assert isinstance(end.event, MirrorCompleted)
+    assert end.event.revision_id == "rev-1"
+    assert end.event.started_at == start.time
+
+
+@pytest.mark.parametrize(
+    "revision_command", ["exit 1", "true", "head -c 2000 /dev/zero | tr '\\0' x"]
+)
+def test_a_mirror_without_a_known_revision_is_a_mirror(
+    shell: Shell, path: Path, revision_command: str
+) -> None:
+    """What the revision command is worth does not decide about the branch."""
+    result = shell.run(*mirror("true", "--revision-command", revision_command))
+    assert "no revision came from" in result.stderr
+    end = spooled(path)[-1].event
+    assert isinstance(end, MirrorCompleted)
+    assert end.revision_id is None
+
+
+def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
+    """Its last line on standard error is the reason, its exit code ours."""
+    result = shell.run(*mirror("echo first >&2; echo 'fatal: größe' >&2; exit 7"), expect=7)
+    assert result.stderr == "first\nfatal: größe\n"
+    assert reason(path) == "fatal: größe"
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("exit 3", "sh exited with code 3"),
+        ("printf 'one\\n\\n  \\n' >&2; exit 1", "one"),
+        ("printf '10%%\\r20%%\\rfatal: x' >&2; exit 1", "fatal: x"),
+        ("printf 'a\\0b\\377c' >&2; exit 1", "ab\ufffdc"),
+        ("echo 'cannot read https://jane:s3cret@host/' >&2; exit 1",
+         "cannot read https://jane:***@host/"),
+        ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", "x" * 8192),
+    ],
+)  # fmt: skip
+def test_any_standard_error_makes_a_reason(
+    shell: Shell, path: Path, script: str, expected: str
+) -> None:
+    """Blank lines, progress, binary, secrets, and more than an event holds."""
+    shell.run(*mirror(script), expect=3 if script == "exit 3" else 1)
+    assert reason(path) == expected
+
+
+def test_a_command_that_does_not_exist_is_a_failure(shell: Shell, path: Path) -> None:
+    """With the exit code that a shell would have."""
+    shell.run("mirror-publisher", "run", "--branch", "1", "--", "no-such-command", expect=127)
+    assert reason(path) == "no-such-command: command not found"
+
+
+def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> None:
+    """Whoever killed it."""
+    shell.run(*mirror("kill -KILL $$"), expect=128 + signal.SIGKILL)
+    assert reason(path) == "sh was ended by SIGKILL"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "script", ["exec sleep 60", "trap 'kill $!; exit 0' TERM INT; sleep 60 & wait"]
+)
+def test_a_run_that_is_told_to_end_reports_a_failure(
+    shell: Shell, path: Path, number: signal.Signals, script: str
+) -> None:
+    """The signal is passed on; whether the command had done its work cannot be known."""
+    process = shell.start(*mirror(f"echo ready >&2; {script}"))
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(number)
+    process.wait(PATIENCE_SECONDS)
+    process.communicate()
+    assert process.returncode == 128 + number
+    assert reason(path) == f"sh was ended by {number.name}: ready"
+
+
+def test_something_left_running_is_not_waited_for(shell: Shell, path: Path, tmp_path: Path) -> None:
+    """A daemon that keeps standard error open does not keep the attempt open."""
+    pid_file = tmp_path / "pid"
+    process = shell.start(*mirror(f"sleep 60 & echo $! > {pid_file}; echo done >&2; exit 1"))
+    assert process.wait(PATIENCE_SECONDS) == 1
+    assert reason(path) == "done"
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    process.communicate()
+
+
+def test_a_command_whose_output_nobody_reads_goes_on(path: Path) -> None:
+    """A closed standard error ends neither the command nor the report."""
+    program = Path(sys.executable).parent / "mirror-publisher"
+    command = [str(program), *mirror("echo lost >&2; echo more >&2; exit 4")[1:]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        result = subprocess.run(
+            command,
+            env={**os.environ, "MIRRORFEED_SPOOL": str(path)},
+            stderr=closed,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert result.returncode == 4
+    assert reason(path) == "more"
+
+
+def test_a_script_that_ends_normally_is_recorded(shell: Shell, path: Path) -> None:
+    """Under its name, with when it ran; one that fails is not."""
+    shell.run("mirror-publisher", "run-script", "gc", "--", "sh", "-c", "echo hello")
+    shell.run("mirror-publisher", "run-script", "gc", "--", "sh", "-c", "exit 5", expect=5)
+    (run,) = spooled(path)
+    assert isinstance(run.event, ScriptRun)
+    assert run.event.name == "gc"
+    assert run.event.completed_at == run.time
+
+
+def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
+    """Three commands, three processes, one attempt."""
+    shell.run("mirror-publisher", "started", "1")
+    shell.run("mirror-publisher", "completed", "1", "rev-1")
+    shell.run("mirror-publisher", "failed", "1", "why")
+    shell.run(
+        "mirror-publisher", "script-run", "gc", "--hostname", "vostok",
+        "--started", "2007-07-05T19:32:01Z", "--completed", "2007-07-05T21:34:24+02:00",
+    )  # fmt: skip
+    start, end, failure, run = (envelope.event for envelope in spooled(path))
+    assert getattr(end, "started_at", None) == getattr(start, "started_at", 0)
+    assert isinstance(failure, MirrorFailed)
+    assert isinstance(run, ScriptRun)
+    assert run.hostname == "vostok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("started", "0"), "branch_id must be a whole number from 1"),
+        (("started", "one"), "ID"),
+        (("started", str(2**63)), "got 9223372036854775808"),
+        (("completed", "1", "rev"), "branch 1 has no attempt under way"),
+        (("failed", "1", "x" * 8193), "reason must be at most 8192 characters"),
+        (("script-run", "gc", "--started", "today", "--completed", "2026-01-01T00:00:00Z"),
+         "--started 'today' is no RFC 3339 time"),
+        (("script-run", "gc", "--started", "2026-01-01T00:00:00",
+          "--completed", "2026-01-01T00:00:00Z"), "no time zone"),
+        (("run", "--branch", "1"), "command"),
+        (("forward", "--amqp-url", "http://host"), "the AMQP URL http://host cannot be read"),
+    ],
+)  # fmt: skip
+def test_bad_usage_exits_2_with_value_and_remedy(
+    shell: Shell, arguments: tuple[str, ...], says: str
+) -> None:
+    """Without a traceback."""
+    result = shell.run("mirror-publisher", *arguments, expect=2)
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_spool_exits_1(shell: Shell, path: Path) -> None:
+    """The event was not taken, and the command says so."""
+    spool = Spool(path, limit_bytes=1024 * 1024)
+    with suppress(SpoolFull):
+        for second in count():
+            with spool.writing() as writer:
+                writer.append(MirrorFailed(1, at(second), "x" * 8192), occurred_at=at(second))
+    spool.close()
+    result = shell.run(
+        "mirror-publisher", "failed", "1", "x" * 8192, "--spool-limit-bytes", "1048576", expect=1
+    )
+    assert "is full, its limit is 1048576 bytes" in result.stderr
+
+
+def test_status_of_no_spool_says_so(shell: Shell) -> None:
+    """And makes none."""
+    assert "there is no spool" in shell.run("mirror-publisher", "status", expect=2).stderr
+
+
+def test_draining_an_empty_spool_needs_no_broker(shell: Shell, path: Path) -> None:
+    """There is nothing to send."""
+    Spool(path).close()
+    shell.run("mirror-publisher", "forward", "--drain", "--amqp-url", "amqp://127.0.0.1:1")
+
+
+def test_draining_without_a_broker_exits_3(shell: Shell) -> None:
+    """After the time without progress that it was given; the events stay."""
+    shell.run("mirror-publisher", "started", "1")
+    result = shell.run(
+        "mirror-publisher", "forward", "--drain", "--stall-seconds", "0.5",
+        "--amqp-url", "amqp://127.0.0.1:1", expect=3,
+    )  # fmt: skip
+    assert "the broker cannot be reached, 1 events wait" in result.stderr
+
+
+def test_the_forwarder_service_ends_by_sigterm(shell: Shell, path: Path) -> None:
+    """With 0, broker or no broker."""
+    process = shell.start("mirror-publisher", "forward", "--amqp-url", "amqp://127.0.0.1:1")
+    lock = path.with_name("spool.db.forwarder")
+    wait_until(lock.exists, PATIENCE_SECONDS, "the forwarder")
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, log

@@ -1,0 +1,148 @@
+"""What is published when: in order within a key, whatever the broker answers."""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.events import MirrorStarted
+from publisher.pipeline import Pipeline
+from publisher.spool import Spool, SpooledEvent
+from tests.builders import at
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool.db", durable=False)
+    yield spool
+    spool.close()
+
+
+def append(spool: Spool, *branch_ids: int) -> None:
+    with spool.writing() as writer:
+        for number, branch_id in enumerate(branch_ids):
+            writer.append(MirrorStarted(branch_id, at(number)), occurred_at=at(number))
+
+
+def publish_all(pipeline: Pipeline, tag: int = 0) -> list[int]:
+    taken: list[int] = []
+    while (event := pipeline.take()) is not None:
+        tag += 1
+        pipeline.published(tag, event)
+        taken.append(event.sequence)
+    return taken
+
+
+def test_a_key_has_one_unconfirmed_event(spool: Spool) -> None:
+    """Its next one follows the confirm."""
+    append(spool, 1, 1, 2)
+    pipeline = Pipeline(spool, window=10)
+    assert publish_all(pipeline) == [1, 3]
+    pipeline.acked(1, multiple=False)
+    assert publish_all(pipeline, tag=2) == [2]
+    assert pipeline.confirmed == [1]
+
+
+def test_the_window_bounds_what_is_unconfirmed(spool: Spool) -> None:
+    """A slow broker is not flooded."""
+    append(spool, *range(1, 10))
+    pipeline = Pipeline(spool, window=3)
+    assert publish_all(pipeline) == [1, 2, 3]
+
+
+def test_a_multiple_ack_confirms_all_before_it(spool: Spool) -> None:
+    """Mixed with single ones, which RabbitMQ sends out of order."""
+    append(spool, 1, 2, 3, 4)
+    pipeline = Pipeline(spool, window=10)
+    publish_all(pipeline)
+    pipeline.acked(2, multiple=False)
+    pipeline.acked(3, multiple=True)
+    assert pipeline.confirmed == [2, 1, 3]
+    assert [event.sequence for event in pipeline.unconfirmed] == [4]
+
+
+def test_a_nacked_event_goes_again_before_its_successors(spool: Spool) -> None:
+    """Other keys are not held up."""
+    append(spool, 1, 1, 2, 2)
+    pipeline = Pipeline(spool, window=10)
+    publish_all(pipeline)
+    pipeline.nacked(1, multiple=False)
+    pipeline.acked(2, multiple=False)
+    assert publish_all(pipeline, tag=2) == [4]
+    pipeline.retry_held()
+    assert publish_all(pipeline, tag=3) == [1]
+    pipeline.acked(4, multiple=False)
+    assert publish_all(pipeline, tag=4) == [2]
+
+
+def test_a_returned_event_is_not_confirmed_by_its_ack(spool: Spool) -> None:
+    """The broker acks what it could not route."""
+    append(spool, 1)
+    pipeline = Pipeline(spool, window=10)
+    event = pipeline.take()
+    assert event is not None
+    pipeline.published(1, event)
+    pipeline.returned(event.message_id)
+    pipeline.acked(1, multiple=False)
+    assert pipeline.confirmed == []
+    pipeline.retry_held()
+    assert publish_all(pipeline, tag=1) == [1]
+
+
+def test_a_suspect_goes_alone(spool: Spool) -> None:
+    """Up to the last suspect one event at a time, then the whole window."""
+    append(spool, 1, 2, 3, 4)
+    pipeline = Pipeline(spool, window=10, careful_until=2)
+    assert publish_all(pipeline) == [1]
+    pipeline.acked(1, multiple=False)
+    assert publish_all(pipeline, tag=1) == [2, 3, 4]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    keys=st.lists(st.integers(1, 4), min_size=1, max_size=30),
+    answers=st.lists(st.sampled_from(["ack", "nack", "return"]), max_size=60),
+    window=st.integers(1, 5),
+    choices=st.randoms(use_true_random=False),
+)
+def test_whatever_the_broker_answers_each_key_stays_in_order(
+    keys: list[int], answers: list[str], window: int, choices: Random
+) -> None:
+    """Every event is confirmed once in the end, and per key in the order of the calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder) / "spool.db", durable=False)
+        append(spool, *keys)
+        pipeline = Pipeline(spool, window=window)
+        tag = 0
+        open_tags: dict[int, SpooledEvent] = {}
+        confirmed: dict[str, list[int]] = defaultdict(list)
+        todo = list(answers)
+        while True:
+            while (event := pipeline.take()) is not None:
+                tag += 1
+                pipeline.published(tag, event)
+                open_tags[tag] = event
+            if not open_tags:
+                if not pipeline.held:
+                    break
+                pipeline.retry_held()
+                continue
+            answered = choices.choice(list(open_tags))
+            event = open_tags.pop(answered)
+            answer = todo.pop() if todo else "ack"
+            if answer == "nack":
+                pipeline.nacked(answered, multiple=False)
+                continue
+            if answer == "return":
+                pipeline.returned(event.message_id)
+            else:
+                confirmed[event.partition_key].append(event.sequence)
+            pipeline.acked(answered, multiple=False)
+        spool.close()
+    assert sorted(pipeline.confirmed) == list(range(1, len(keys) + 1))
+    assert all(order == sorted(order) for order in confirmed.values())

@@ -1,0 +1,35 @@
+"""Where events go."""
+
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract import routing
+
+
+def test_known_keys_have_known_slots() -> None:
+    """crc32 is fixed for ever: a publisher and a consumer of any version agree."""
+    assert routing.slot_of("branch:1") == 8
+    assert routing.routing_key("mirror.completed", "branch:1") == "mirror.completed.08"
+    assert routing.slot_of("script:größe") == 28
+
+
+@given(key=st.text(st.characters(codec="utf-8")), partitions=st.integers(1, 64))
+def test_every_event_is_bound_to_exactly_one_partition(key: str, partitions: int) -> None:
+    """Whatever the number of partitions, one queue takes a key, and always the same."""
+    name = routing.routing_key("mirror.failed", key)
+    takers = [
+        partition
+        for partition in range(partitions)
+        if any(fnmatchcase(name, pattern) for pattern in routing.bindings(partition, partitions))
+    ]
+    assert takers == [routing.slot_of(key) % partitions]
+
+
+@pytest.mark.parametrize("partitions", [0, 65, -1])
+def test_a_slot_is_not_divided(partitions: int) -> None:
+    """64 slots make at most 64 partitions."""
+    with pytest.raises(ValueError, match="partitions must be from 1 to 64"):
+        routing.check_partitions(partitions)

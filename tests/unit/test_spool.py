@@ -1,0 +1,221 @@
+"""The spool: what it took is there, numbered without holes, until the broker has it."""
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from contract import wire
+from contract.events import InvalidEvent, MirrorStarted
+from publisher import BranchStatusClient, SpoolError, SpoolFull
+from publisher.client import default_spool_path
+from publisher.spool import Spool
+from tests.builders import at
+
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool.db")
+    yield spool
+    spool.close()
+
+
+def append(spool: Spool, branch_id: int = 1, start: float = 0) -> None:
+    with spool.writing() as writer:
+        writer.append(MirrorStarted(branch_id, at(start)), occurred_at=at(start))
+
+
+def sequences(spool: Spool) -> list[int]:
+    return [event.sequence for event in spool.pending(after=0, limit=1_000_000)]
+
+
+def append_many(path: Path, count: int) -> None:
+    spool = Spool(path)
+    for number in range(count):
+        append(spool, branch_id=os.getpid(), start=number)
+    spool.close()
+
+
+def append_for_ever(spool: Spool) -> None:
+    for number in count():
+        append(spool, start=number)
+
+
+def test_events_are_numbered_from_1(spool: Spool) -> None:
+    """The number is in the event that is sent, too."""
+    append(spool)
+    append(spool, start=1)
+    events = spool.pending(after=0, limit=10)
+    assert [event.sequence for event in events] == [1, 2]
+    assert [wire.decode(event.body).sequence for event in events] == [1, 2]
+
+
+def test_an_event_that_is_refused_leaves_no_hole(spool: Spool) -> None:
+    """A bad argument undoes the whole transaction, its number too."""
+    wrong_time = at(1)
+    with pytest.raises(InvalidEvent), spool.writing() as writer:
+        writer.append(MirrorStarted(1, at(0)), occurred_at=wrong_time)
+    append(spool)
+    assert sequences(spool) == [1]
+
+
+def test_a_new_spool_is_a_new_source(tmp_path: Path) -> None:
+    """So that its numbers, which begin with 1 again, are not taken for those of an older one."""
+    sources = {Spool(tmp_path / name).status().source for name in ("a.db", "b.db")}
+    assert len(sources) == 2
+    assert all(source.startswith("/pullers/") for source in sources)
+
+
+def test_a_reopened_spool_goes_on(tmp_path: Path) -> None:
+    """Source and numbers outlive the process, also when all events are gone."""
+    first = Spool(tmp_path / "spool.db")
+    append(first)
+    first.remove([1])
+    source = first.status().source
+    first.close()
+    again = Spool(tmp_path / "spool.db")
+    append(again)
+    assert again.status().source == source
+    assert sequences(again) == [2]
+
+
+def test_the_account_is_always_closed(spool: Spool) -> None:
+    """spooled = confirmed + pending + refused."""
+    for number in range(5):
+        append(spool, start=number)
+    spool.remove([1, 2])
+    spool.refuse(3, "too large")
+    status = spool.status()
+    assert (status.spooled, status.confirmed, status.pending, status.refused) == (5, 2, 2, 1)
+    assert status.oldest_pending_seconds is not None
+    assert status.oldest_pending_seconds < PATIENCE_SECONDS
+
+
+def test_what_was_refused_can_be_tried_again(spool: Spool) -> None:
+    """Setting aside is not dropping."""
+    append(spool)
+    before = spool.pending(after=0, limit=1)
+    spool.refuse(1, "too large")
+    assert spool.restore_refused() == 1
+    assert spool.pending(after=0, limit=1) == before
+
+
+def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
+    """Eight processes make the spool, and append to it, at the same time."""
+    path = tmp_path / "spool.db"
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=append_many, args=(path, 25)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE_SECONDS)
+        assert process.exitcode == 0
+    assert sequences(Spool(path)) == list(range(1, 8 * 25 + 1))
+
+
+def test_threads_share_a_spool(spool: Spool) -> None:
+    """One client object serves a threaded puller."""
+    threads = [threading.Thread(target=append, args=(spool, number)) for number in range(1, 21)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert sequences(spool) == list(range(1, 21))
+
+
+def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
+    """A parent that ends first takes nothing of its child's along.
+
+    SQLite would delete the journal under a child that inherited an open connection.
+    """
+    path = tmp_path / "spool.db"
+    parent_ends, child_waits = os.pipe()[::-1]
+    story = """if True:
+        import os, sys
+        from publisher import BranchStatusClient
+        client = BranchStatusClient(sys.argv[1], forward=False)
+        client.start_mirroring(1)
+        if os.fork():
+            client.start_mirroring(2)
+            sys.exit()
+        parent = os.getppid()
+        client.start_mirroring(3)
+        os.write(int(sys.argv[2]), b"half way")
+        os.read(int(sys.argv[3]), 1)
+        client.start_mirroring(4)
+        client.close()
+        os.write(int(sys.argv[2]), b"done")
+    """
+    reports, report_end = os.pipe()
+    parent = subprocess.run(
+        [sys.executable, "-c", story, str(path), str(report_end), str(child_waits)],
+        pass_fds=(report_end, child_waits),
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert parent.returncode == 0
+    os.close(report_end)
+    assert os.read(reports, 100) == b"half way"
+    os.write(parent_ends, b"!")
+    assert os.read(reports, 100) == b"done"
+    assert sequences(Spool(path)) == [1, 2, 3, 4]
+
+
+def test_a_full_spool_refuses_and_drops_nothing(tmp_path: Path) -> None:
+    """It takes events again once the broker has taken some."""
+    spool = Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)
+    with pytest.raises(SpoolFull, match="is full, its limit is 262144 bytes: see that a forwarder"):
+        append_for_ever(spool)
+    kept = sequences(spool)
+    assert kept == list(range(1, len(kept) + 1))
+    spool.remove(kept[:50])
+    append(spool, start=20_000)
+    assert sequences(spool)[-1] == len(kept) + 1
+
+
+def test_a_file_that_is_no_spool_is_left_alone(tmp_path: Path) -> None:
+    """The error names the file."""
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to be taken for one" * 20)
+    with pytest.raises(SpoolError, match=r"notes\.txt cannot be used"):
+        Spool(path)
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_spool_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    """Nobody guesses at a format."""
+    path = tmp_path / "spool.db"
+    Spool(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(SpoolError, match=r"not a spool of this version \(found 99"):
+        Spool(path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """The first call fails, not a later one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="cannot be used"):
+        BranchStatusClient(tmp_path / "file" / "spool.db", forward=False)
+
+
+def test_without_a_system_folder_the_user_has_a_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the state folder of the XDG base directories."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("publisher.client.SYSTEM_SPOOL", tmp_path / "none" / "spool.db")
+    assert default_spool_path() == tmp_path / "mirrorfeed" / "spool.db"
+    (tmp_path / "none").mkdir(mode=stat.S_IRWXU)
+    assert default_spool_path() == tmp_path / "none" / "spool.db"
