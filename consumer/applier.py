@@ -13,7 +13,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from consumer.database import first_line, message_is_to_blame
+from consumer.database import DatabaseUnavailable, first_line, message_is_to_blame
 from consumer.dead_letters import bury
 from consumer.messages import Message, Rejection, reject
 from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
@@ -103,6 +103,9 @@ INSERT_SCRIPT_ACTIVITY = text("""
     ON CONFLICT DO NOTHING
 """)
 
+# So that a deferred constraint names its offender, not only at the commit.
+CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
+
 Write = Callable[[Connection, Sequence[tuple[Message, Envelope]]], list[tuple[Message, Rejection]]]
 
 
@@ -139,6 +142,20 @@ class Applier:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def check(self) -> None:
+        """Runs every statement on no rows. Raises DatabaseUnavailable where one cannot run.
+
+        What is subscribed to while the database cannot take it only uses up its delivery limit.
+        """
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(LOCK_BRANCHES, {"branch_ids": []})
+                connection.execute(UPSERT_ATTEMPTS, {"attempts": "[]"})
+                connection.execute(PROJECT_BRANCHES, {"branch_ids": []})
+                connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
+        except DBAPIError as error:
+            raise DatabaseUnavailable.because(error) from error
 
     def apply(self, messages: Sequence[Message]) -> Tally:
         """Commits every message of the batch, as applied or as buried.
@@ -232,7 +249,9 @@ def write_isolating(
     """Writes what the database accepts, halving the batch down to what it does not."""
     try:
         with connection.begin_nested():
-            return write(connection, events)
+            dead = write(connection, events)
+            connection.execute(CHECK_CONSTRAINTS)
+            return dead
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise

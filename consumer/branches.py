@@ -1,6 +1,7 @@
 """Registering branches: an event about any other goes to `dead_letter`."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from consumer.database import first_line
 from consumer.tables import Branch
 from contract.events import InvalidEvent, check_branch_id, check_text, shown
+from contract.secrets import mask_secrets
 
 COLUMNS = {"id", "unique_name", "url"}
 
@@ -64,10 +66,7 @@ def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
             new.append(branch)
             by_id[branch.id] = by_name[branch.unique_name] = branch
         elif not _is_same(branch, other):
-            conflicts.append(
-                f"branch {branch.id} {branch.unique_name!r} {branch.url or '(no URL)'}:"
-                f" registered is {other.id} {other.unique_name!r} {other.url or '(no URL)'}"
-            )
+            conflicts.append(f"branch {_shown(branch)}: registered is {_shown(other)}")
     if conflicts:
         raise BranchConflict("\n".join(conflicts))
     if new:
@@ -95,6 +94,10 @@ def _is_same(branch: NewBranch, other: Any) -> bool:
     )
 
 
+def _shown(branch: Any) -> str:
+    return f"{branch.id} {branch.unique_name!r} {mask_secrets(branch.url or '(no URL)')}"
+
+
 def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
     heading = set(rows.fieldnames or ())
     if not {"id", "unique_name"} <= heading <= COLUMNS:
@@ -106,11 +109,9 @@ def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
         where = f"{path}, line {rows.line_num}"
         if None in row or None in row.values():
             raise BadBranchFile(f"{where}: expected {len(heading)} fields")
+        if not re.fullmatch(r"\s*[0-9]{1,19}\s*", row["id"]):
+            raise BadBranchFile(f"{where}: id {shown(row['id'])} is not a number")
         try:
-            branch_id = int(row["id"])
-        except ValueError:
-            raise BadBranchFile(f"{where}: id {shown(row['id'])} is not a number") from None
-        try:
-            yield NewBranch(branch_id, row["unique_name"], row.get("url") or None)
+            yield NewBranch(int(row["id"]), row["unique_name"], row.get("url") or None)
         except InvalidEvent as error:
             raise BadBranchFile(f"{where}: {error}") from error

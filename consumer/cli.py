@@ -6,16 +6,17 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -25,6 +26,7 @@ from consumer.database import (
     SchemaMissing,
     apply_schema,
     check_database,
+    first_line,
     message_is_to_blame,
     open_engine,
 )
@@ -40,11 +42,16 @@ from consumer.topology import (
 )
 from consumer.worker import Worker
 from contract import environment, routing
+from contract.events import check_branch_id
 
 EXIT_NOT_SO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POLL_SECONDS = 0.1
+STOP_SECONDS = 9.0
+"""How long a worker that was told to stop may take; what is not acked by then is applied again."""
+MAX_SECONDS = 1e9
 
 app = typer.Typer(
     help="Applies what pullers report to PostgreSQL, and shows what it says.",
@@ -147,7 +154,11 @@ def run(
     ] = 1000,
     future_tolerance_seconds: Annotated[
         float,
-        typer.Option(min=0, help="How far an event's time may be ahead of this host's clock."),
+        typer.Option(
+            min=0,
+            max=MAX_SECONDS,
+            help="How far an event's time may be ahead of this host's clock.",
+        ),
     ] = FUTURE_TOLERANCE.total_seconds(),
 ) -> None:
     """Apply what the queues hold to the database: the worker service.
@@ -175,7 +186,10 @@ def status(
         int | None, typer.Argument(metavar="[ID]", help="The branch's number; all if not given.")
     ] = None,
     stuck_after_seconds: Annotated[
-        float, typer.Option(min=0, help="When an attempt that has not ended counts as stuck.")
+        float,
+        typer.Option(
+            min=0, max=MAX_SECONDS, help="When an attempt that has not ended counts as stuck."
+        ),
     ] = STUCK_AFTER.total_seconds(),
     print_json: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
@@ -186,23 +200,29 @@ def status(
     Example:
       mirror-consumer status 17 --json
     """
+    if branch_id is not None:
+        check_branch_id(branch_id)
     with transaction(database_url) as connection:
         branches = branch_states(
             connection, branch_id, stuck_after=timedelta(seconds=stuck_after_seconds)
         )
+    if print_json:
+        print(json.dumps({"branches": as_json(branches)}))
+    else:
+        print_branches(branches)
     if branch_id is not None and not branches:
         refuse(
             f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME",
             EXIT_NOT_SO,
         )
-    if print_json:
-        print(json.dumps({"branches": as_json(branches)}))
-        return
+
+
+def print_branches(branches: Sequence[dict[str, Any]]) -> None:
     table = Table(
         "id", "name", "state", "last mirrored", "revision", "failures", "message", box=None
     )
     for branch in branches:
-        table.add_row(
+        cells = (
             str(branch["id"]),
             branch["unique_name"],
             branch["state"],
@@ -211,7 +231,13 @@ def status(
             str(branch["mirror_failures"]),
             branch["mirror_status_message"] or "",
         )
-    Console().print(table, markup=False)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console().print(table)
+
+
+def printable(text: str) -> str:
+    """Nothing that comes from a puller may command the operator's terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 @app.command()
@@ -239,6 +265,8 @@ def main() -> None:
         app()
     except (BrokerUnavailable, DatabaseUnavailable) as error:
         refuse(str(error), EXIT_UNREACHABLE)
+    except DBAPIError as error:
+        refuse(first_line(error), EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE)
     except (SchemaMissing, ValueError) as error:
         refuse(str(error))
 
@@ -252,13 +280,8 @@ def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
 def transaction(database_url: str) -> Iterator[Connection]:
     engine = open_engine(database_url)
     check_database(engine)
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except DBAPIError as error:
-        if message_is_to_blame(error):
-            raise
-        raise DatabaseUnavailable.because(error) from error
+    with engine.begin() as connection:
+        yield connection
 
 
 def share_of(share: str, partitions: int) -> frozenset[int]:
@@ -294,10 +317,12 @@ def run_until_signal(worker: Worker) -> None:
             failures.append(error)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    thread = threading.Thread(target=run, name="worker")
+    thread = threading.Thread(target=run, name="worker", daemon=True)
     thread.start()
-    while thread.is_alive():
-        if signal.sigtimedwait(SIGNALS, 0.1) is not None:
-            worker.stop()
+    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
+    while thread.is_alive() and not signal.sigpending() & set(SIGNALS):
+        thread.join(POLL_SECONDS)
+    worker.stop()
+    thread.join(STOP_SECONDS)
     if failures:
         raise failures[0]

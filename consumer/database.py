@@ -8,7 +8,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from contract.secrets import mask_secrets
 
-CONNECT_TIMEOUT_SECONDS = 5
+CONNECTION = {
+    "application_name": "mirrorfeed",
+    "connect_timeout": 5,
+    # A database host that vanished is noticed within seconds, not hours (libpq, section 34.1.2).
+    "keepalives_idle": 10,
+    "tcp_user_timeout": 15_000,
+}
 SETTINGS = {
     "timezone": "UTC",
     # A frozen worker must not hold its row locks against the one that takes over.
@@ -26,19 +32,21 @@ def open_engine(url: str) -> Engine:
     """Connects on first use. Raises ValueError for a URL that is not PostgreSQL's."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValueError(
             f"the database URL {mask_secrets(url)} cannot be used: one looks like"
             " postgresql://user:password@host:5432/mirrorfeed"
         )
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     return create_engine(
         parsed.set(drivername="postgresql+psycopg2"),
+        # What the URL says holds.
         connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "application_name": "mirrorfeed",
-            "options": " ".join(f"-c {name}={value}" for name, value in SETTINGS.items()),
+            **CONNECTION,
+            **parsed.query,
+            "options": f"{settings} {parsed.query.get('options', '')}",
         },
     )
 

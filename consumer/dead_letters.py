@@ -11,6 +11,7 @@ from consumer.messages import Message, Rejection
 from consumer.tables import DeadLetter
 
 MAX_DETAIL_LENGTH = 2000
+MAX_DEPTH = 32
 
 _insert = insert(DeadLetter)
 _bury = _insert.on_conflict_do_update(
@@ -49,18 +50,22 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
         connection.execute(_bury, [rows[body] for body in sorted(rows)])
 
 
-def storable(value: Any) -> Any:
-    """The value as jsonb can hold it: no NUL, no bytes, no numbers that are none."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd").encode(errors="replace").decode()
-    if isinstance(value, bytes):
-        return storable(value.decode(errors="replace"))
-    if isinstance(value, dict):
-        return {storable(name): storable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return str(value)
+def storable(value: Any, depth: int = 0) -> Any:
+    """The value as jsonb can hold it: no NUL, no bytes, no numbers that are none, no abyss."""
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        case bytes():
+            return storable(value.decode(errors="replace"))
+        case dict() | list() if depth == MAX_DEPTH:
+            return f"nested deeper than {MAX_DEPTH}"
+        case dict():
+            return {storable(name): storable(item, depth + 1) for name, item in value.items()}
+        case list():
+            return [storable(item, depth + 1) for item in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return storable(str(value))

@@ -8,6 +8,8 @@ from msgspec import Struct
 from consumer.messages import Message
 
 SUSPECT_DELIVERIES = 2
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
 
 
 class Delivery(Struct, frozen=True):
@@ -17,6 +19,10 @@ class Delivery(Struct, frozen=True):
     queue: str
     delivery_tag: int
     delivered_before: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.message.body)
 
     @property
     def is_suspect(self) -> bool:
@@ -49,8 +55,10 @@ class Inbox:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             batch: list[Delivery] = []
+            size_bytes = 0
             while self._waiting and not self._closed and len(batch) < self._batch_size:
-                if self._waiting[0].is_suspect and batch:
+                size_bytes += self._waiting[0].size_bytes
+                if batch and (self._waiting[0].is_suspect or size_bytes > MAX_BATCH_BYTES):
                     break
                 batch.append(self._waiting.popleft())
                 if batch[-1].is_suspect:

@@ -10,6 +10,7 @@ queues in order, and the worker begins another one. So no ack can reach a channe
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,12 +38,14 @@ from consumer.inbox import Delivery, Inbox
 from consumer.messages import Message, given_up, read_message
 from contract import routing
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0
 """How long a batch is tried again before its deliveries go back to the broker. It would take them
 back after 30 minutes (`consumer_timeout`), and counts each return against the delivery limit."""
 DRAIN_POLL_SECONDS = 0.05
-STOP_SECONDS = 8.0
-"""How long a batch in hand may take to end once the session is told to stop."""
+STOP_SECONDS = 7.0
+"""How long a batch in hand may take to end once the session is told to stop, or has lost the
+broker."""
+DEAD_PREFETCH = 20
 STANDBY_SECONDS = 3.0
 """How long a worker with a share of its own leaves the other partitions to their workers."""
 
@@ -66,8 +69,8 @@ class Plan:
 
     @property
     def prefetch(self) -> int:
-        """Deliveries of one partition in hand: of the batch being applied, and of the next one."""
-        return 2 * max(1, self.batch_size // self.partitions)
+        """Deliveries of one partition in hand; of all partitions together, about a batch."""
+        return max(1, self.batch_size // self.partitions)
 
 
 class Session:
@@ -85,6 +88,7 @@ class Session:
         self._apply = apply
         self._inbox = Inbox(plan.batch_size)
         self._closing = threading.Event()
+        self._stop_by = 0.0
         self._channels: dict[str, Any] = {}
         self._received = 0
         self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
@@ -108,17 +112,20 @@ class Session:
         finally:
             self._close_inbox()
             self._ioloop.close()
-            self._applier.join(STOP_SECONDS)
+            self._applier.join(max(0.0, self._stop_by - time.monotonic()))
 
     def stop(self) -> None:
         """Ends the session once the batch in hand is committed and acked. From any thread."""
         self._close_inbox()
-        deadline = partial(self._ioloop.call_later, STOP_SECONDS, self._end)
-        self._ioloop.add_callback_threadsafe(deadline)
+        # A server that does not answer any more is not waited for.
+        end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
+        self._ioloop.add_callback_threadsafe(end)
 
     def _close_inbox(self) -> None:
-        self._closing.set()
-        self._inbox.close()
+        if not self._closing.is_set():
+            self._stop_by = time.monotonic() + STOP_SECONDS
+            self._closing.set()
+            self._inbox.close()
 
     # In the I/O thread, in the order in which it happens.
 
@@ -142,7 +149,8 @@ class Session:
         self._channels[queue] = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(partial(self._on_cancelled, queue))
-        channel.basic_qos(prefetch_count=self._plan.prefetch)
+        is_dead = queue == routing.DEAD_QUEUE
+        channel.basic_qos(prefetch_count=DEAD_PREFETCH if is_dead else self._plan.prefetch)
         channel.basic_consume(
             queue, partial(self._receive, queue), arguments={"x-priority": priority}
         )
@@ -153,7 +161,9 @@ class Session:
         message = read_message(body, headers, future_tolerance=self._plan.future_tolerance)
         if queue == routing.DEAD_QUEUE:
             message = given_up(message)
-        delivered_before = headers.get("x-delivery-count", 0) if method.redelivered else 0
+        delivered_before = headers.get("x-delivery-count") if method.redelivered else 0
+        if not isinstance(delivered_before, int):  # a publisher's own header of that name
+            delivered_before = 1
         self._inbox.put(Delivery(message, queue, method.delivery_tag, delivered_before))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:

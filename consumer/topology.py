@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from contract import environment, routing
 
+CONNECT_TIMEOUT_SECONDS = 5
 DELIVERY_LIMIT = 20
 """Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
 because RabbitMQ 4 has a default and 3.x none."""
@@ -24,6 +26,7 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
     """Raises ValueError, without the URL's password, where the URL cannot be read."""
     parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
+    parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     parameters.heartbeat = 30
     parameters.client_properties = {"connection_name": "mirrorfeed consumer"}
     return parameters
@@ -39,8 +42,9 @@ def broker_channel(parameters: pika.URLParameters) -> Iterator[BlockingChannel]:
         finally:
             if connection.is_open:
                 connection.close()
-    except (AMQPError, OSError) as error:
-        raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+    except (AMQPError, AMQPConnectorException, OSError) as error:
+        where = f"{parameters.host}:{parameters.port}"
+        raise BrokerUnavailable(f"the broker at {where} cannot be used: {error!r}") from error
 
 
 def declare_topology(channel: BlockingChannel, partitions: int) -> None:

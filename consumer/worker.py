@@ -21,10 +21,11 @@ from tenacity import (
 
 from consumer.applier import Applier
 from consumer.database import DatabaseUnavailable, check_database
+from consumer.headers import tolerate_undecodable_headers
 from consumer.session import ConsumerCancelled, Plan, Session
 from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
 
-MAX_BACKOFF_SECONDS = 15.0
+MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Worker:
         self._parameters = parameters
         self._plan = plan
         self._applier = Applier(engine)
+        tolerate_undecodable_headers()
         self._stopping = threading.Event()
         self._session: Session | None = None
         self._is_drained = False
@@ -74,6 +76,7 @@ class Worker:
     def _run_session(self) -> None:
         """Returns once a session that was of use has ended; raises for one that was not."""
         check_database(self._engine)
+        self._applier.check()
         with broker_channel(self._parameters) as channel:
             declare_topology(channel, self._plan.partitions)
         session = Session(self._parameters, self._plan, self._applier.apply)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 MAX_BRANCH_ID = 2**63 - 1
 """The largest `bigint` of PostgreSQL."""
@@ -36,7 +37,7 @@ class MirrorEvent(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_branch_id(self.branch_id)
-        check_instant("started_at", self.started_at)
+        normalise_instant(self, "started_at")
 
     @property
     def subject(self) -> str:
@@ -91,8 +92,8 @@ class ScriptRun(Struct, frozen=True):
     def __post_init__(self) -> None:
         check_text("name", self.name, at_least=1, at_most=MAX_NAME_LENGTH)
         check_text("hostname", self.hostname, at_least=1, at_most=MAX_NAME_LENGTH)
-        check_instant("started_at", self.started_at)
-        check_instant("completed_at", self.completed_at)
+        normalise_instant(self, "started_at")
+        normalise_instant(self, "completed_at")
         if self.completed_at < self.started_at:
             raise InvalidEvent(
                 f"completed_at must not be before started_at, got {self.completed_at.isoformat()}"
@@ -127,7 +128,7 @@ class Envelope(Struct, frozen=True):
     def __post_init__(self) -> None:
         check_text("id", self.id, at_least=1, at_most=MAX_ID_LENGTH)
         check_text("source", self.source, at_least=1)
-        check_instant("time", self.time)
+        normalise_instant(self, "time")
         if self.sequence is not None and not 1 <= self.sequence <= MAX_SEQUENCE:
             raise InvalidEvent(
                 f"sequence must be a number from 1 to {MAX_SEQUENCE}, got {shown(self.sequence)}"
@@ -146,8 +147,9 @@ def check_branch_id(value: object) -> None:
         )
 
 
-def check_instant(field: str, value: object) -> None:
-    """An instant needs an offset, and must exist in UTC between the years 1 and 9999."""
+def normalise_instant(owner: Struct, field: str) -> None:
+    """An instant needs an offset; it is kept in UTC, between the years 1 and 9999."""
+    value = getattr(owner, field)
     if not isinstance(value, datetime):
         raise InvalidEvent(f"{field} must be a datetime with a time zone, got {shown(value)}")
     if value.tzinfo is UTC:
@@ -158,7 +160,7 @@ def check_instant(field: str, value: object) -> None:
             f" {value.isoformat()}+00:00 (in Python: tzinfo=datetime.UTC)"
         )
     try:
-        value.astimezone(UTC)
+        force_setattr(owner, field, value.astimezone(UTC))
     except OverflowError as error:
         raise InvalidEvent(
             f"{field} is outside the years 1 to 9999 in UTC: {value.isoformat()}"

@@ -26,6 +26,7 @@ from contract.reasons import Reason
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BODY_BYTES = 64 * 1024
+MAX_DIGITS = 100
 TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun))
 
 
@@ -75,7 +76,7 @@ def encode(envelope: Envelope) -> bytes:
 
 def timestamp(instant: datetime) -> str:
     """RFC 3339 in UTC with microseconds, such as `2007-07-05T19:32:01.000000Z`."""
-    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def decode(body: bytes) -> Envelope:
@@ -156,7 +157,9 @@ def _explain(body: bytes, error: Exception) -> NoReturn:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body.decode(), parse_constant=_refuse_constant)
+        document = json.loads(
+            body.decode(), parse_constant=_refuse_constant, parse_int=_whole_number
+        )
     except UnicodeDecodeError as error:
         raise DecodeError(Reason.MALFORMED, f"the body is not UTF-8: {error}") from error
     except RecursionError as error:
@@ -168,6 +171,11 @@ def _json_object(body: bytes) -> dict[str, Any]:
             Reason.MALFORMED, f"the body is a JSON {type(document).__name__}, not an object"
         )
     return document
+
+
+def _whole_number(digits: str) -> float:
+    """Of any length, which the grammar allows and int() does not."""
+    return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

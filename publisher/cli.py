@@ -232,7 +232,7 @@ def forward(
     try:
         if drain:
             _drain(waiting, forwarder, stall_seconds)
-        while not drain and signal.sigtimedwait(SIGNALS, POLL_SECONDS) is None:
+        while not drain and not told_to_end(forwarder):
             if not forwarder.is_running:
                 refuse("the forwarder ended unexpectedly, see the log", EXIT_NOT_SO)
     finally:
@@ -242,7 +242,7 @@ def forward(
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
     pending = spool.status().pending
     progress_at = time.monotonic()
-    while pending and signal.sigtimedwait(SIGNALS, POLL_SECONDS) is None:
+    while pending and not told_to_end(forwarder):
         before, pending = pending, spool.status().pending
         if pending < before:
             progress_at = time.monotonic()
@@ -252,6 +252,13 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
             break
     if pending:
         refuse(f"{pending} events wait, which the broker did not take", EXIT_NOT_SO)
+
+
+def told_to_end(forwarder: "Forwarder") -> bool:
+    """Waits a moment for a signal; needs them to be blocked, so that none interrupts a lock."""
+    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
+    forwarder.join(POLL_SECONDS)
+    return bool(signal.sigpending() & set(SIGNALS))
 
 
 @app.command()

@@ -64,14 +64,18 @@ class Forwarder:
         link = self._link
         if link is not None:
             link.close()
-        if self._thread is not None:
-            self._thread.join(STOP_TIMEOUT_SECONDS)
+        self.join(STOP_TIMEOUT_SECONDS)
         atexit.unregister(self.stop)
 
     @property
     def reaches_broker(self) -> bool:
         """Whether the latest connection, which may be over, got as far as an open channel."""
         return self._link is not None and self._link.was_open
+
+    def join(self, timeout_seconds: float) -> None:
+        """Waits for the thread to end."""
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
 
     @property
     def is_running(self) -> bool:

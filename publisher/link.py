@@ -17,6 +17,7 @@ from publisher.errors import SpoolError
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
 
+CONNECT_TIMEOUT_SECONDS = 10
 PERSISTENT = 2
 PRECONDITION_FAILED = 406
 POLL_SECONDS = 0.1
@@ -33,6 +34,7 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
     """Raises ValueError, without the URL's password, where the URL cannot be read."""
     parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
+    parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     parameters.heartbeat = 30
     # A broker that blocks publishers does not answer heartbeats either (pika's documentation).
     parameters.blocked_connection_timeout = 60

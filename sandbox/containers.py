@@ -1,6 +1,8 @@
 """RabbitMQ and PostgreSQL as containers, through testcontainers."""
 
+import gc
 import secrets
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,11 +21,16 @@ from sandbox.waiting import wait_until
 
 def engine_answers() -> bool:
     """Whether a container engine can be reached, as the Docker client's environment names it."""
-    try:
-        with closing(DockerClient().client) as client:
-            return bool(client.ping())
-    except DockerException:
-        return False
+    with warnings.catch_warnings():
+        # Where none answers, the client library leaves its socket to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with closing(DockerClient().client) as client:
+                return bool(client.ping())
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
 
 
 class _ContainerServer(ABC):

@@ -110,13 +110,17 @@ def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "script", ["exec sleep 60", "trap 'kill $!; exit 0' TERM INT; sleep 60 & wait"]
+    "script",
+    [
+        "echo ready >&2; exec sleep 60",
+        "trap 'kill $!; exit 0' TERM INT; sleep 60 & echo ready >&2; wait",
+    ],
 )
 def test_a_run_that_is_told_to_end_reports_a_failure(
     shell: Shell, path: Path, number: signal.Signals, script: str
 ) -> None:
     """The signal is passed on; whether the command had done its work cannot be known."""
-    process = shell.start(*mirror(f"echo ready >&2; {script}"))
+    process = shell.start(*mirror(script))
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.send_signal(number)

@@ -1,0 +1,202 @@
+"""From the spool to a real broker."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from contract import routing, wire
+from contract.events import Envelope
+from publisher import BranchStatusClient
+from publisher.forwarder import Forwarder
+from publisher.spool import Spool
+from tests.servers import PATIENCE_SECONDS, take_all, wait_for
+
+PULLER = """
+import sys
+from publisher import BranchStatusClient
+client = BranchStatusClient(sys.argv[1], sys.argv[2])
+client.start_mirroring(1)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def client(path: Path, topology: str) -> Iterator[BranchStatusClient]:
+    client = BranchStatusClient(path, topology)
+    yield client
+    client.close()
+
+
+def is_empty(path: Path) -> bool:
+    return Spool(path).status().pending == 0
+
+
+def events_of(amqp_url: str, count: int) -> list[Envelope]:
+    return [wire.decode(body) for _, body in take_all(amqp_url, count)]
+
+
+def test_a_message_has_the_contracts_properties(client: BranchStatusClient, topology: str) -> None:
+    """What other services and the management page look at."""
+    client.start_mirroring(1)
+    ((properties, body),) = take_all(topology, 1)
+    envelope = wire.decode(body)
+    assert properties.content_type == "application/cloudevents+json"
+    assert properties.delivery_mode == 2
+    assert properties.message_id == envelope.id
+    assert properties.type == "mirror.started"
+
+
+def test_each_key_arrives_in_order_and_every_event_once(
+    client: BranchStatusClient, topology: str, path: Path
+) -> None:
+    """With many events of few branches, pipelined over the window."""
+    for _ in range(50):
+        for branch_id in (1, 2, 3):
+            client.start_mirroring(branch_id)
+            client.mirror_failed(branch_id, "why")
+    events = events_of(topology, 300)
+    wait_for(lambda: is_empty(path), "the spool to empty")
+    assert sorted(event.sequence or 0 for event in events) == list(range(1, 301))
+    for branch_id in (1, 2, 3):
+        key = f"branch:{branch_id}"
+        own = [event.sequence or 0 for event in events if event.event.partition_key == key]
+        assert own == sorted(own)
+
+
+def test_what_an_earlier_process_left_is_sent_without_a_call(path: Path, topology: str) -> None:
+    """A quiet puller flushes what an outage left behind."""
+    BranchStatusClient(path, forward=False).start_mirroring(1)
+    client = BranchStatusClient(path, topology)
+    assert len(events_of(topology, 1)) == 1
+    client.close()
+
+
+def test_what_other_processes_append_is_sent(
+    client: BranchStatusClient, path: Path, topology: str
+) -> None:
+    """One process forwards for all that share the spool."""
+    BranchStatusClient(path, forward=False).start_mirroring(2)
+    assert len(events_of(topology, 1)) == 1
+
+
+def test_an_unroutable_event_stays_until_it_has_a_queue(
+    client: BranchStatusClient, path: Path, topology: str
+) -> None:
+    """The broker acks what it cannot route; only its return tells. Other keys are sent."""
+    unbound, bound = "branch:1", "branch:2"
+    partition = routing.slot_of(unbound) % routing.DEFAULT_PARTITIONS
+    pattern = f"*.*.{routing.slot_of(unbound):02}"
+    queue = routing.partition_queue(partition)
+    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        channel = connection.channel()
+        channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
+        client.start_mirroring(1)
+        client.mirror_failed(1, "why")
+        client.start_mirroring(2)
+        assert [event.event.partition_key for event in events_of(topology, 1)] == [bound]
+        assert Spool(path).status().pending >= 2
+        channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+    assert [event.sequence for event in events_of(topology, 2)] == [1, 2]
+    wait_for(lambda: is_empty(path), "the spool to empty")
+
+
+def test_a_nacked_event_stays_until_there_is_room(
+    client: BranchStatusClient, path: Path, topology: str
+) -> None:
+    """A queue that is full refuses; its order holds."""
+    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(
+            "full", arguments={"x-max-length": 0, "x-overflow": "reject-publish"}, exclusive=True
+        )
+        channel.queue_bind("full", routing.EVENTS_EXCHANGE, "#")
+        client.start_mirroring(1)
+        client.mirror_failed(1, "why")
+        # The partition queue took it and the full one did not: the broker says no.
+        assert events_of(topology, 1)[0].sequence == 1
+        assert Spool(path).status().pending == 2
+    wait_for(lambda: is_empty(path), "the spool to empty")
+    sequences = [event.sequence for event in events_of(topology, 2)]
+    assert sequences[-2:] == [1, 2]
+
+
+def test_a_process_that_ends_leaves_the_rest_to_the_next(path: Path, topology: str) -> None:
+    """A puller never waits for the network, not even at its end."""
+    for _ in range(3):
+        subprocess.run(
+            [sys.executable, "-c", PULLER, str(path), "amqp://127.0.0.1:1"],
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+    client = BranchStatusClient(path, topology)
+    assert [event.sequence for event in events_of(topology, 3)] == [1, 2, 3]
+    client.close()
+
+
+def test_another_process_takes_over_when_the_forwarder_ends(path: Path, topology: str) -> None:
+    """The one that forwards is killed; the one that waited goes on."""
+    command = [sys.executable, "-c", PULLER + "input()", str(path), topology]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as first:
+        events_of(topology, 1)
+        client = BranchStatusClient(path, topology)
+        os.kill(first.pid, signal.SIGSTOP)
+        client.start_mirroring(2)
+        assert not is_empty(path)
+        first.kill()
+    events_of(topology, 1)
+    client.close()
+
+
+def test_a_forked_child_forwards_when_its_parent_has_ended(path: Path, topology: str) -> None:
+    """Neither the parent's lock nor its connection is inherited."""
+    story = (
+        PULLER
+        + """
+import os
+if os.fork():
+    sys.exit()
+sys.stdout.write("x")
+sys.stdout.flush()
+sys.stdin.read(1)
+client.start_mirroring(2)
+while client._spool.status().pending:
+    os.sched_yield()
+"""
+    )
+    command = [sys.executable, "-c", story, str(path), topology]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.wait(PATIENCE_SECONDS) == 0
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        assert parent.stdout.read(1) == b"x"
+        parent.stdin.write(b"!")
+        parent.stdin.close()
+        keys = {event.event.partition_key for event in events_of(topology, 2)}
+        assert keys == {"branch:1", "branch:2"}
+        assert parent.stdout.read() == b""  # the child has ended too
+
+
+def test_a_forwarder_needs_no_rights_but_to_publish(path: Path, amqp_url: str) -> None:
+    """It declares nothing: where the exchange is missing, it waits for who may declare it."""
+    client = BranchStatusClient(path, amqp_url)
+    client.start_mirroring(1)
+    forwarder = client._forwarder
+    assert isinstance(forwarder, Forwarder)
+    wait_for(lambda: forwarder.reaches_broker, "the forwarder to try")
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        channel.exchange_declare(routing.EVENTS_EXCHANGE, "topic", durable=True)
+        channel.queue_declare("mirror.events.p0")
+        channel.queue_bind("mirror.events.p0", routing.EVENTS_EXCHANGE, "#")
+        assert len(take_all(amqp_url, 1, partitions=1)) == 1
+    client.close()
