@@ -11,6 +11,7 @@ from pika.exceptions import AMQPError
 from contract import environment, routing
 
 CONNECT_TIMEOUT_SECONDS = 5
+HEARTBEAT_SECONDS = 30
 DELIVERY_LIMIT = 20
 """Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
 because RabbitMQ 4 has a default and 3.x none."""
@@ -27,7 +28,8 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
     parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
-    parameters.heartbeat = 30
+    if parameters.heartbeat is None:
+        parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.client_properties = {"connection_name": "mirrorfeed consumer"}
     return parameters
 

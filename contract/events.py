@@ -10,6 +10,8 @@ from typing import ClassVar
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from contract.secrets import mask_secrets
+
 MAX_BRANCH_ID = 2**63 - 1
 """The largest `bigint` of PostgreSQL."""
 MAX_SEQUENCE = 2**63 - 1
@@ -192,6 +194,6 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """The value as an error message quotes it: unambiguous, and never more than a line."""
-    text = repr(value)
+    """The value as an error message quotes it: unambiguous, without secrets, at most a line."""
+    text = mask_secrets(repr(value))
     return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"

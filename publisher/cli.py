@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from contract import environment
+from contract.events import MAX_NAME_LENGTH, check_text
 from publisher.client import BranchStatusClient, default_spool_path
 from publisher.command import Ended, PassedOnSignals, output_of, run_command
 from publisher.errors import PublisherError, SpoolFull
@@ -50,7 +52,7 @@ LimitOption = Annotated[
     int,
     typer.Option(
         "--spool-limit-bytes",
-        envvar="MIRRORFEED_SPOOL_LIMIT_BYTES",
+        envvar=environment.SPOOL_LIMIT_BYTES,
         min=1024 * 1024,
         help="The spool takes no event beyond this size.",
     ),
@@ -105,7 +107,9 @@ def failed(
     Example:
       mirror-publisher failed 17 "the remote host is unreachable"
     """
-    spooling_client(spool, spool_limit_bytes).mirror_failed(branch_id, reason)
+    # An argument need not be UTF-8: better a failure with a reason half readable than none.
+    readable = os.fsencode(reason).decode(errors="replace")
+    spooling_client(spool, spool_limit_bytes).mirror_failed(branch_id, readable)
 
 
 @app.command("script-run")
@@ -185,6 +189,7 @@ def run_script(
     Example:
       mirror-publisher run-script nightly-gc -- /usr/local/bin/nightly-gc --all
     """
+    check_text("name", name, at_least=1, at_most=MAX_NAME_LENGTH)
     client = spooling_client(spool, spool_limit_bytes)
     started_at = datetime.now(UTC)
     with PassedOnSignals() as signals:
@@ -247,11 +252,12 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
         if pending < before:
             progress_at = time.monotonic()
         if time.monotonic() - progress_at > stall_seconds:
-            if not forwarder.reaches_broker:
+            if forwarder.holds_spool and not forwarder.reaches_broker:
                 refuse(f"the broker cannot be reached, {pending} events wait", EXIT_UNREACHABLE)
             break
     if pending:
-        refuse(f"{pending} events wait, which the broker did not take", EXIT_NOT_SO)
+        who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
+        refuse(f"{pending} events wait, which {who} did not take", EXIT_NOT_SO)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:
@@ -272,10 +278,7 @@ def status(
     Example:
       mirror-publisher status --json
     """
-    path = spool_path(spool)
-    if not path.exists():
-        refuse(f"there is no spool {path}: nothing was reported yet, or --spool names another")
-    account = asdict(Spool(path).status())
+    account = asdict(Spool(spool_path(spool), appends=False).status())
     if as_json:
         print(json.dumps(account))
         return

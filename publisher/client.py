@@ -1,6 +1,7 @@
 """BranchStatusClient: a call becomes an event in the spool."""
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,23 +64,26 @@ class BranchStatusClient:
         spool: str | os.PathLike[str] | None = None,
         amqp_url: str | None = None,
         *,
-        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        limit_bytes: int | None = None,
         forward: bool = True,
     ) -> None:
-        """What is not given is taken from the environment (MIRRORFEED_SPOOL, MIRRORFEED_AMQP_URL).
+        """What is not given is taken from the environment: MIRRORFEED_SPOOL, MIRRORFEED_AMQP_URL
+        and MIRRORFEED_SPOOL_LIMIT_BYTES, beyond which the spool takes nothing (default 1 GiB).
 
         With `forward=False` nothing is sent: another process, such as `mirror-publisher forward`,
         takes care of the spool. Raises ValueError for an AMQP URL that cannot be read.
         """
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
-        self._spool = Spool(path, limit_bytes=limit_bytes)
+        limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
+        self._spool = Spool(path, limit_bytes=int(limit))
         self._forwarder: Forwarder | None = None
         if forward:
             # A command that only spools need not wait for pika to be imported.
             from publisher import forwarder
 
             url = amqp_url or os.environ.get(environment.AMQP_URL) or environment.DEFAULT_AMQP_URL
-            self._forwarder = forwarder.Forwarder(path, url)
+            self._forwarder = forwarder.Forwarder(self._spool.path, url)
+            self._stop_forwarder = weakref.finalize(self, self._forwarder.stop)
             self._forwarder.wake()
 
     def start_mirroring(self, branch_id: int) -> None:
@@ -134,11 +138,12 @@ class BranchStatusClient:
         attempt = MirrorAttempt(branch_id, self._start(branch_id))
         try:
             yield attempt
+            outcome = MirrorCompleted(branch_id, attempt.started_at, attempt.revision_id)
         except BaseException as error:
             reason = reason_from(str(error) or type(error).__name__)
             self._end(MirrorFailed(branch_id, attempt.started_at, reason))
             raise
-        self._end(MirrorCompleted(branch_id, attempt.started_at, attempt.revision_id))
+        self._end(outcome)
 
     startMirroring = start_mirroring
     mirrorComplete = mirror_complete
@@ -148,7 +153,7 @@ class BranchStatusClient:
     def close(self) -> None:
         """Stops forwarding and closes the spool; what is not sent stays in it."""
         if self._forwarder is not None:
-            self._forwarder.stop()
+            self._stop_forwarder()
             self._forwarder = None
         self._spool.close()
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 from types import FrameType
 from typing import Self
 
@@ -18,6 +19,7 @@ COMMAND_NOT_FOUND = 127
 SIGNAL_BASE = 128
 """Exit codes of a shell, POSIX.1-2017 XCU 2.8.2."""
 LAST_OUTPUT_SECONDS = 1.0
+STANDARD_ERROR = 2
 READ_BYTES = 8 * 1024
 KEPT_BYTES = 64 * 1024
 
@@ -34,13 +36,14 @@ class PassedOnSignals:
     """Within it, SIGTERM and SIGINT do not end this process but the command that it runs."""
 
     def __init__(self) -> None:
-        self.received: list[signal.Signals] = []
+        self.received: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._previous = {
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGTERM, signal.SIGINT)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
         }
         return self
 
@@ -54,7 +57,7 @@ class PassedOnSignals:
             process.send_signal(number)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(signal.Signals(number))
+        self.received.append(number)
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -76,9 +79,12 @@ def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
     exit_code = process.wait()
     last_line = last_output.last_line()
     if signals.received or exit_code < 0:
-        ended_by = signals.received[-1] if signals.received else signal.Signals(-exit_code)
-        failure = f"{arguments[0]} was ended by {ended_by.name}"
-        return Ended(SIGNAL_BASE + ended_by, f"{failure}: {last_line}" if last_line else failure)
+        number = signals.received[-1] if signals.received else -exit_code
+        failure = f"{arguments[0]} was ended by {_signal_name(number)}"
+        return Ended(
+            exit_code if exit_code > 0 else SIGNAL_BASE + number,
+            f"{failure}: {last_line}" if last_line else failure,
+        )
     if exit_code > 0:
         return Ended(exit_code, last_line or f"{arguments[0]} exited with code {exit_code}")
     return Ended(0)
@@ -87,12 +93,21 @@ def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
 def output_of(shell_command: str, signals: PassedOnSignals) -> str | None:
     """The first line that a shell command prints; None where it fails, prints none, or prints
     more than a revision can be."""
-    process = subprocess.Popen(shell_command, shell=True, stdout=subprocess.PIPE)
-    signals.to(process)
-    output, _ = process.communicate()
-    first_line = output.decode(errors="replace").split("\n", 1)[0].strip()
+    with TemporaryFile() as output:  # what it leaves running may keep a pipe open, but not a file
+        process = subprocess.Popen(shell_command, shell=True, stdout=output)
+        signals.to(process)
+        process.wait()
+        output.seek(0)
+        first_line = output.readline(KEPT_BYTES).decode(errors="replace").strip()
     is_revision = first_line and "\0" not in first_line and len(first_line) <= MAX_REVISION_LENGTH
     return first_line if is_revision and process.returncode == 0 else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has none
+        return f"signal {number}"
 
 
 def _not_run(exit_code: int, failure: str) -> Ended:
@@ -124,5 +139,4 @@ class _LastOutput:
             self._tail = (self._tail + chunk)[-KEPT_BYTES:]
             # Where nobody reads our own standard error, the command must be able to go on.
             with suppress(OSError):
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.buffer.flush()
+                os.write(STANDARD_ERROR, chunk)

@@ -4,7 +4,6 @@ One thread forwards for all processes that use a spool: the one that holds the l
 Where that process ends, another takes over.
 """
 
-import atexit
 import fcntl
 import logging
 import os
@@ -21,14 +20,15 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from publisher.errors import SpoolError
-from publisher.link import Link, connection_parameters
-from publisher.spool import Spool
+from publisher.link import PRECONDITION_FAILED, Link, connection_parameters
+from publisher.pipeline import Pipeline
+from publisher.spool import Spool, SpooledEvent, fork_lock
 
 WINDOW = 1000
 """Unconfirmed events at once; past a few hundred more does not make a broker faster."""
 MAX_BACKOFF_SECONDS = 15.0
-TAKEOVER_SECONDS = 0.5
+RECONNECT_SECONDS = 0.2
+"""How soon to connect again after a connection that was of use, or to ask for the lock again."""
 STOP_TIMEOUT_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,6 @@ class Forwarder:
         if link is not None:
             link.close()
         self.join(STOP_TIMEOUT_SECONDS)
-        atexit.unregister(self.stop)
-
-    @property
-    def reaches_broker(self) -> bool:
-        """Whether the latest connection, which may be over, got as far as an open channel."""
-        return self._link is not None and self._link.was_open
 
     def join(self, timeout_seconds: float) -> None:
         """Waits for the thread to end."""
@@ -81,25 +75,40 @@ class Forwarder:
     def is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def holds_spool(self) -> bool:
+        """Whether it is this process that forwards the spool."""
+        return self._lock_file.is_held
+
+    @property
+    def reaches_broker(self) -> bool:
+        """Whether the latest connection, which may be over, got as far as an open channel."""
+        return self._link is not None and self._link.was_open
+
     def _forget_thread(self) -> None:
         self._start_lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._link: Link | None = None
         self._careful_until = 0
+        self._refused_keys: set[str] = set()
 
     def _start(self) -> None:
         with self._start_lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="mirrorfeed forwarder", daemon=True
-                )
-                self._thread.start()
-                atexit.register(self.stop)
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="mirrorfeed forwarder", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the event is safe: the next call tries again
+                logger.warning("cannot send yet: %s", error)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
+        # Whatever happens, the spool is safe, and must be sent one day: never give up.
         retry = Retrying(
-            retry=retry_if_exception_type((LinkFailed, SpoolError)),
+            retry=retry_if_exception_type(Exception),
             wait=wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
@@ -107,49 +116,51 @@ class Forwarder:
             retry_error_callback=lambda _: None,
         )
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.wait(RECONNECT_SECONDS):
                 if self._lock_file.acquire():
                     retry(self._use_one_link)
-                else:
-                    self._stopping.wait(TAKEOVER_SECONDS)
         finally:
             self._lock_file.release()
 
     def _use_one_link(self) -> None:
         """Returns once a link that was of use has ended; raises LinkFailed for one that was not."""
-        spool = Spool(self._spool_path, durable=False)
+        spool = Spool(self._spool_path, appends=False)
         try:
-            link = Link(
-                self._parameters,
+            pipeline = Pipeline(
                 spool,
                 window=self._window,
                 careful_until=self._careful_until,
+                held=self._refused_keys,
             )
-            self._link = link
+            self._link = link = Link(self._parameters, spool, pipeline)
             if self._stopping.is_set():
                 link.close()
             link.run()
             if link.error is None:
                 return
-            if link.was_refused and link.unconfirmed:
-                self._single_out(link, spool)
-            elif link.was_useful:
-                logger.warning("lost the broker: %s", link.error)
-            else:
+            if link.refusal_code is not None:
+                self._learn(link.refusal_code, pipeline.unconfirmed, spool, link.error)
+            if not link.was_useful and link.refusal_code != PRECONDITION_FAILED:
                 raise LinkFailed(repr(link.error))
+            logger.warning("lost the broker: %s", link.error)
         finally:
             spool.close()
 
-    def _single_out(self, link: Link, spool: Spool) -> None:
-        """The broker will never take one of the unconfirmed events, and does not say which."""
-        if len(link.unconfirmed) == 1:
-            event = link.unconfirmed[0]
-            spool.refuse(event.sequence, str(link.error))
-            logger.error(
-                "set aside event %d, which the broker refused: %s", event.sequence, link.error
-            )
-        else:
-            self._careful_until = max(event.sequence for event in link.unconfirmed)
+    def _learn(
+        self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: Exception
+    ) -> None:
+        """The broker closed the channel over one of the unconfirmed events, not saying which.
+
+        They go again one by one. What it will never take is then set aside; what it does not allow
+        may be allowed later, so its key is held and all others go first.
+        """
+        if len(unconfirmed) > 1:
+            self._careful_until = max(event.sequence for event in unconfirmed)
+        elif unconfirmed and code == PRECONDITION_FAILED:
+            spool.refuse(unconfirmed[0].sequence, str(error))
+            logger.error("set aside event %d: %s", unconfirmed[0].sequence, error)
+        elif unconfirmed:
+            self._refused_keys.add(unconfirmed[0].partition_key)
 
 
 class ForwarderLock:
@@ -163,14 +174,19 @@ class ForwarderLock:
         """Whether this process forwards now. Raises OSError where the file cannot be opened."""
         if self._descriptor is not None:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
+        with fork_lock:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            self._descriptor = descriptor
+            return True
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
 
     def release(self) -> None:
         if self._descriptor is not None:

@@ -18,12 +18,17 @@ from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
 
 CONNECT_TIMEOUT_SECONDS = 10
+HEARTBEAT_SECONDS = 30
+BLOCKED_SECONDS = 60
+"""A broker that blocks publishers, for want of memory, does not check heartbeats either."""
 PERSISTENT = 2
+ACCESS_REFUSED = 403
 PRECONDITION_FAILED = 406
 POLL_SECONDS = 0.1
 """How often the spool is asked for what other processes appended."""
 REMOVE_SECONDS = 0.05
 """How long confirmed events stay in the spool, so that many are removed at once."""
+RETRY_REMOVE_SECONDS = 1.0
 HOLD_SECONDS = 0.5
 MAX_HOLD_SECONDS = 10.0
 
@@ -35,9 +40,10 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
     parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
-    parameters.heartbeat = 30
-    # A broker that blocks publishers does not answer heartbeats either (pika's documentation).
-    parameters.blocked_connection_timeout = 60
+    if parameters.heartbeat is None:
+        parameters.heartbeat = HEARTBEAT_SECONDS
+    if parameters.blocked_connection_timeout is None:
+        parameters.blocked_connection_timeout = BLOCKED_SECONDS
     parameters.client_properties = {"connection_name": "mirrorfeed publisher"}
     return parameters
 
@@ -48,12 +54,9 @@ class Link:
     Everything runs in the thread that calls `run`, but for `wake` and `close`.
     """
 
-    def __init__(
-        self, parameters: pika.URLParameters, spool: Spool, *, window: int, careful_until: int
-    ) -> None:
-        """`window` and `careful_until` are those of the Pipeline."""
+    def __init__(self, parameters: pika.URLParameters, spool: Spool, pipeline: Pipeline) -> None:
         self._spool = spool
-        self._pipeline = Pipeline(spool, window=window, careful_until=careful_until)
+        self._pipeline = pipeline
         self._channel: Any = None
         self._delivery_tag = 0
         self._hold_seconds = HOLD_SECONDS
@@ -76,8 +79,8 @@ class Link:
         try:
             self._ioloop.start()
         finally:
-            self._ioloop.close()
             self._remove_confirmed()
+            self._ioloop.close()
 
     def wake(self) -> None:
         """Something was appended to the spool. From any thread."""
@@ -94,16 +97,12 @@ class Link:
         return self._channel is not None and bool(self._channel.is_open)
 
     @property
-    def was_refused(self) -> bool:
-        """Whether the broker closed the channel over an event that it will never take."""
-        return (
-            isinstance(self.error, ChannelClosedByBroker)
-            and self.error.reply_code == PRECONDITION_FAILED
-        )
-
-    @property
-    def unconfirmed(self) -> list[SpooledEvent]:
-        return self._pipeline.unconfirmed
+    def refusal_code(self) -> int | None:
+        """The AMQP reply code by which the broker closed the channel over an event, else None."""
+        if not isinstance(self.error, ChannelClosedByBroker):
+            return None
+        code: int = self.error.reply_code
+        return code if code in (ACCESS_REFUSED, PRECONDITION_FAILED) else None
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
         connection.channel(on_open_callback=self._on_channel_open)
@@ -184,6 +183,9 @@ class Link:
         except SpoolError as error:
             # Nothing is wrong yet: at worst they are sent again. A full disk must not stop sending.
             logger.warning("confirmed events stay in the spool for now: %s", error)
+            self._remove_timer = self._ioloop.call_later(
+                RETRY_REMOVE_SECONDS, self._remove_confirmed
+            )
         else:
             self._pipeline.confirmed.clear()
 

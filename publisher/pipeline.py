@@ -6,6 +6,7 @@ again; all other keys go on. Nothing here does I/O but reading the spool.
 """
 
 from collections import deque
+from collections.abc import Collection
 from itertools import takewhile
 
 from publisher.spool import Spool, SpooledEvent
@@ -16,9 +17,17 @@ READ_AHEAD = 500
 class Pipeline:
     """The events of one channel in confirm mode, from the spool's first to its last."""
 
-    def __init__(self, spool: Spool, *, window: int, careful_until: int = 0) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        *,
+        window: int,
+        careful_until: int = 0,
+        held: Collection[str] = (),
+    ) -> None:
         """At most `window` events are unconfirmed at once; up to sequence `careful_until` only
-        one, so that it is known which of them makes the broker close the channel."""
+        one, so that it is known which of them makes the broker close the channel. The keys `held`
+        wait for `retry_held` from the beginning."""
         self._spool = spool
         self._window = window
         self._careful_until = careful_until
@@ -28,9 +37,9 @@ class Pipeline:
         self._returned: set[str] = set()
         # A key is busy while one of its events is unconfirmed, held or ready. The value is where to
         # look for its next event; None where none was seen.
-        self._busy: dict[str, int | None] = {}
+        self._busy: dict[str, int | None] = dict.fromkeys(held, 0)
         self._ready: deque[str] = deque()
-        self.held: list[str] = []
+        self.held: list[str] = list(held)
         """Keys whose event was nacked or returned."""
         self.confirmed: list[int] = []
         """Sequences that the spool may forget."""
@@ -59,6 +68,8 @@ class Pipeline:
                 return event
             if self._busy[event.partition_key] is None:
                 self._busy[event.partition_key] = event.sequence
+        if not self._busy and not self.confirmed:
+            self._cursor = 0  # what was refused before may have been put back, behind it
         return None
 
     def published(self, delivery_tag: int, event: SpooledEvent) -> None:

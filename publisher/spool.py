@@ -25,6 +25,8 @@ from contract.events import Envelope, Event
 from publisher.errors import SpoolError, SpoolFull
 
 DEFAULT_LIMIT_BYTES = 1024**3
+RESERVED_BYTES = 8 * 1024**2
+"""Twice what SQLite writes to its log before it folds that into the file."""
 BUSY_TIMEOUT_SECONDS = 30.0
 SCHEMA_VERSION = 1
 SCHEMA = f"""
@@ -96,21 +98,24 @@ class Spool:
     """
 
     def __init__(
-        self, path: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, durable: bool = True
+        self, path: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, appends: bool = True
     ) -> None:
-        """`limit_bytes` bounds the file. With `durable=False` a power cut may undo what this
-        object wrote (but never what a durable one wrote before it): for taking away, where the
-        worst outcome is that an event is sent twice."""
-        self.path = path
+        """`limit_bytes` bounds the file.
+
+        With `appends=False` events are only looked at and taken away: no file is made, no limit
+        holds, and a power cut may undo what this object wrote, so that an event is sent twice."""
+        self.path = path.absolute()
         self._limit_bytes = limit_bytes
-        self._durable = durable
-        self._lock = threading.Lock()
+        self._appends = appends
+        self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        with self._lock, self._translated_errors():
-            if not path.exists():
-                _create(path)
+        with fork_lock, self._translated_errors():
+            if not self.path.exists():
+                if not appends:
+                    raise SpoolError(f"there is no spool {self.path}")
+                _create(self.path)
             self._connect()
-        _open_spools.add(self)
+            _open_spools.add(self)
 
     def close(self) -> None:
         with self._lock, self._translated_errors():
@@ -123,6 +128,8 @@ class Spool:
         Raises SpoolFull where there is no room for it.
         """
         with self._transaction() as connection:
+            if self._is_disk_full():
+                raise SpoolFull(self._why_full())
             yield SpoolWriter(connection)
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
@@ -200,8 +207,13 @@ class Spool:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._translated_errors():
             connection = self._connect()
-            connection.execute("BEGIN IMMEDIATE")
+            if connection.in_transaction:
+                raise SpoolError(
+                    f"the spool {self.path} is in the middle of a call that a signal interrupted:"
+                    " report from outside the signal handler"
+                )
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -211,25 +223,34 @@ class Spool:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = sqlite3.connect(
-                self.path.absolute().as_uri() + "?mode=rw",
-                uri=True,
-                timeout=BUSY_TIMEOUT_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            with fork_lock:
+                self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != SCHEMA_VERSION:
-                connection.close()
                 raise SpoolError(
                     f"{self.path} is not a spool of this version (found {version}, expected"
                     f" {SCHEMA_VERSION}): name another file, or use the version that made it"
                 )
-            page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-            connection.execute(f"PRAGMA max_page_count = {self._limit_bytes // page_bytes}")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-            self._connection = connection
-        return self._connection
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._appends else 'NORMAL'}")
+            if self._appends:
+                page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+                pages = max(1, self._limit_bytes // page_bytes)
+                connection.execute(f"PRAGMA max_page_count = {pages}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -247,13 +268,17 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
 
+    def _is_disk_full(self) -> bool:
+        """Room is left on the disk for the forwarder, who must write to take events away."""
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize < RESERVED_BYTES
+
     def _why_full(self) -> str:
-        pages, page_bytes = (
-            self._connect().execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "page_size")
-        )
-        if pages * page_bytes + wire.MAX_BODY_BYTES < self._limit_bytes:
-            return f"the disk under the spool {self.path} is full: make room on it"
+        if self._is_disk_full():
+            return (
+                f"the disk under the spool {self.path} is full: make room on it, at least"
+                f" {RESERVED_BYTES} bytes"
+            )
         return (
             f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: see that a"
             " forwarder runs and reaches the broker, or raise the limit"
@@ -322,24 +347,35 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-_fork_lock = threading.Lock()
+fork_lock = threading.RLock()
+"""Held while something is opened that a forked child must not inherit unnoticed."""
 _open_spools: WeakSet[Spool] = WeakSet()
 _closed_for_fork: list[Spool] = []
 
 
 def _before_fork() -> None:
-    _fork_lock.acquire()
-    _closed_for_fork.extend(_open_spools)
-    for spool in _closed_for_fork:
-        spool._lock.acquire()
+    """Closes every spool, and lets nobody use or open one until the fork is over."""
+    while True:
+        with fork_lock:
+            spools = sorted(_open_spools, key=id)
+        for spool in spools:
+            spool._lock.acquire()
+        fork_lock.acquire()
+        if set(_open_spools) <= set(spools):
+            break
+        fork_lock.release()
+        for spool in spools:
+            spool._lock.release()
+    for spool in spools:
         spool._disconnect()
+    _closed_for_fork.extend(spools)
 
 
 def _after_fork() -> None:
     for spool in _closed_for_fork:
         spool._lock.release()
     _closed_for_fork.clear()
-    _fork_lock.release()
+    fork_lock.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -18,7 +18,7 @@ from tests.builders import at
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool.db", durable=False)
+    spool = Spool(tmp_path / "spool.db")
     yield spool
     spool.close()
 
@@ -115,7 +115,7 @@ def test_whatever_the_broker_answers_each_key_stays_in_order(
 ) -> None:
     """Every event is confirmed once in the end, and per key in the order of the calls."""
     with tempfile.TemporaryDirectory() as folder:
-        spool = Spool(Path(folder) / "spool.db", durable=False)
+        spool = Spool(Path(folder) / "spool.db")
         append(spool, *keys)
         pipeline = Pipeline(spool, window=window)
         tag = 0

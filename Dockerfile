@@ -1,0 +1,24 @@
+# mirror-publisher, mirror-consumer and mirror-replay:
+#
+#     docker build --tag mirrorfeed .
+#     docker run --rm mirrorfeed mirror-consumer --help
+
+FROM python:3.13-slim AS build
+WORKDIR /build
+# Without pip, which the finished image has no use for: the one beside it installs into it.
+RUN python -m venv --without-pip /opt/mirrorfeed
+# consumer/schema.sql is a link to ../schema.sql; COPY keeps links, so what it points to comes along.
+COPY constraints.txt pyproject.toml README.md schema.sql ./
+COPY contract/ contract/
+COPY publisher/ publisher/
+COPY consumer/ consumer/
+RUN pip --python /opt/mirrorfeed install --no-cache-dir --constraint constraints.txt '.[consumer]'
+
+FROM python:3.13-slim
+COPY --from=build /opt/mirrorfeed /opt/mirrorfeed
+ENV PATH=/opt/mirrorfeed/bin:$PATH
+# A number, so that Kubernetes can tell that it is not root. Its home is where a spool goes.
+RUN useradd --uid 10001 --create-home --home-dir /var/spool/mirrorfeed mirrorfeed
+USER 10001
+WORKDIR /var/spool/mirrorfeed
+CMD ["mirror-consumer", "--help"]

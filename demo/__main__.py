@@ -1,0 +1,92 @@
+"""Mirror three git repositories with everything real: git, RabbitMQ, PostgreSQL, the commands.
+
+The servers are those that MIRRORFEED_AMQP_URL and MIRRORFEED_DATABASE_URL name, else throwaway
+ones. Nothing is left behind.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from consumer.database import DatabaseUnavailable
+from consumer.topology import BrokerUnavailable
+from contract import environment
+from demo.errors import DemoError
+from demo.servers import both_servers, left_as_found
+from demo.stage import WIDTH, check_programs, open_stage
+from demo.story import chapter, tell
+from sandbox import SandboxError
+
+EXIT_NOT_SO = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NEXT = """\
+mirror-consumer --help, mirror-publisher --help   the commands, each with an example
+README.md, docs/                                  the guarantees and how it works
+schema.sql, docs/asyncapi.yaml                    the tables and the events
+docker compose up                                 the same with servers that stay
+make test                                         all of it put to the test"""
+
+
+def main() -> int:
+    """Play the demo and return its exit code."""
+    argparse.ArgumentParser(prog="python -m demo", description=__doc__).parse_args()
+    for number in SIGNALS:
+        signal.signal(number, leave)
+    began = time.monotonic()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    try:
+        play(console)
+    except DemoError as error:
+        return refuse(str(error), error.exit_code)
+    except (SandboxError, TimeoutError) as error:
+        return refuse(str(error), EXIT_NOT_SO)
+    except ValueError as error:  # a server's URL
+        return refuse(str(error), EXIT_USAGE)
+    except (BrokerUnavailable, DatabaseUnavailable) as error:
+        return refuse(f"a server cannot be reached: {error}", EXIT_UNREACHABLE)
+    console.print(f"Nothing is left of it, after {time.monotonic() - began:.0f} seconds.")
+    chapter(console, "What to look at next")
+    console.print(NEXT)
+    return 0
+
+
+def play(console: Console) -> None:
+    check_programs()
+    with ExitStack() as opened:
+        chapter(console, "Servers")
+        with console.status("looking for a RabbitMQ and a PostgreSQL, or starting them"):
+            broker, database = opened.enter_context(both_servers())
+        console.print(f"{broker.name}\n{database.name}")
+        opened.enter_context(left_as_found(broker.url, database.url))
+        urls = {environment.AMQP_URL: broker.url, environment.DATABASE_URL: database.url}
+        stage = opened.enter_context(open_stage(console, urls))
+        console.print(f"The commands below run in {stage.path}, with these servers' URLs.")
+        tell(console, stage, database.url)
+        console.print("Cleaning up.")
+
+
+def refuse(message: str, exit_code: int) -> int:
+    sys.stderr.write(f"demo: {message}\n")
+    return exit_code
+
+
+def leave(number: int, _frame: FrameType | None) -> NoReturn:
+    for other in SIGNALS:  # the cleaning up is not to be interrupted
+        signal.signal(other, signal.SIG_IGN)
+    os.write(sys.stderr.fileno(), b"\ndemo: stopped, cleaning up\n")
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

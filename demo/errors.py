@@ -1,0 +1,9 @@
+"""Why a demo cannot go on."""
+
+
+class DemoError(Exception):
+    """What is wrong and what to do about it; `exit_code` is the contract's for such an end."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

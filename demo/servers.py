@@ -1,0 +1,110 @@
+"""The demo's two servers: found or started, and in the end as they were."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from importlib.resources import files
+from typing import Any
+
+from pika.exceptions import ChannelClosedByBroker
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from consumer.database import DatabaseUnavailable, open_engine
+from consumer.topology import broker_channel, connection_parameters
+from contract import environment, routing
+from demo.errors import DemoError
+from sandbox import Server, find_broker, find_database
+
+NOT_FOUND = 404
+EXCHANGES = (routing.EVENTS_EXCHANGE, routing.DEAD_EXCHANGE)
+QUEUES = (
+    routing.DEAD_QUEUE,
+    *(routing.partition_queue(partition) for partition in range(routing.DEFAULT_PARTITIONS)),
+)
+
+
+@contextmanager
+def both_servers() -> Iterator[tuple[Server, Server]]:
+    """A broker and a database, started side by side. Raises SandboxError."""
+    with ExitStack() as running:
+        with ThreadPoolExecutor() as threads:
+            broker = threads.submit(running.enter_context, find_broker())
+            database = threads.submit(running.enter_context, find_database())
+        yield broker.result(), database.result()
+
+
+@contextmanager
+def left_as_found(amqp_url: str, database_url: str) -> Iterator[None]:
+    """Removes in the end what mirrorfeed made on both servers.
+
+    That must not be anybody's work: servers on which something of the kind is there already are
+    refused before anything is changed. Raises DemoError.
+    """
+    refuse_if_any(on_broker(amqp_url), environment.AMQP_URL, "broker", "a virtual host")
+    refuse_if_any(in_database(database_url), environment.DATABASE_URL, "database", "a database")
+    try:
+        yield
+    finally:
+        try:
+            execute(database_url, f"DROP TABLE IF EXISTS {', '.join(tables())}")
+        finally:
+            with broker_channel(connection_parameters(amqp_url)) as channel:
+                for queue in QUEUES:
+                    channel.queue_delete(queue)
+                for exchange in EXCHANGES:
+                    channel.exchange_delete(exchange)
+
+
+def refuse_if_any(found: list[str], variable: str, server: str, remedy: str) -> None:
+    if found:
+        raise DemoError(
+            f"the {server} that {variable} names has {', '.join(found)} already, which the demo"
+            f" would write to: give it {remedy} of its own, or unset {variable} for a throwaway"
+            f" {server}",
+            exit_code=2,
+        )
+
+
+def on_broker(amqp_url: str) -> list[str]:
+    """Those of mirrorfeed's exchanges and queues that are there."""
+
+    def is_there(kind: str, name: str) -> bool:
+        # A refusal closes the channel, so each question has its own.
+        channel = first_channel.connection.channel()
+        declare = channel.exchange_declare if kind == "exchange" else channel.queue_declare
+        try:
+            declare(name, passive=True)
+        except ChannelClosedByBroker as refusal:
+            return bool(refusal.reply_code != NOT_FOUND)
+        return True
+
+    names = [("exchange", name) for name in EXCHANGES] + [("queue", name) for name in QUEUES]
+    with broker_channel(connection_parameters(amqp_url)) as first_channel:
+        return [f"{kind} {name}" for kind, name in names if is_there(kind, name)]
+
+
+def in_database(database_url: str) -> list[str]:
+    """Those of mirrorfeed's tables that are there."""
+    columns = ", ".join(f"to_regclass('{table}') IS NOT NULL" for table in tables())
+    (row,) = execute(database_url, f"SELECT {columns}")
+    return [f"table {table}" for table, is_there in zip(tables(), row, strict=True) if is_there]
+
+
+def tables() -> list[str]:
+    """What `mirror-consumer init` creates."""
+    schema = files("consumer").joinpath("schema.sql").read_text()
+    return re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", schema, re.MULTILINE)
+
+
+def execute(database_url: str, statement: str) -> list[Any]:
+    engine = open_engine(database_url)
+    try:
+        with engine.begin() as connection:
+            result = connection.execute(text(statement))
+            return list(result) if result.returns_rows else []
+    except DBAPIError as error:
+        raise DatabaseUnavailable.because(error) from error
+    finally:
+        engine.dispose()

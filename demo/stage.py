@@ -1,0 +1,154 @@
+"""Where the demo plays: a temporary folder, in which commands run as one would type them."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from contract import environment
+from demo.errors import DemoError
+from sandbox import wait_until
+from sandbox.folder import PrivateFolder
+
+SCRIPTS = Path(sys.executable).parent
+STOP_SECONDS = 10
+WIDTH = 140
+"""Characters, where the output is not a terminal: a table's messages then stay on their lines."""
+SETTINGS_OF_OTHERS = ("GIT_", "MIRRORFEED_")
+"""The demo must not commit into the repository whose hook runs it, nor write to somebody's spool.
+The servers' URLs are handed over explicitly."""
+GIT = {
+    "GIT_AUTHOR_NAME": "Ada",
+    "GIT_AUTHOR_EMAIL": "ada@example.org",
+    "GIT_COMMITTER_NAME": "Ada",
+    "GIT_COMMITTER_EMAIL": "ada@example.org",
+    # One's own settings may ask for signatures or other words; and a newcomer may have none.
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+class Stage:
+    """A folder with a spool, the commands, and the services that run in it."""
+
+    def __init__(self, console: Console, folder: PrivateFolder, urls: dict[str, str]) -> None:
+        self.path = folder.path
+        self._console = console
+        self._folder = folder
+        self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(SETTINGS_OF_OTHERS)
+            },
+            **GIT,
+            **urls,
+            environment.SPOOL: str(self.path / "spool.db"),
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        }
+        if not console.is_terminal:
+            self._environment["COLUMNS"] = str(console.width)
+
+    def show(self, *command: str, expect: int = 0) -> None:
+        """Runs a command for the audience. Raises DemoError where it exits otherwise."""
+        self._show_prompt(command)
+        exit_code = subprocess.run(  # noqa: S603  the demo's own commands
+            command, cwd=self.path, env=self._environment, stderr=subprocess.STDOUT, check=False
+        ).returncode
+        if exit_code != expect:
+            raise DemoError(f"{command[0]} exited with {exit_code} instead of {expect}")
+        if exit_code:
+            self._console.print(Text(f"(exits with {exit_code}, as git did)", "dim"))
+
+    def output(self, *command: str) -> str:
+        """What a command prints, run behind the scenes. Raises DemoError where it fails."""
+        result = subprocess.run(  # noqa: S603  the demo's own commands
+            command,
+            cwd=self.path,
+            env=self._environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        if result.returncode:
+            raise DemoError(f"{shlex.join(command)} failed: {result.stderr.strip()}")
+        return result.stdout.strip()
+
+    def document(self, *command: str) -> Any:
+        """The JSON document that a command prints."""
+        return json.loads(self.output(*command, "--json"))
+
+    def start(self, *command: str) -> None:
+        """Starts a service."""
+        self._show_prompt((*command, "&"))
+        self._services[shlex.join(command)] = self._folder.spawn(command, self._environment)
+
+    def check_services(self) -> None:
+        """Raises DemoError where a service has ended."""
+        for name, service in self._services.items():
+            if service.poll() is not None:
+                raise DemoError(
+                    f"{name} ended unexpectedly, with {service.returncode}\n"
+                    f"{self._folder.log_tail()}"
+                )
+
+    def stop(self) -> dict[str, int]:
+        """Ends the services by SIGTERM; the exit code of each.
+
+        Raises:
+            TimeoutError: one takes longer than 10 seconds.
+        """
+        for service in self._services.values():
+            service.send_signal(signal.SIGTERM)
+        wait_until(
+            lambda: all(service.poll() is not None for service in self._services.values()),
+            STOP_SECONDS,
+            "the services to end",
+        )
+        codes = {name: service.returncode for name, service in self._services.items()}
+        self._services.clear()
+        return codes
+
+    def _show_prompt(self, command: tuple[str, ...]) -> None:
+        line = "$ " + " ".join(part if part == "&" else shlex.quote(part) for part in command)
+        self._console.print(Text(line, "bold cyan"), soft_wrap=True)
+
+
+@contextmanager
+def open_stage(console: Console, urls: dict[str, str]) -> Iterator[Stage]:
+    """A stage with nothing on it, of which nothing remains."""
+    folder = PrivateFolder("demo")
+    stage = Stage(console, folder, urls)
+    try:
+        yield stage
+    finally:
+        try:
+            stage.stop()  # what an error left running
+        finally:
+            folder.remove()
+
+
+def check_programs() -> None:
+    """Raises DemoError where a program is missing that the demo runs."""
+    if shutil.which("git") is None:
+        raise DemoError("git is not installed: install it (apt-get install git)", exit_code=2)
+    for name in ("mirror-publisher", "mirror-consumer"):
+        if not (SCRIPTS / name).exists():
+            raise DemoError(
+                f"{name} is not in {SCRIPTS}: install it ({sys.executable} -m pip install -e"
+                " '.[consumer]')",
+                exit_code=2,
+            )

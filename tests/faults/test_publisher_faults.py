@@ -1,0 +1,211 @@
+"""A publisher whose broker, or whose own process, dies."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from contract import wire
+from contract.events import Envelope
+from publisher import BranchStatusClient, SpoolFull
+from publisher.link import connection_parameters
+from publisher.spool import Spool
+from sandbox import Server
+from tests.commands import Shell
+from tests.faults.conftest import MAX_MESSAGE_BYTES
+from tests.servers import register_branches, take_all, wait_for, wait_for_rows
+
+ENDLESS_PULLER = """
+import sys
+from publisher import BranchStatusClient
+client = BranchStatusClient(sys.argv[1], sys.argv[2])
+while True:
+    for branch_id in range(1, 21):
+        client.start_mirroring(branch_id)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+def drain(path: Path, amqp_url: str) -> None:
+    client = BranchStatusClient(path, amqp_url)
+    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    client.close()
+
+
+def has_spooled(path: Path, count: int) -> Callable[[], bool]:
+    return lambda: Spool(path).status().spooled > count
+
+
+def sequences_by_key(events: list[Envelope]) -> dict[str, list[int]]:
+    by_key: dict[str, list[int]] = {}
+    for event in events:
+        by_key.setdefault(event.event.partition_key, []).append(event.sequence or 0)
+    return by_key
+
+
+def without_repetitions(sequences: list[int]) -> list[int]:
+    return list(dict.fromkeys(sequences))
+
+
+def received(amqp_url: str, spooled: int) -> list[Envelope]:
+    """Takes messages until each of the spooled ones has come at least once."""
+    events: list[Envelope] = []
+
+    def take_more() -> bool:
+        count = spooled - len({event.sequence for event in events})
+        events.extend(wire.decode(body) for _, body in take_all(amqp_url, count))
+        return len({event.sequence for event in events}) == spooled
+
+    wait_for(take_more, "every spooled event")
+    return events
+
+
+def test_a_publisher_killed_at_any_moment_loses_nothing(path: Path, topology: str) -> None:
+    """Between spool and return, publish and confirm, confirm and removal: each event arrives, in
+    order within its branch, at worst twice."""
+    spooled = 0
+    for _ in range(5):
+        with subprocess.Popen(
+            [sys.executable, "-c", ENDLESS_PULLER, str(path), topology]
+        ) as puller:
+            wait_for(path.exists, "a spool")
+            wait_for(has_spooled(path, spooled + 100), "more events")
+            puller.kill()
+        spooled = Spool(path).status().spooled
+    drain(path, topology)
+    events = received(topology, spooled)
+    assert {event.sequence for event in events} == set(range(1, spooled + 1))
+    for sequences in sequences_by_key(events).values():
+        first_arrivals = without_repetitions(sequences)
+        assert first_arrivals == sorted(first_arrivals)
+
+
+def test_a_restart_of_the_broker_loses_nothing(path: Path, topology: str, broker: Server) -> None:
+    """Calls go on as if nothing had happened; what was not confirmed is sent again."""
+    client = BranchStatusClient(path, topology)
+    calls = 0
+
+    def call(times: int) -> None:
+        nonlocal calls
+        for _ in range(times):
+            client.start_mirroring(calls % 20 + 1)
+            calls += 1
+
+    call(200)
+    broker.kill()
+    call(200)
+    broker.start()
+    call(200)
+    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    client.close()
+    events = received(topology, calls)
+    assert {event.sequence for event in events} == set(range(1, calls + 1))
+
+
+def test_an_outage_at_start_up_is_sat_out(
+    shell: Shell, engine: Engine, topology: str, broker: Server, database: Server
+) -> None:
+    """Puller, forwarder and worker may all be there before both servers are."""
+    register_branches(engine, 1)
+    engine.dispose()
+    broker.terminate()
+    database.terminate()
+    with (
+        shell.running("mirror-publisher", "forward"),
+        shell.running("mirror-consumer", "run"),
+    ):
+        shell.run("mirror-publisher", "failed", "1", "no route to host")
+        database.start()
+        broker.start()
+        wait_for_rows(engine, "SELECT mirror_failures FROM branch", [(1,)])
+
+
+def test_what_the_broker_never_takes_is_set_aside(
+    shell: Shell, topology: str, tmp_path: Path
+) -> None:
+    """It is shown, it blocks nobody, and it can be tried again."""
+    path = tmp_path / "spool.db"
+    client = BranchStatusClient(path, forward=False)
+    for branch_id in range(1, 31):
+        client.mirror_failed(branch_id, "x" * (MAX_MESSAGE_BYTES if branch_id == 15 else 10))
+    client.mirror_failed(15, "short enough")
+    client.close()
+    log = shell.run("mirror-publisher", "forward", "--drain").stderr
+    assert "set aside event 15" in log
+    events = received(topology, 30)
+    assert {event.sequence for event in events} == set(range(1, 32)) - {15}
+    assert '"refused": 1' in shell.run("mirror-publisher", "status", "--json").stdout
+    shell.run("mirror-publisher", "forward", "--drain", "--retry-refused")
+    assert '"refused": 1' in shell.run("mirror-publisher", "status", "--json").stdout
+
+
+def fail_for_ever(client: BranchStatusClient) -> None:
+    for number in count():
+        client.mirror_failed(1 + number % 50, "x" * 1000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MB, which root can mount."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
+    """What was taken before is sent; then there is room again."""
+    path = small_disk / "spool.db"
+    client = BranchStatusClient(path, forward=False)
+    with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
+        fail_for_ever(client)
+    client.close()
+    taken = Spool(path).status().spooled
+    drain(path, topology)
+    assert len(received(topology, taken)) >= taken
+    again = BranchStatusClient(path, forward=False)
+    again.start_mirroring(1)
+    again.close()
+
+
+def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
+    small_disk: Path, topology: str
+) -> None:
+    """It sends what is there; the spool forgets it once there is room to write that down."""
+    path = small_disk / "spool.db"
+    waiting = BranchStatusClient(path, forward=False)
+    for branch_id in range(1, 51):
+        waiting.start_mirroring(branch_id)
+    client = BranchStatusClient(path, "amqp://127.0.0.1:1")
+    forwarder = client._forwarder
+    assert forwarder is not None
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    with pytest.raises(SpoolFull):
+        waiting.start_mirroring(1)
+    forwarder._parameters = connection_parameters(topology)
+    received(topology, 50)
+    ballast.unlink()
+    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    client.close()
+    waiting.close()
+
+
+def fill(file: Path) -> None:
+    """Takes every byte of a disk."""
+    with file.open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(b"x" * 4096)

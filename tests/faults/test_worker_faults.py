@@ -1,0 +1,203 @@
+"""A worker among servers, and workers, that die."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pika
+from sqlalchemy import Connection, Engine, text
+
+from contract import routing
+from contract.events import Envelope
+from sandbox import Server
+from tests.builders import completed, failed, started
+from tests.commands import Shell
+from tests.reference import fold
+from tests.servers import (
+    branch,
+    publish_events,
+    register_branches,
+    rows,
+    wait_for,
+    wait_for_rows,
+)
+
+BRANCHES = range(1, 11)
+ATTEMPTS = "SELECT count(*) FROM mirror_attempt"
+
+
+def history(attempts: int, begin: int = 0) -> list[Envelope]:
+    """Every branch fails and succeeds in turn."""
+    events: list[Envelope] = []
+    for second in range(begin, begin + attempts):
+        for branch_id in BRANCHES:
+            events.append(started(branch_id, second))
+            events.append(
+                completed(branch_id, second, f"rev-{second}")
+                if (second + branch_id) % 3 == 0
+                else failed(branch_id, second, f"why {second}")
+            )
+    return events
+
+
+def assert_rows_are_those_of(events: list[Envelope], engine: Engine) -> None:
+    """Every branch is as the reference has it, and nothing was buried."""
+    for branch_id, state in fold(events).items():
+        row = branch(engine, branch_id)
+        assert row.last_mirror_attempt == state.last_mirror_attempt
+        assert row.last_mirrored == state.last_mirrored
+        assert row.last_mirrored_id == state.last_mirrored_id
+        assert row.mirror_failures == state.mirror_failures
+        assert row.mirror_status_message == state.mirror_status_message
+    assert rows(engine, "SELECT * FROM dead_letter") == []
+
+
+@contextmanager
+def held(engine: Engine) -> Iterator[Connection]:
+    """Holds the branches' row locks, so that a batch stays in hand for as long as a test wants."""
+    with engine.begin() as connection:
+        connection.execute(text("SELECT id FROM branch FOR UPDATE"))
+        yield connection
+
+
+def has_batch_in_hand(engine: Engine) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return rows(engine, query) != [(0,)]
+
+
+def test_a_worker_killed_in_mid_batch_loses_and_repeats_nothing(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """What it had not committed goes to the next one, in order."""
+    register_branches(engine, *BRANCHES)
+    events = history(5)
+    with held(engine):
+        publish_events(topology, *events)
+        worker = shell.start("mirror-consumer", "run")
+        wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+        worker.kill()
+        worker.communicate()
+    shell.run("mirror-consumer", "run", "--drain")
+    assert_rows_are_those_of(events, engine)
+    assert rows(engine, ATTEMPTS) == [(5 * len(BRANCHES),)]
+
+
+def test_sigterm_finishes_the_batch(shell: Shell, engine: Engine, topology: str) -> None:
+    """It is committed and acked: nothing of it is delivered again."""
+    register_branches(engine, *BRANCHES)
+    events = history(1)
+    with held(engine):
+        publish_events(topology, *events)
+        worker = shell.start("mirror-consumer", "run", "--batch-size", "10000")
+        wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+        worker.send_signal(signal.SIGTERM)
+    _, log = worker.communicate(timeout=10)
+    assert worker.returncode == 0, log
+    assert '"applied": 0' not in log
+    shell.run("mirror-consumer", "run", "--drain")
+    assert_rows_are_those_of(events, engine)
+
+
+def test_sigterm_ends_a_worker_whose_database_does_not_answer(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """Within 10 s, with 0; what it had in hand is applied by the next one."""
+    register_branches(engine, *BRANCHES)
+    events = history(1)
+    with held(engine):
+        publish_events(topology, *events)
+        worker = shell.start("mirror-consumer", "run")
+        wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+        worker.send_signal(signal.SIGTERM)
+        _, log = worker.communicate(timeout=10)
+        assert worker.returncode == 0, log
+    shell.run("mirror-consumer", "run", "--drain")
+    assert_rows_are_those_of(events, engine)
+
+
+def test_a_worker_outlives_a_restart_of_the_broker(
+    shell: Shell, engine: Engine, topology: str, broker: Server
+) -> None:
+    """It declares and subscribes again, and the rows come out right."""
+    register_branches(engine, *BRANCHES)
+    first, second = history(20), history(20, begin=20)
+    with shell.running("mirror-consumer", "run"):
+        publish_events(topology, *first)
+        broker.kill()
+        broker.start()
+        publish_events(topology, *second)
+        wait_for_rows(engine, ATTEMPTS, [(40 * len(BRANCHES),)])
+    shell.run("mirror-consumer", "run", "--drain")
+    assert_rows_are_those_of(first + second, engine)
+
+
+def test_a_worker_outlives_a_restart_of_the_database(
+    shell: Shell, engine: Engine, topology: str, database: Server
+) -> None:
+    """While it drains; the batch in hand is tried again."""
+    register_branches(engine, *BRANCHES)
+    events = history(100)
+    publish_events(topology, *events)
+    with shell.running("mirror-consumer", "run", "--batch-size", "20"):
+        wait_for(lambda: rows(engine, ATTEMPTS) != [(0,)], "the first batch")
+        database.kill()
+        database.start()
+        engine.dispose()
+        wait_for_rows(engine, ATTEMPTS, [(100 * len(BRANCHES),)])
+    shell.run("mirror-consumer", "run", "--drain")
+    assert_rows_are_those_of(events, engine)
+
+
+def test_a_deleted_queue_comes_back_with_its_consumer(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """The worker declares it anew and goes on."""
+    register_branches(engine, *BRANCHES)
+    with (
+        shell.running("mirror-consumer", "run"),
+        pika.BlockingConnection(pika.URLParameters(topology)) as connection,
+    ):
+        channel = connection.channel()
+        first, second = history(1), history(1, begin=1)
+        publish_events(topology, *first)
+        wait_for_rows(engine, ATTEMPTS, [(len(BRANCHES),)])
+        for partition in range(routing.DEFAULT_PARTITIONS):
+            channel.queue_delete(routing.partition_queue(partition))
+
+        def is_consumed(partition: int) -> bool:
+            queue = routing.partition_queue(partition)
+            try:
+                with pika.BlockingConnection(pika.URLParameters(topology)) as other:
+                    declared = other.channel().queue_declare(queue, passive=True)
+            except pika.exceptions.ChannelClosedByBroker:
+                return False
+            return bool(declared.method.consumer_count)
+
+        for partition in range(routing.DEFAULT_PARTITIONS):
+            wait_for(partial(is_consumed, partition), "a new consumer")
+        publish_events(topology, *second)
+        wait_for_rows(engine, ATTEMPTS, [(2 * len(BRANCHES),)])
+    assert_rows_are_those_of(first + second, engine)
+
+
+def test_a_frozen_worker_does_no_harm_when_it_wakes_up(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """Another one takes over meanwhile; the old batch, committed late, changes nothing."""
+    register_branches(engine, *BRANCHES)
+    first, second = history(3), history(3, begin=3)
+    impatient = f"{topology}?heartbeat=2"  # so that the broker gives a frozen worker up soon
+    frozen = shell.start("mirror-consumer", "run", "--amqp-url", impatient)
+    with held(engine):
+        publish_events(topology, *first)
+        wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+        frozen.send_signal(signal.SIGSTOP)
+    publish_events(topology, *second)
+    with shell.running("mirror-consumer", "run"):
+        wait_for_rows(engine, ATTEMPTS, [(6 * len(BRANCHES),)])
+        frozen.send_signal(signal.SIGCONT)
+        frozen.send_signal(signal.SIGTERM)
+        _, log = frozen.communicate(timeout=20)
+        assert frozen.returncode == 0, log
+    assert_rows_are_those_of(first + second, engine)
