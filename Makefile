@@ -1,0 +1,44 @@
+# `make help` lists the targets. Each that needs Python makes .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+CODE := contract publisher consumer sandbox demo tests benchmarks
+
+.PHONY: help demo test lint types imports check bench format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
+	$(BIN)/python -m demo
+
+test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (5 min)
+	$(BIN)/pytest
+
+check: lint types imports ## Check all that needs no server
+
+lint: .venv/ready ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready ## Check the types
+	$(BIN)/mypy
+
+imports: .venv/ready ## Check that imports point one way
+	$(BIN)/lint-imports
+
+bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (15 min)
+	$(BIN)/python -m benchmarks
+
+format: .venv/ready ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and what the tools leave
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml constraints.txt
+	PYTHON=$(PYTHON) sh sandbox/make-venv.sh
+	touch $@

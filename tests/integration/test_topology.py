@@ -1,0 +1,85 @@
+"""What is declared on a real broker."""
+
+import pika
+import pytest
+from pika.exceptions import ChannelClosedByBroker
+
+from consumer.topology import (
+    BrokerUnavailable,
+    broker_channel,
+    connection_parameters,
+    declare_topology,
+)
+from contract import routing
+from tests.builders import bodies, started
+from tests.servers import publish_events, take_all
+
+
+def test_declaring_again_changes_nothing(topology: str) -> None:
+    """Every worker does so whenever it connects."""
+    with broker_channel(connection_parameters(topology)) as channel:
+        declare_topology(channel, routing.DEFAULT_PARTITIONS)
+
+
+@pytest.mark.parametrize("partitions", [1, 4, 7])
+def test_every_event_reaches_exactly_one_partition(amqp_url: str, partitions: int) -> None:
+    """Whatever the number of partitions."""
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        declare_topology(channel, partitions)
+    events = [started(branch_id, 0) for branch_id in range(1, 101)]
+    publish_events(amqp_url, *events)
+    taken = [body for _, body in take_all(amqp_url, 100, partitions)]
+    assert sorted(taken) == sorted(bodies(events))
+
+
+def test_the_queues_are_as_the_contract_has_them(topology: str) -> None:
+    """A declaration that differs in one argument is refused by the broker."""
+    contract = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-dead-letter-exchange": "mirror.dead",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+        "x-delivery-limit": 20,
+    }
+    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        for partition in range(routing.DEFAULT_PARTITIONS):
+            queue = f"mirror.events.p{partition}"
+            connection.channel().queue_declare(queue, durable=True, arguments=contract)
+        with pytest.raises(ChannelClosedByBroker):
+            connection.channel().queue_declare(
+                "mirror.events.p0", durable=True, arguments=contract | {"x-delivery-limit": 21}
+            )
+
+
+def test_a_message_past_the_delivery_limit_goes_to_the_dead_queue(topology: str) -> None:
+    """The broker's safety net for what kills consumers."""
+    (event,) = [started(1, 0)]
+    publish_events(topology, event)
+    queue = routing.partition_queue(
+        routing.slot_of(event.event.partition_key) % routing.DEFAULT_PARTITIONS
+    )
+    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        for _ in range(21):
+            channel = connection.channel()
+            method, _, _ = next(channel.consume(queue))
+            assert method is not None
+            channel.close()  # as a worker that dies: the delivery goes back and is counted
+        dead = connection.channel()
+        for method, properties, body in dead.consume(routing.DEAD_QUEUE, inactivity_timeout=30):
+            assert body == bodies([event])[0]
+            assert properties is not None
+            assert properties.headers["x-first-death-reason"] == "delivery_limit"
+            dead.basic_ack(method.delivery_tag)
+            break
+        dead.cancel()
+
+
+def test_a_broker_that_is_away_is_named(amqp_url: str) -> None:
+    """With its address, and without its password."""
+    parameters = connection_parameters("amqp://jane:s3cret@127.0.0.1:1")
+    with pytest.raises(
+        BrokerUnavailable, match=r"the broker at 127\.0\.0\.1:1 cannot be used"
+    ) as error:
+        broker_channel(parameters).__enter__()
+    assert "s3cret" not in str(error.value)
