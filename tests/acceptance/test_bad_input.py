@@ -1,9 +1,13 @@
 """Messages that are not the contract's, on their way through a real worker."""
 
 import json
+import struct
 
+import pika
+import pytest
 from sqlalchemy import Engine
 
+from contract import routing
 from contract.reasons import Reason
 from tests.builders import bodies, failed, started
 from tests.commands import Shell
@@ -61,12 +65,39 @@ def test_a_letter_tells_what_to_do(shell: Shell, engine: Engine, topology: str) 
     assert letter.event_id == json.loads(bytes(letter.body))["id"]
 
 
+def test_headers_that_pika_cannot_decode_end_no_worker(
+    shell: Shell, engine: Engine, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a timestamp in milliseconds; the message is applied, or buried with their bytes."""
+    register_branches(engine, 1)
+    name, milliseconds = b"\x04when", struct.pack(">cQ", b"T", 1_700_000_000_000)
+    good, bad = bodies([failed(1, 0, "why")])[0], b"{"
+    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+
+        def encode_table(pieces: list[bytes], _table: object) -> int:
+            pieces.append(struct.pack(">I", len(name + milliseconds)) + name + milliseconds)
+            return len(pieces[-1])
+
+        with monkeypatch.context() as patched:
+            patched.setattr("pika.data.encode_table", encode_table)
+            for body in (good, bad):
+                channel.basic_publish(
+                    routing.EVENTS_EXCHANGE,
+                    "mirror.failed.00",
+                    body,
+                    pika.BasicProperties(headers={"when": "as encoded above"}),
+                )
+    shell.run("mirror-consumer", "run", "--drain")
+    assert rows(engine, "SELECT mirror_failures FROM branch") == [(1,)]
+    (letter,) = rows(engine, "SELECT reason, headers FROM dead_letter")
+    assert letter.reason == "malformed"
+    assert "when" in letter.headers["undecodable"]
+
+
 def test_what_the_broker_gave_up_on_is_buried(shell: Shell, engine: Engine, topology: str) -> None:
     """From its dead queue, under delivery-limit."""
-    import pika
-
-    from contract import routing
-
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()

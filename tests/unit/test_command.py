@@ -158,6 +158,37 @@ def test_a_command_whose_output_nobody_reads_goes_on(path: Path) -> None:
     assert reason(path) == "more"
 
 
+def test_a_run_without_a_standard_error_goes_on(path: Path) -> None:
+    """As some schedulers start their jobs; the command's pipe is emptied all the same."""
+    program = Path(sys.executable).parent / "mirror-publisher"
+    script = "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 4"
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", str(program), *mirror(script)[1:]],
+        env={**os.environ, "MIRRORFEED_SPOOL": str(path)},
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 4
+    assert reason(path) == "x" * 8192
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(shell: Shell, path: Path) -> None:
+    """Real-time signals have none."""
+    shell.run(*mirror("kill -40 $$"), expect=128 + 40)
+    assert reason(path) == "sh was ended by signal 40"
+
+
+def test_a_command_may_end_in_its_own_way_when_told_to(shell: Shell, path: Path) -> None:
+    """Its exit code is passed on where it has one."""
+    process = shell.start(*mirror("trap 'kill $!; exit 6' TERM; sleep 60 & echo ready >&2; wait"))
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_SECONDS) == 6
+    process.communicate()
+    assert reason(path) == "sh was ended by SIGTERM: ready"
+
+
 def test_a_script_that_ends_normally_is_recorded(shell: Shell, path: Path) -> None:
     """Under its name, with when it ran; one that fails is not."""
     shell.run("mirror-publisher", "run-script", "gc", "--", "sh", "-c", "echo hello")

@@ -103,6 +103,32 @@ def test_a_suspect_goes_alone(spool: Spool) -> None:
     assert publish_all(pipeline, tag=1) == [2, 3, 4]
 
 
+def test_a_key_can_be_held_from_the_beginning(spool: Spool) -> None:
+    """One whose event the broker did not allow last time goes after all others."""
+    append(spool, 1, 2, 1, 3)
+    pipeline = Pipeline(spool, window=10, held=["branch:1"])
+    assert publish_all(pipeline) == [2, 4]
+    pipeline.retry_held()
+    assert publish_all(pipeline, tag=2) == [1]
+    pipeline.acked(3, multiple=False)
+    assert publish_all(pipeline, tag=3) == [3]
+
+
+def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
+    """Once all else is sent and forgotten, the pipeline begins again."""
+    append(spool, 1, 2)
+    spool.refuse(1, "too large")
+    pipeline = Pipeline(spool, window=10)
+    assert publish_all(pipeline) == [2]
+    pipeline.acked(1, multiple=False)
+    assert publish_all(pipeline, tag=1) == []
+    spool.remove(pipeline.confirmed)
+    pipeline.confirmed.clear()
+    spool.restore_refused()
+    assert publish_all(pipeline, tag=1) == []
+    assert publish_all(pipeline, tag=1) == [1]
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     keys=st.lists(st.integers(1, 4), min_size=1, max_size=30),

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -169,6 +170,40 @@ def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
     os.write(parent_ends, b"!")
     assert os.read(reports, 100) == b"done"
     assert sequences(Spool(path)) == [1, 2, 3, 4]
+
+
+def test_a_call_from_a_signal_handler_during_a_call_is_refused(spool: Spool) -> None:
+    """It would wait for itself for ever; the interrupted call is taken."""
+
+    def handler(number: int, frame: object) -> None:
+        append(spool, start=2)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(SpoolError, match="report from outside the signal handler"):
+            append_and_interrupt(spool)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    append(spool)
+    assert sequences(spool) == [1]
+
+
+def append_and_interrupt(spool: Spool) -> None:
+    with spool.writing() as writer:
+        writer.append(MirrorStarted(1, at(0)), occurred_at=at(0))
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_a_relative_path_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the process changes its folder, as daemons do."""
+    monkeypatch.chdir(tmp_path)
+    spool = Spool(Path("spool.db"))
+    monkeypatch.chdir("/")
+    spool.close()
+    append(spool)
+    assert sequences(Spool(tmp_path / "spool.db")) == [1]
 
 
 def test_a_full_spool_refuses_and_drops_nothing(tmp_path: Path) -> None:
