@@ -5,7 +5,7 @@ or come late: attempts are upserted under their natural key, and branch rows com
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -49,7 +49,7 @@ UPSERT_ATTEMPTS = text("""
     ))
 """)
 
-# Backwards from the newest attempt, along the primary key: no row before the last success is read.
+# Backwards along the primary key: no row before the last success is read.
 PROJECT_BRANCHES = text("""
     UPDATE branch SET
         last_mirror_attempt = state.last_mirror_attempt,
@@ -60,32 +60,30 @@ PROJECT_BRANCHES = text("""
     FROM (
         SELECT
             touched.id,
-            latest.started_at AS last_mirror_attempt,
+            since.last_mirror_attempt,
             success.started_at AS last_mirrored,
             success.revision_id AS last_mirrored_id,
-            failures.count AS mirror_failures,
-            finished.failure_reason AS mirror_status_message
+            since.mirror_failures,
+            -- Without a failure since the last success, that success is what finished last.
+            CASE WHEN since.mirror_failures > 0 THEN (
+                SELECT failure_reason FROM mirror_attempt
+                WHERE branch_id = touched.id AND outcome = 'failed'
+                ORDER BY started_at DESC LIMIT 1
+            ) END AS mirror_status_message
         FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
-        LEFT JOIN LATERAL (
-            SELECT started_at FROM mirror_attempt
-            WHERE branch_id = touched.id
-            ORDER BY started_at DESC LIMIT 1
-        ) latest ON true
         LEFT JOIN LATERAL (
             SELECT started_at, revision_id FROM mirror_attempt
             WHERE branch_id = touched.id AND outcome = 'completed'
             ORDER BY started_at DESC LIMIT 1
         ) success ON true
-        LEFT JOIN LATERAL (
-            SELECT failure_reason FROM mirror_attempt
-            WHERE branch_id = touched.id AND outcome IS NOT NULL
-            ORDER BY started_at DESC LIMIT 1
-        ) finished ON true
         CROSS JOIN LATERAL (
-            SELECT count(*) FROM mirror_attempt
-            WHERE branch_id = touched.id AND outcome = 'failed'
-                AND started_at > coalesce(success.started_at, '-infinity')
-        ) failures
+            SELECT
+                max(started_at) AS last_mirror_attempt,
+                count(*) FILTER (WHERE outcome = 'failed') AS mirror_failures
+            FROM mirror_attempt
+            WHERE branch_id = touched.id
+                AND started_at >= coalesce(success.started_at, '-infinity')
+        ) since
     ) state
     WHERE branch.id = state.id AND (
         branch.last_mirror_attempt, branch.last_mirrored, branch.last_mirrored_id,
@@ -106,8 +104,6 @@ INSERT_SCRIPT_ACTIVITY = text("""
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
-Write = Callable[[Connection, Sequence[tuple[Message, Envelope]]], list[tuple[Message, Rejection]]]
-
 
 class Tally(Struct, frozen=True):
     """What became of a batch."""
@@ -116,7 +112,7 @@ class Tally(Struct, frozen=True):
     buried: Counter[Reason]
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, gc=False):
     """What one batch says of one attempt: a row for `mirror_attempt`."""
 
     branch_id: int
@@ -163,16 +159,19 @@ class Applier:
         Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
         """
         try:
-            return self._transact(messages, write)
+            return self._transact(messages)
         except DBAPIError as error:
             if not message_is_to_blame(error):
                 raise
-            return self._transact(messages, write_isolating)
+            return self._transact(messages, isolating=True)
 
-    def _transact(self, messages: Sequence[Message], write: Write) -> Tally:
+    def _transact(self, messages: Sequence[Message], *, isolating: bool = False) -> Tally:
         with self._engine.begin() as connection:
             events, dead = _locked(connection, messages)
-            dead += write(connection, events)
+            if isolating:
+                dead += write_isolating(connection, events)
+            else:
+                write(connection, events)
             bury(connection, dead)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
@@ -211,9 +210,7 @@ def _locked(
     return events, dead
 
 
-def write(
-    connection: Connection, events: Sequence[tuple[Message, Envelope]]
-) -> list[tuple[Message, Rejection]]:
+def write(connection: Connection, events: Sequence[tuple[Message, Envelope]]) -> None:
     """Writes all events at once. Raises DBAPIError where the database refuses one of them."""
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
@@ -240,7 +237,6 @@ def write(
         connection.execute(
             INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(rows_of_runs).decode()}
         )
-    return []
 
 
 def write_isolating(
@@ -249,9 +245,9 @@ def write_isolating(
     """Writes what the database accepts, halving the batch down to what it does not."""
     try:
         with connection.begin_nested():
-            dead = write(connection, events)
+            write(connection, events)
             connection.execute(CHECK_CONSTRAINTS)
-            return dead
+            return []
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise

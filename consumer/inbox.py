@@ -12,7 +12,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 """A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, gc=False):
     """A message in hand: how to ack it, and how often it was delivered before without an ack."""
 
     message: Message

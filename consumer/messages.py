@@ -13,7 +13,7 @@ from contract.wire import DecodeError, decode
 FUTURE_TOLERANCE = timedelta(hours=1)
 
 
-class Rejection(Struct, frozen=True):
+class Rejection(Struct, frozen=True, gc=False):
     """Why a message is not applied, and what could be read of it."""
 
     reason: Reason
@@ -24,7 +24,7 @@ class Rejection(Struct, frozen=True):
     branch_id: int | None = None
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One message: its bytes and AMQP headers as they came, and what they mean."""
 
     body: bytes

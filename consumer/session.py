@@ -69,8 +69,9 @@ class Plan:
 
     @property
     def prefetch(self) -> int:
-        """Deliveries of one partition in hand; of all partitions together, about a batch."""
-        return max(1, self.batch_size // self.partitions)
+        """Deliveries of one partition in hand; of all partitions together two batches, so that one
+        can arrive while the other is applied."""
+        return max(1, 2 * self.batch_size // self.partitions)
 
 
 class Session:

@@ -26,7 +26,7 @@ class InvalidEvent(ValueError):
     """A value breaks a rule of the contract; the message names the field, value and rule."""
 
 
-class MirrorEvent(Struct, frozen=True):
+class MirrorEvent(Struct, frozen=True, gc=False):
     """Something about a mirror attempt, which `(branch_id, started_at)` identifies for ever.
 
     Raises InvalidEvent.
@@ -50,13 +50,13 @@ class MirrorEvent(Struct, frozen=True):
         return f"branch:{self.branch_id}"
 
 
-class MirrorStarted(MirrorEvent, frozen=True):
+class MirrorStarted(MirrorEvent, frozen=True, gc=False):
     """The attempt began."""
 
     TYPE: ClassVar[str] = "mirror.started"
 
 
-class MirrorCompleted(MirrorEvent, frozen=True):
+class MirrorCompleted(MirrorEvent, frozen=True, gc=False):
     """The attempt mirrored the branch, up to `revision_id` where that is known."""
 
     TYPE: ClassVar[str] = "mirror.completed"
@@ -69,7 +69,7 @@ class MirrorCompleted(MirrorEvent, frozen=True):
             check_text("revision_id", self.revision_id, at_most=MAX_REVISION_LENGTH)
 
 
-class MirrorFailed(MirrorEvent, frozen=True):
+class MirrorFailed(MirrorEvent, frozen=True, gc=False):
     """The attempt failed; `reason` tells a person why."""
 
     TYPE: ClassVar[str] = "mirror.failed"
@@ -81,7 +81,7 @@ class MirrorFailed(MirrorEvent, frozen=True):
         check_text("reason", self.reason, at_most=MAX_REASON_LENGTH)
 
 
-class ScriptRun(Struct, frozen=True):
+class ScriptRun(Struct, frozen=True, gc=False):
     """A script ran on a host and ended normally. Raises InvalidEvent."""
 
     TYPE: ClassVar[str] = "script.run"
@@ -114,7 +114,7 @@ class ScriptRun(Struct, frozen=True):
 Event = MirrorStarted | MirrorCompleted | MirrorFailed | ScriptRun
 
 
-class Envelope(Struct, frozen=True):
+class Envelope(Struct, frozen=True, gc=False):
     """One event with what identifies it: the CloudEvents attributes that vary.
 
     `time` is when it happened on the puller's clock. `sequence` is the event's number within its

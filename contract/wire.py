@@ -94,7 +94,7 @@ def decode(body: bytes) -> Envelope:
         _explain(body, error)
 
 
-class _CloudEvent(Struct, frozen=True, kw_only=True, tag_field="type"):
+class _CloudEvent(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
     specversion: Literal["1.0"]
     id: str
     source: str
@@ -119,19 +119,19 @@ class _CloudEvent(Struct, frozen=True, kw_only=True, tag_field="type"):
         return Envelope(self.id, self.source, self.time, event, sequence)
 
 
-class _Started(_CloudEvent, frozen=True, kw_only=True, tag=MirrorStarted.TYPE):
+class _Started(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=MirrorStarted.TYPE):
     data: MirrorStarted
 
 
-class _Completed(_CloudEvent, frozen=True, kw_only=True, tag=MirrorCompleted.TYPE):
+class _Completed(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=MirrorCompleted.TYPE):
     data: MirrorCompleted
 
 
-class _Failed(_CloudEvent, frozen=True, kw_only=True, tag=MirrorFailed.TYPE):
+class _Failed(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=MirrorFailed.TYPE):
     data: MirrorFailed
 
 
-class _ScriptRun(_CloudEvent, frozen=True, kw_only=True, tag=ScriptRun.TYPE):
+class _ScriptRun(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=ScriptRun.TYPE):
     data: ScriptRun
 
 

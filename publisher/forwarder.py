@@ -117,13 +117,15 @@ class Forwarder:
         )
         try:
             while not self._stopping.wait(RECONNECT_SECONDS):
-                if self._lock_file.acquire():
-                    retry(self._use_one_link)
+                retry(self._forward)
         finally:
             self._lock_file.release()
 
-    def _use_one_link(self) -> None:
-        """Returns once a link that was of use has ended; raises LinkFailed for one that was not."""
+    def _forward(self) -> None:
+        """Returns at once where another process forwards, else when a link that was of use has
+        ended. Raises LinkFailed for one that was not."""
+        if not self._lock_file.acquire():
+            return
         spool = Spool(self._spool_path, appends=False)
         try:
             pipeline = Pipeline(

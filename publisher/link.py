@@ -26,7 +26,7 @@ ACCESS_REFUSED = 403
 PRECONDITION_FAILED = 406
 POLL_SECONDS = 0.1
 """How often the spool is asked for what other processes appended."""
-REMOVE_SECONDS = 0.05
+REMOVE_SECONDS = 0.25
 """How long confirmed events stay in the spool, so that many are removed at once."""
 RETRY_REMOVE_SECONDS = 1.0
 HOLD_SECONDS = 0.5
@@ -116,6 +116,7 @@ class Link:
         logger.info("connected to the broker")
         self.was_open = True
         self._channel = channel
+        self._await_held()
         self._poll()
 
     def _poll(self) -> None:
@@ -158,17 +159,20 @@ class Link:
             self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
         )
         settle(frame.method.delivery_tag, multiple=frame.method.multiple)
-        if self._pipeline.held and self._hold_timer is None:
-            self._hold_timer = self._ioloop.call_later(self._hold_seconds, self._retry_held)
+        self._await_held()
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
             self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
         self._pump()
 
+    def _await_held(self) -> None:
+        if self._pipeline.held and self._hold_timer is None:
+            self._hold_timer = self._ioloop.call_later(self._hold_seconds, self._retry_held)
+
     def _retry_held(self) -> None:
         logger.warning(
-            "%d events were not taken, for want of a queue or of room in it; trying again (is the"
-            " broker set up? see mirror-consumer init)",
+            "%d events were not taken, for want of a queue, of room in it, or of the right to"
+            " publish; trying again (is the broker set up? see mirror-consumer init)",
             len(self._pipeline.held),
         )
         self._hold_timer = None

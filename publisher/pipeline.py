@@ -35,9 +35,11 @@ class Pipeline:
         self._cursor = 0  # every event up to here was taken, or its key is busy
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
-        # A key is busy while one of its events is unconfirmed, held or ready. The value is where to
-        # look for its next event; None where none was seen.
-        self._busy: dict[str, int | None] = dict.fromkeys(held, 0)
+        # A key is busy while one of its events is unconfirmed, held or ready to be published. Of
+        # those seen meanwhile the first is kept, and where to look for more.
+        self._busy = set(held)
+        self._next: dict[str, SpooledEvent] = {}
+        self._more: dict[str, int] = dict.fromkeys(held, 0)
         self._ready: deque[str] = deque()
         self.held: list[str] = list(held)
         """Keys whose event was nacked or returned."""
@@ -55,19 +57,21 @@ class Pipeline:
             return None
         while self._ready:
             key = self._ready.popleft()
-            event = self._spool.next_of_key(key, first=self._busy[key] or 0, last=self._cursor)
-            if event is not None:
-                self._busy[key] = event.sequence + 1
-                return event
-            del self._busy[key]
+            following = self._next.pop(key, None) or self._look_for_more(key)
+            if following is not None:
+                return following
+            self._busy.remove(key)
         while self._read or self._fill():
             event = self._read.popleft()
             self._cursor = event.sequence
-            if event.partition_key not in self._busy:
-                self._busy[event.partition_key] = None
+            key = event.partition_key
+            if key not in self._busy:
+                self._busy.add(key)
                 return event
-            if self._busy[event.partition_key] is None:
-                self._busy[event.partition_key] = event.sequence
+            if key not in self._next and key not in self._more:
+                self._next[key] = event
+            else:
+                self._more.setdefault(key, event.sequence)
         if not self._busy and not self.confirmed:
             self._cursor = 0  # what was refused before may have been put back, behind it
         return None
@@ -86,10 +90,11 @@ class Pipeline:
                 self._hold(event)
                 continue
             self.confirmed.append(event.sequence)
-            if self._busy[event.partition_key] is None:
-                del self._busy[event.partition_key]
+            key = event.partition_key
+            if key in self._next or key in self._more:
+                self._ready.append(key)
             else:
-                self._ready.append(event.partition_key)
+                self._busy.remove(key)
 
     def nacked(self, delivery_tag: int, *, multiple: bool) -> None:
         for event in self._settled(delivery_tag, multiple):
@@ -109,8 +114,18 @@ class Pipeline:
         return [self._unconfirmed.pop(tag) for tag in tags]
 
     def _hold(self, event: SpooledEvent) -> None:
-        self._busy[event.partition_key] = event.sequence
+        self._next.pop(event.partition_key, None)
+        self._more[event.partition_key] = event.sequence
         self.held.append(event.partition_key)
+
+    def _look_for_more(self, key: str) -> SpooledEvent | None:
+        first = self._more.pop(key, None)
+        if first is None:
+            return None
+        event = self._spool.next_of_key(key, first=first, last=self._cursor)
+        if event is not None:
+            self._more[key] = event.sequence + 1
+        return event
 
     def _fill(self) -> bool:
         self._read.extend(self._spool.pending(after=self._cursor, limit=READ_AHEAD))

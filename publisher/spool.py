@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,7 +139,7 @@ class Spool:
                 f"SELECT {COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",
                 (after, limit),
             )
-            return [SpooledEvent(*row) for row in rows]
+            return list(map(SpooledEvent._make, rows))
 
     def next_of_key(self, key: str, *, first: int, last: int) -> SpooledEvent | None:
         """The first waiting event of one partition key with a sequence from `first` to `last`."""
@@ -155,11 +155,11 @@ class Spool:
             )
         return SpooledEvent(*row) if row else None
 
-    def remove(self, sequences: Sequence[int]) -> None:
+    def remove(self, sequences: Iterable[int]) -> None:
         """Forgets events that the broker has confirmed."""
         with self._transaction() as connection:
             connection.executemany(
-                "DELETE FROM event WHERE sequence = ?", ((sequence,) for sequence in sequences)
+                "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
             )
 
     def refuse(self, sequence: int, because: str) -> None:
@@ -321,6 +321,20 @@ class SpoolWriter:
             "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
             (branch_id, attempt.started_at.isoformat(), attempt.is_open),
         )
+
+
+def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and last of each run without a gap."""
+    first = last = None
+    for number in sorted(numbers):
+        if first is None or last is None:
+            first = number
+        elif number > last + 1:
+            yield first, last
+            first = number
+        last = number
+    if first is not None and last is not None:
+        yield first, last
 
 
 def _create(path: Path) -> None:

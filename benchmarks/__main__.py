@@ -1,0 +1,57 @@
+"""Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
+
+Every name is a subject; without one, all are measured. The exit code says nothing about speed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import calls, drain, forwarding, latency, memory
+from benchmarks.report import Row, table_of
+from benchmarks.stand import Stand, open_stand
+
+SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
+    "drain": drain.measure,
+    "memory": memory.measure,
+    "calls": calls.measure,
+    "forwarding": forwarding.measure,
+    "latency": latency.measure,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SUBJECTS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(SUBJECTS):
+        parser.error(f"no subject {', '.join(sorted(unknown))}: there is {', '.join(SUBJECTS)}")
+
+    rows: list[Row] = []
+    with open_stand() as stand:
+        for name in options.names or SUBJECTS:
+            sys.stderr.write(f"measuring {name} ...\n")
+            rows += SUBJECTS[name](stand)
+        servers = stand.servers
+    Console(width=None if sys.stdout.isatty() else 160).print(table_of(rows), *servers, sep="\n")
+    if options.json:
+        result = {
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processors": os.cpu_count(),
+            "python": platform.python_version(),
+            "servers": servers,
+            "rows": [row.as_json() for row in rows],
+        }
+        options.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""How fast a worker drains a backlog, beside the limit and beside one transaction a message."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+from benchmarks.baselines import drain_one_by_one, drain_raw
+from benchmarks.load import Publication, publications, publish
+from benchmarks.report import Row, Target
+from benchmarks.stand import PARTITIONS, Stand, wait_for_log
+from contract import routing
+from contract.events import MirrorCompleted, MirrorFailed, ScriptRun
+
+SUBJECT = "worker, draining a backlog"
+EVENTS = 60_000
+EVENTS_ONE_BY_ONE = 1500
+ROUNDS = 3
+WATCH_SECONDS = 0.02
+"""How often the last events are looked for: the error of a time, of some seconds."""
+
+
+def measure(stand: Stand) -> list[Row]:
+    limit: list[float] = []
+    ours: list[float] = []
+    naive: list[float] = []
+    for _ in range(ROUNDS):
+        batch = _backlog(stand, EVENTS)
+        limit.append(len(batch) / drain_raw(stand, len(batch)))
+        batch = _backlog(stand, EVENTS)
+        ours.append(len(batch) / _drain_by_worker(stand, batch))
+        batch = _backlog(stand, EVENTS_ONE_BY_ONE)
+        naive.append(len(batch) / drain_one_by_one(stand, len(batch)))
+    limit_row = Row(SUBJECT, "limit: pika loop, COPY of the bodies", "events/s", limit)
+    naive_row = Row(SUBJECT, "naive: SQLAlchemy, a transaction each", "events/s", naive)
+    what = "mirror-consumer run --drain"
+    return [
+        limit_row,
+        naive_row,
+        Row(SUBJECT, what, "events/s", ours, limit_row, [Target("≥", 0.6)]),
+        Row(SUBJECT, what, "events/s", ours, naive_row, [Target("≥", 25)]),
+    ]
+
+
+def _backlog(stand: Stand, count: int) -> list[Publication]:
+    stand.clear()
+    batch = publications(count)
+    publish(stand.amqp_url, batch)
+    return batch
+
+
+def _drain_by_worker(stand: Stand, batch: Sequence[Publication]) -> float:
+    """Seconds from when it says that it consumes until the last event of each queue is committed.
+
+    So neither the interpreter's start counts nor how a drain makes sure that it is at its end.
+    """
+    last = _last_outcomes(batch)
+    with (
+        stand.running("mirror-consumer", "run", "--drain") as worker,
+        closing(stand.connect()) as connection,
+        connection.cursor() as cursor,
+    ):
+        wait_for_log(worker, "consuming")
+        began_at = time.perf_counter()
+        while True:
+            cursor.execute(
+                "SELECT count(*) FROM mirror_attempt"
+                " WHERE (branch_id, started_at) IN %s AND outcome IS NOT NULL",
+                (last,),
+            )
+            if cursor.fetchone() == (len(last),):
+                break
+            time.sleep(WATCH_SECONDS)
+            if worker.poll() is not None:
+                raise RuntimeError("the worker ended before its backlog did")
+        seconds = time.perf_counter() - began_at
+        worker.wait()
+        _check(stand, batch)
+    return seconds
+
+
+def _last_outcomes(batch: Sequence[Publication]) -> tuple[tuple[object, object], ...]:
+    """Branch and start of the last attempt that ended, one a partition."""
+    last: dict[int, tuple[object, object]] = {}
+    for publication in batch:
+        event = publication.envelope.event
+        if isinstance(event, MirrorCompleted | MirrorFailed):
+            partition = routing.slot_of(event.partition_key) % PARTITIONS
+            last[partition] = (event.branch_id, event.started_at)
+    return tuple(last.values())
+
+
+def _check(stand: Stand, batch: Sequence[Publication]) -> None:
+    """A fast worker that loses something is no worker."""
+    events = [publication.envelope.event for publication in batch]
+    runs = sum(isinstance(event, ScriptRun) for event in events)
+    ended = sum(isinstance(event, MirrorCompleted | MirrorFailed) for event in events)
+    with closing(stand.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(outcome) FROM mirror_attempt),"
+            " (SELECT count(*) FROM script_activity), (SELECT count(*) FROM dead_letter)"
+        )
+        found = cursor.fetchone()
+    if found != (ended, runs, 0):
+        raise RuntimeError(f"{ended} ended attempts and {runs} runs were sent, found {found}")

@@ -1,0 +1,89 @@
+"""How long it takes from a call on a puller host until its row is committed."""
+
+import json
+import select
+import time
+from contextlib import closing
+
+from psycopg2.extensions import connection as PsycopgConnection
+
+from benchmarks.report import Row, Target, quantile
+from benchmarks.stand import PARTITIONS, Stand
+from consumer.topology import broker_channel, connection_parameters, consumer_counts
+from sandbox import wait_until
+
+SUBJECT = "call to committed row, 100 events/s"
+RATE = 100
+WARM_UP = 100
+"""Calls before the ones that count: until all is connected and its code is loaded."""
+CALLS = 1000
+ROUNDS = 3
+PATIENCE_SECONDS = 60.0
+# PostgreSQL sends a notification once the transaction that gave it is committed.
+TRIGGER = """
+    CREATE FUNCTION notify_benchmark() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_notify('benchmark', NEW.branch_id || ' ' || (NEW.outcome IS NOT NULL)::int);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER notify_benchmark AFTER INSERT OR UPDATE ON mirror_attempt
+    FOR EACH ROW EXECUTE FUNCTION notify_benchmark();
+"""
+
+
+def measure(stand: Stand) -> list[Row]:
+    p50: list[float] = []
+    p99: list[float] = []
+    with closing(stand.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(TRIGGER)
+        try:
+            for number in range(ROUNDS):
+                milliseconds = _round(stand, connection, number)
+                p50.append(quantile(milliseconds, 50))
+                p99.append(quantile(milliseconds, 99))
+        finally:
+            cursor.execute("DROP FUNCTION notify_benchmark CASCADE")
+    return [
+        Row(SUBJECT, "p50", "ms", p50, targets=[Target("≤", 15, of_ratio=False)]),
+        Row(SUBJECT, "p99", "ms", p99, targets=[Target("≤", 100, of_ratio=False)]),
+    ]
+
+
+def _round(stand: Stand, connection: PsycopgConnection, number: int) -> list[float]:
+    """The milliseconds of each call that counts, from when it was due."""
+    stand.clear()
+    spool = str(stand.folder / f"latency-{number}.db")
+    caller = ("python", "-m", "benchmarks.caller", spool, str(RATE), str(WARM_UP + CALLS))
+    with stand.running("mirror-consumer", "run"):
+        with broker_channel(connection_parameters(stand.amqp_url)) as channel:
+            wait_until(
+                lambda: all(count for _, count in consumer_counts(channel, PARTITIONS)),
+                PATIENCE_SECONDS,
+                "the worker to consume",
+            )
+        with connection.cursor() as cursor, stand.running(*caller) as calls:
+            cursor.execute("LISTEN benchmark")
+            committed_at = _listen(connection, WARM_UP + CALLS)
+            cursor.execute("UNLISTEN benchmark")
+            assert calls.stdout is not None
+            due_at: dict[str, float] = json.loads(calls.stdout.read())
+            calls.wait()
+    counted = list(due_at)[WARM_UP:]
+    return [1000 * (committed_at[key] - due_at[key]) for key in counted]
+
+
+def _listen(connection: PsycopgConnection, count: int) -> dict[str, float]:
+    """When each event was seen committed, on the clock that all processes share, in seconds."""
+    seen: dict[str, float] = {}
+    while len(seen) < count:
+        if not select.select([connection], [], [], PATIENCE_SECONDS)[0]:
+            raise RuntimeError(f"{count - len(seen)} of {count} events were not committed")
+        connection.poll()
+        now = time.monotonic()
+        for notification in connection.notifies:
+            branch_id, has_ended = notification.payload.split()
+            # Where one transaction brings both events of an attempt, only its end is notified.
+            for kind in ("started", "ended") if has_ended == "1" else ("started",):
+                seen.setdefault(f"{kind} {branch_id}", now)
+        connection.notifies.clear()
+    return seen

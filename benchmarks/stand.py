@@ -1,0 +1,155 @@
+"""The test stand: both servers, set up as `mirror-consumer init` does, and the commands on them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import pika
+import psycopg2
+from pika.exceptions import ChannelClosedByBroker
+from psycopg2.extensions import connection as PsycopgConnection
+from sqlalchemy import make_url
+
+from benchmarks.load import BRANCHES
+from consumer.database import apply_schema, open_engine
+from consumer.topology import broker_channel, connection_parameters, declare_topology
+from contract import environment, routing
+from sandbox import SandboxError, find_broker, find_database
+
+PARTITIONS = 4
+QUEUES = tuple(routing.partition_queue(partition) for partition in range(PARTITIONS))
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where a benchmark runs. `folder` is on a real disk, or else `fsync` would cost nothing."""
+
+    amqp_url: str
+    database_url: str
+    folder: Path
+    servers: tuple[str, str]
+
+    def clear(self) -> None:
+        """Empties queues and tables, and registers the branches anew."""
+        with broker_channel(connection_parameters(self.amqp_url)) as channel:
+            for queue in (*QUEUES, routing.DEAD_QUEUE):
+                channel.queue_purge(queue)
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("TRUNCATE branch, mirror_attempt, script_activity, dead_letter")
+            cursor.execute(
+                "INSERT INTO branch (id, unique_name)"
+                f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {BRANCHES}) id"
+            )
+            cursor.execute("ANALYZE branch")
+
+    def connect(self) -> PsycopgConnection:
+        """A connection of its own, in autocommit."""
+        connection = psycopg2.connect(self.database_url)
+        connection.autocommit = True
+        return connection
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command of this installation, such as `mirror-consumer`, or a module, in a process.
+
+        It is sent SIGTERM where it still runs in the end. Raises RuntimeError where it fails.
+        """
+        scripts = Path(sys.executable).parent
+        with subprocess.Popen(
+            [scripts / command[0], *command[1:]],
+            env={
+                **os.environ,
+                environment.AMQP_URL: self.amqp_url,
+                environment.DATABASE_URL: self.database_url,
+                environment.PARTITIONS: str(PARTITIONS),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                _, log = process.communicate(timeout=20)
+            if process.returncode:
+                raise RuntimeError(f"{command} ended with {process.returncode}:\n{log}")
+
+
+@contextmanager
+def open_stand() -> Iterator[Stand]:
+    """Finds or starts servers; on one that was given, uses a database of its own name.
+
+    Raises SandboxError where the broker is in use by another mirrorfeed.
+    """
+    with find_broker() as broker, find_database() as server:
+        _claim(broker.url)
+        name = f"mirrorfeed_bench_{uuid4().hex}"
+        _as_admin(server.url, f'CREATE DATABASE "{name}"')
+        try:
+            url = make_url(server.url).set(database=name, drivername="postgresql")
+            database_url = url.render_as_string(hide_password=False)
+            engine = open_engine(database_url)
+            apply_schema(engine)
+            engine.dispose()
+            with TemporaryDirectory(prefix="mirrorfeed-bench-", dir=_disk()) as folder:
+                names = (broker.name, server.name)
+                yield Stand(broker.url, database_url, Path(folder), names)
+        finally:
+            _as_admin(server.url, f'DROP DATABASE "{name}" WITH (FORCE)')
+            _give_up(broker.url)
+
+
+def wait_for_log(process: "subprocess.Popen[str]", text: str) -> None:
+    """Reads the process's log up to the first line that holds `text`.
+
+    Raises RuntimeError where it ends without one.
+    """
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise RuntimeError(f"a process ended without saying {json.dumps(text)}")
+
+
+def _disk() -> str | None:
+    """/var/tmp is kept on a disk where /tmp may be memory."""
+    return "/var/tmp" if Path("/var/tmp").is_dir() else None
+
+
+def _as_admin(server_url: str, statement: str) -> None:
+    with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(statement)
+
+
+def _claim(amqp_url: str) -> None:
+    parameters = connection_parameters(amqp_url)
+    with broker_channel(parameters) as channel:
+        try:
+            channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
+        except ChannelClosedByBroker:
+            pass
+        else:
+            raise SandboxError(
+                f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
+                " give the benchmarks a virtual host of their own"
+            )
+    with broker_channel(parameters) as channel:
+        declare_topology(channel, PARTITIONS)
+
+
+def _give_up(amqp_url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        for queue in (*QUEUES, routing.DEAD_QUEUE):
+            channel.queue_delete(queue)
+        channel.exchange_delete(routing.EVENTS_EXCHANGE)
+        channel.exchange_delete(routing.DEAD_EXCHANGE)
