@@ -243,6 +243,8 @@ class Spool:
                     f" {SCHEMA_VERSION}): name another file, or use the version that made it"
                 )
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._appends else 'NORMAL'}")
+            # Debian's SQLite would overwrite what is removed with zeros, and write that to its log.
+            connection.execute("PRAGMA secure_delete = OFF")
             if self._appends:
                 page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
                 pages = max(1, self._limit_bytes // page_bytes)
