@@ -1,4 +1,4 @@
-# mirror-publisher, mirror-consumer and mirror-replay:
+# mirror-publisher and mirror-consumer:
 #
 #     docker build --tag mirrorfeed .
 #     docker run --rm mirrorfeed mirror-consumer --help

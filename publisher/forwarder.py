@@ -20,9 +20,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from publisher.forking import fork_lock
 from publisher.link import PRECONDITION_FAILED, Link, connection_parameters
 from publisher.pipeline import Pipeline
-from publisher.spool import Spool, SpooledEvent, fork_lock
+from publisher.spool import Spool, SpooledEvent
 
 WINDOW = 1000
 """Unconfirmed events at once; past a few hundred more does not make a broker faster."""

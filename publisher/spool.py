@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
-from weakref import WeakSet
 
 from contract import wire
 from contract.events import Envelope, Event
 from publisher.errors import SpoolError, SpoolFull
+from publisher.forking import close_before_fork, fork_lock
 
 DEFAULT_LIMIT_BYTES = 1024**3
 RESERVED_BYTES = 8 * 1024**2
@@ -107,7 +107,7 @@ class Spool:
         self.path = path.absolute()
         self._limit_bytes = limit_bytes
         self._appends = appends
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         with fork_lock, self._translated_errors():
             if not self.path.exists():
@@ -115,11 +115,11 @@ class Spool:
                     raise SpoolError(f"there is no spool {self.path}")
                 _create(self.path)
             self._connect()
-            _open_spools.add(self)
+            close_before_fork(self)
 
     def close(self) -> None:
-        with self._lock, self._translated_errors():
-            self._disconnect()
+        with self.lock, self._translated_errors():
+            self.disconnect()
 
     @contextmanager
     def writing(self) -> Iterator["SpoolWriter"]:
@@ -134,7 +134,7 @@ class Spool:
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
         """Events that wait for the broker, from the first behind sequence `after`."""
-        with self._lock, self._translated_errors():
+        with self.lock, self._translated_errors():
             rows = self._connect().execute(
                 f"SELECT {COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",
                 (after, limit),
@@ -143,7 +143,7 @@ class Spool:
 
     def next_of_key(self, key: str, *, first: int, last: int) -> SpooledEvent | None:
         """The first waiting event of one partition key with a sequence from `first` to `last`."""
-        with self._lock, self._translated_errors():
+        with self.lock, self._translated_errors():
             row = (
                 self._connect()
                 .execute(
@@ -182,7 +182,7 @@ class Spool:
         return restored
 
     def status(self) -> SpoolStatus:
-        with self._lock, self._translated_errors():
+        with self.lock, self._translated_errors():
             source, spooled, pending, refused, oldest = (
                 self._connect()
                 .execute(
@@ -205,7 +205,7 @@ class Spool:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._translated_errors():
+        with self.lock, self._translated_errors():
             connection = self._connect()
             if connection.in_transaction:
                 raise SpoolError(
@@ -254,7 +254,8 @@ class Spool:
             raise
         return connection
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
+        """Closes the connection; the next use opens another. The caller holds `lock`."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -361,37 +362,3 @@ def _create(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-fork_lock = threading.RLock()
-"""Held while something is opened that a forked child must not inherit unnoticed."""
-_open_spools: WeakSet[Spool] = WeakSet()
-_closed_for_fork: list[Spool] = []
-
-
-def _before_fork() -> None:
-    """Closes every spool, and lets nobody use or open one until the fork is over."""
-    while True:
-        with fork_lock:
-            spools = sorted(_open_spools, key=id)
-        for spool in spools:
-            spool._lock.acquire()
-        fork_lock.acquire()
-        if set(_open_spools) <= set(spools):
-            break
-        fork_lock.release()
-        for spool in spools:
-            spool._lock.release()
-    for spool in spools:
-        spool._disconnect()
-    _closed_for_fork.extend(spools)
-
-
-def _after_fork() -> None:
-    for spool in _closed_for_fork:
-        spool._lock.release()
-    _closed_for_fork.clear()
-    fork_lock.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
