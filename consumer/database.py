@@ -8,7 +8,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from contract.secrets import mask_secrets
 
-CONNECTION = {
+CONNECTION: dict[str, str | int] = {
     "application_name": "mirrorfeed",
     "connect_timeout": 5,
     # A database host that vanished is noticed within seconds, not hours (libpq, section 34.1.2).
@@ -43,16 +43,11 @@ def open_engine(url: str) -> Engine:
             f"the database URL {mask_secrets(url)} cannot be used: one looks like"
             " postgresql://user:password@host:5432/mirrorfeed"
         )
-    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
-    return create_engine(
-        parsed.set(drivername="postgresql+psycopg2"),
-        # What the URL says holds.
-        connect_args={
-            **CONNECTION,
-            **parsed.query,
-            "options": f"{settings} {parsed.query.get('options', '')}",
-        },
-    )
+    # What the URL says holds.
+    arguments = {name: value for name, value in CONNECTION.items() if name not in parsed.query}
+    settings = [f"-c {name}={value}" for name, value in SETTINGS.items()]
+    arguments["options"] = " ".join([*settings, *parsed.normalized_query.get("options", ())])
+    return create_engine(parsed.set(drivername="postgresql+psycopg2"), connect_args=arguments)
 
 
 def apply_schema(engine: Engine) -> None:

@@ -245,19 +245,22 @@ def forward(
 
 
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
-    pending = spool.status().pending
+    account = spool.status()
     progress_at = time.monotonic()
-    while pending and not told_to_end(forwarder):
-        before, pending = pending, spool.status().pending
-        if pending < before:
+    while account.pending and not told_to_end(forwarder):
+        before, account = account, spool.status()
+        if account.confirmed > before.confirmed or account.refused > before.refused:
             progress_at = time.monotonic()
-        if time.monotonic() - progress_at > stall_seconds:
+        if time.monotonic() - progress_at > stall_seconds or not forwarder.is_running:
             if forwarder.holds_spool and not forwarder.reaches_broker:
-                refuse(f"the broker cannot be reached, {pending} events wait", EXIT_UNREACHABLE)
+                refuse(
+                    f"the broker cannot be reached, {account.pending} events wait",
+                    EXIT_UNREACHABLE,
+                )
             break
-    if pending:
+    if account.pending:
         who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
-        refuse(f"{pending} events wait, which {who} did not take", EXIT_NOT_SO)
+        refuse(f"{account.pending} events wait, which {who} did not take", EXIT_NOT_SO)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:

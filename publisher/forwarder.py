@@ -68,8 +68,8 @@ class Forwarder:
         self.join(STOP_TIMEOUT_SECONDS)
 
     def join(self, timeout_seconds: float) -> None:
-        """Waits for the thread to end."""
-        if self._thread is not None:
+        """Waits for the thread to end, unless it is the thread that asks, as at a collection."""
+        if self._thread not in (None, threading.current_thread()):
             self._thread.join(timeout_seconds)
 
     @property
@@ -181,9 +181,11 @@ class ForwarderLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
                 os.close(descriptor)
-                return False
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
             self._descriptor = descriptor
             return True
 

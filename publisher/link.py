@@ -116,6 +116,8 @@ class Link:
         logger.info("connected to the broker")
         self.was_open = True
         self._channel = channel
+        if self._pipeline.held:  # what the broker did not allow just now
+            self._hold_seconds = MAX_HOLD_SECONDS
         self._await_held()
         self._poll()
 

@@ -1,0 +1,64 @@
+"""Database URLs, and whose fault an error is."""
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from consumer.database import open_engine
+
+
+class Connected(Exception):
+    """Raised in place of connecting."""
+
+
+def arguments_of(url: str) -> dict[str, object]:
+    """What psycopg2 would be called with."""
+    seen: dict[str, object] = {}
+    engine = open_engine(url)
+
+    @event.listens_for(engine, "do_connect")
+    def look(
+        dialect: object, record: object, args: object, kwargs: dict[str, object]
+    ) -> DBAPIConnection:
+        seen.update(kwargs)
+        raise Connected
+
+    with pytest.raises(Connected):
+        engine.connect()
+    return seen
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2"])
+def test_both_spellings_mean_psycopg2(scheme: str) -> None:
+    """As the contract has it."""
+    arguments = arguments_of(f"{scheme}://jane:s3cret@host:5433/mirrorfeed")
+    assert arguments["host"] == "host"
+    assert arguments["port"] == 5433
+    assert arguments["dbname"] == "mirrorfeed"
+    assert arguments["connect_timeout"] == 5
+
+
+def test_what_the_url_says_holds() -> None:
+    """Our settings are only what it leaves open; its server options come after ours."""
+    arguments = arguments_of(
+        "postgresql://host/x?connect_timeout=9&sslmode=require&options=-c%20lock_timeout%3D1s"
+    )
+    assert arguments["connect_timeout"] == "9"
+    assert arguments["sslmode"] == "require"
+    options = str(arguments["options"])
+    assert options.startswith("-c timezone=UTC ")
+    assert options.endswith("-c lock_timeout=1s")
+
+
+def test_several_hosts_are_left_to_libpq() -> None:
+    """For a primary with standbys."""
+    arguments = arguments_of("postgresql://u@/x?host=a:1&host=b:2&target_session_attrs=read-write")
+    assert arguments["host"] == "a,b"
+    assert arguments["port"] == "1,2"
+
+
+@pytest.mark.parametrize("url", ["mysql://host/x", "host/x", "", "postgresql://host:port/x"])
+def test_another_url_is_refused(url: str) -> None:
+    """With an example of a good one."""
+    with pytest.raises(ValueError, match="one looks like postgresql://user:password@host:5432"):
+        open_engine(url)
