@@ -28,7 +28,7 @@ types: .venv/ready ## Check the types
 imports: .venv/ready ## Check that imports point one way
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (15 min)
+bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (4 min)
 	$(BIN)/python -m benchmarks
 
 format: .venv/ready ## Format the code
