@@ -40,21 +40,37 @@ class PassedOnSignals:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self._wakes, self._woken_by = os.pipe()
+        os.set_blocking(self._woken_by, False)
+        self._previous_wakeup = signal.set_wakeup_fd(self._woken_by, warn_on_full_buffer=False)
         self._previous = {
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGTERM, signal.SIGINT)
             if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
         }
+        # Without a handler an ending child wakes nobody; ignored, it would leave no exit code.
+        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_wakeup)
+        os.close(self._wakes)
+        os.close(self._woken_by)
 
-    def to(self, process: subprocess.Popen[bytes]) -> None:
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Waits for the process to end, passing on what comes meanwhile; its return code.
+
+        A signal that arrives between Python's last look and a system call that waits is seen
+        only when that call returns: Popen.wait may sleep through it. A pipe keeps it.
+        """
         self._process = process
         for number in self.received:  # between its start and this line
             process.send_signal(number)
+        while process.poll() is None:
+            os.read(self._wakes, READ_BYTES)
+        return process.returncode
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
@@ -74,9 +90,8 @@ def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
         return _not_run(COMMAND_NOT_FOUND, f"{arguments[0]}: command not found")
     except OSError as error:
         return _not_run(COMMAND_NOT_EXECUTABLE, f"{arguments[0]}: {error.strerror}")
-    signals.to(process)
     last_output = _LastOutput(process)
-    exit_code = process.wait()
+    exit_code = signals.wait(process)
     last_line = last_output.last_line()
     if signals.received or exit_code < 0:
         number = signals.received[-1] if signals.received else -exit_code
@@ -95,8 +110,7 @@ def output_of(shell_command: str, signals: PassedOnSignals) -> str | None:
     more than a revision can be."""
     with TemporaryFile() as output:  # what it leaves running may keep a pipe open, but not a file
         process = subprocess.Popen(shell_command, shell=True, stdout=output)
-        signals.to(process)
-        process.wait()
+        signals.wait(process)
         output.seek(0)
         first_line = output.readline(KEPT_BYTES).decode(errors="replace").strip()
     is_revision = first_line and "\0" not in first_line and len(first_line) <= MAX_REVISION_LENGTH

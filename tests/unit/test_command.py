@@ -113,7 +113,7 @@ def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> Non
     "script",
     [
         "echo ready >&2; exec sleep 60",
-        "trap 'kill $!; exit 0' TERM INT; sleep 60 & echo ready >&2; wait",
+        "trap 'exit 0' TERM INT; echo ready >&2; while :; do sleep 0.05; done",
     ],
 )
 def test_a_run_that_is_told_to_end_reports_a_failure(
@@ -172,6 +172,20 @@ def test_a_run_without_a_standard_error_goes_on(path: Path) -> None:
     assert reason(path) == "x" * 8192
 
 
+def test_the_exit_code_is_known_where_ended_children_are_ignored(path: Path) -> None:
+    """A parent that ignores SIGCHLD hands that down, and a failure would look like a success."""
+    program = Path(sys.executable).parent / "mirror-publisher"
+    result = subprocess.run(
+        [str(program), *mirror("exit 4")[1:]],
+        env={**os.environ, "MIRRORFEED_SPOOL": str(path)},
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 4
+    assert reason(path) == "sh exited with code 4"
+
+
 def test_a_signal_without_a_name_is_told_by_its_number(shell: Shell, path: Path) -> None:
     """Real-time signals have none."""
     shell.run(*mirror("kill -40 $$"), expect=128 + 40)
@@ -180,7 +194,9 @@ def test_a_signal_without_a_name_is_told_by_its_number(shell: Shell, path: Path)
 
 def test_a_command_may_end_in_its_own_way_when_told_to(shell: Shell, path: Path) -> None:
     """Its exit code is passed on where it has one."""
-    process = shell.start(*mirror("trap 'kill $!; exit 6' TERM; sleep 60 & echo ready >&2; wait"))
+    process = shell.start(
+        *mirror("trap 'exit 6' TERM; echo ready >&2; while :; do sleep 0.05; done")
+    )
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
