@@ -53,14 +53,18 @@ CREATE INDEX IF NOT EXISTS script_activity_latest ON script_activity (name, date
 -- A message that could not be applied, byte for byte, once however often it was delivered.
 --
 --     dead ──> replayed    it was applied after all
---          └─> discarded   an operator decided that it does not matter, and noted why
+--          └─> discarded   an operator decided that it does not matter, and noted why;
+--                          it can be made dead again
 CREATE TABLE IF NOT EXISTS dead_letter (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- too-large, malformed, unknown-type, invalid, from-the-future, unknown-branch,
     -- rejected-by-database or delivery-limit
     reason        text NOT NULL,
     detail        text NOT NULL,
+    -- What is applied: as it was delivered, or as an operator edited it.
     body          bytea NOT NULL,
+    -- As it was delivered; null where nobody edited it.
+    original_body bytea,
     headers       jsonb NOT NULL DEFAULT '{}',
     -- What could be read of the event; null where it could not.
     source        text,
@@ -74,4 +78,34 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     resolved_at   timestamptz,
     note          text
 );
-CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body ON dead_letter (sha256(body));
+-- A message that is delivered again finds its letter, edited or not.
+CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body
+    ON dead_letter (sha256(coalesce(original_body, body)));
+CREATE INDEX IF NOT EXISTS dead_letter_state ON dead_letter (state, id);
+
+-- The ledger: which numbered events have arrived, applied or buried, by source. It is the union of
+-- the two tables below. Whoever commits a batch only ever inserts into the first, so that nobody
+-- waits for anybody; from time to time one worker folds that into the second.
+CREATE TABLE IF NOT EXISTS ledger_arrival (
+    source      text NOT NULL,
+    sequences   bigint[] NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE IF NOT EXISTS ledger_source (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source text NOT NULL,
+    -- A unique index would bound the length, which the contract does not.
+    EXCLUDE USING hash (source WITH =)
+);
+
+-- Sequences that arrived, without a gap, both ends included. A source of which nothing is missing
+-- has one row, from 1 to its highest. Rows of one source never overlap or touch.
+CREATE TABLE IF NOT EXISTS ledger_range (
+    source_id   bigint NOT NULL REFERENCES ledger_source ON DELETE CASCADE,
+    first       bigint NOT NULL CHECK (first >= 1),
+    last        bigint NOT NULL CHECK (last >= first),
+    -- When the first of them arrived: since then what is missing below is known to be.
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (source_id, last)
+);

@@ -42,7 +42,10 @@ class Stand:
             for queue in (*QUEUES, routing.DEAD_QUEUE):
                 channel.queue_purge(queue)
         with closing(self.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("TRUNCATE branch, mirror_attempt, script_activity, dead_letter")
+            cursor.execute(
+                "TRUNCATE branch, mirror_attempt, script_activity, dead_letter,"
+                " ledger_arrival, ledger_source, ledger_range"
+            )
             cursor.execute(
                 "INSERT INTO branch (id, unique_name)"
                 f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {BRANCHES}) id"

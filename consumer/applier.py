@@ -5,8 +5,9 @@ or come late: attempts are upserted under their natural key, and branch rows com
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from consumer.database import DatabaseUnavailable, first_line, message_is_to_blame
 from consumer.dead_letters import bury
+from consumer.ledger import RECORD, record
 from consumer.messages import Message, Rejection, reject
 from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
 from contract.reasons import Reason
@@ -101,8 +103,17 @@ INSERT_SCRIPT_ACTIVITY = text("""
     ON CONFLICT DO NOTHING
 """)
 
+PIECE = 64
+"""How finely a batch is cut in which the database refuses something; then halved. Most batches have
+few offenders, and every cut costs some round trips."""
+
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+Event = tuple[Message, Envelope]
+Dead = tuple[Message, Rejection]
+Result = TypeVar("Result")
 
 
 class Tally(Struct, frozen=True):
@@ -113,7 +124,7 @@ class Tally(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True, gc=False):
-    """What one batch says of one attempt: a row for `mirror_attempt`."""
+    """What is said of one attempt: a row of `mirror_attempt`."""
 
     branch_id: int
     started_at: datetime
@@ -121,6 +132,12 @@ class Attempt(Struct, frozen=True, gc=False):
     outcome: str | None = None
     revision_id: str | None = None
     failure_reason: str | None = None
+
+    def supersedes(self, known: "Attempt | None") -> bool:
+        """Whether the row changes where this comes to what is known, as UPSERT_ATTEMPTS decides."""
+        return known is None or (
+            self.outcome is not None and (known.outcome is None or self.rank() > known.rank())
+        )
 
     def rank(self) -> tuple[datetime, bool, bool, str]:
         """Of two outcomes the one of higher rank holds, as UPSERT_ATTEMPTS decides it too.
@@ -150,6 +167,7 @@ class Applier:
                 connection.execute(UPSERT_ATTEMPTS, {"attempts": "[]"})
                 connection.execute(PROJECT_BRANCHES, {"branch_ids": []})
                 connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
+                connection.execute(RECORD, {"arrivals": "[]"})
         except DBAPIError as error:
             raise DatabaseUnavailable.because(error) from error
 
@@ -158,41 +176,66 @@ class Applier:
 
         Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
         """
-        try:
-            return self._transact(messages)
-        except DBAPIError as error:
-            if not message_is_to_blame(error):
-                raise
-            return self._transact(messages, isolating=True)
 
-    def _transact(self, messages: Sequence[Message], *, isolating: bool = False) -> Tally:
-        with self._engine.begin() as connection:
-            events, dead = _locked(connection, messages)
-            if isolating:
-                dead += write_isolating(connection, events)
-            else:
-                write(connection, events)
+        def work(connection: Connection, isolating: bool) -> list[Dead]:
+            dead = write_batch(connection, messages, isolating=isolating)
             bury(connection, dead)
+            record(connection, messages)
+            return dead
+
+        dead = transact(self._engine, work)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
 
-def _locked(
-    connection: Connection, messages: Sequence[Message]
-) -> tuple[list[tuple[Message, Envelope]], list[tuple[Message, Rejection]]]:
-    """Locks the batch's branches; what is to be applied, and what cannot be."""
-    branch_ids = {
+def transact(engine: Engine, work: Callable[[Connection, bool], Result]) -> Result:
+    """Does the work in a transaction and, where the database refuses a message in it, once more in
+    a new one, isolating what it refuses. Raises DBAPIError for a database in trouble."""
+    try:
+        with engine.begin() as connection:
+            return work(connection, False)
+    except DBAPIError as error:
+        if not message_is_to_blame(error):
+            raise
+    with engine.begin() as connection:
+        return work(connection, True)
+
+
+def write_batch(
+    connection: Connection, messages: Iterable[Message], *, isolating: bool
+) -> list[Dead]:
+    """Applies what can be applied, within the caller's transaction; returns what cannot.
+
+    Raises DBAPIError for a database in trouble and, unless `isolating`, where it refuses a message.
+    """
+    events, dead = _sift(connection, messages)
+    if not isolating:
+        _write(connection, events)
+        return dead
+    return dead + _write_isolating(connection, events)
+
+
+def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
+    """Locks those of the branches that are registered, and returns them."""
+    if not branch_ids:
+        return set()
+    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
+
+
+def branch_ids_of(messages: Iterable[Message]) -> set[int]:
+    """The branches that the messages are about, as far as they can be read."""
+    return {
         message.content.event.branch_id
         for message in messages
         if isinstance(message.content, Envelope)
         and not isinstance(message.content.event, ScriptRun)
     }
-    registered = (
-        set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
-        if branch_ids
-        else branch_ids
-    )
-    events: list[tuple[Message, Envelope]] = []
-    dead: list[tuple[Message, Rejection]] = []
+
+
+def _sift(connection: Connection, messages: Iterable[Message]) -> tuple[list[Event], list[Dead]]:
+    """Locks the batch's branches; what is to be applied, and what cannot be."""
+    registered = lock_branches(connection, branch_ids_of(messages))
+    events: list[Event] = []
+    dead: list[Dead] = []
     for message in messages:
         content = message.content
         if isinstance(content, Rejection):
@@ -210,8 +253,13 @@ def _locked(
     return events, dead
 
 
-def write(connection: Connection, events: Sequence[tuple[Message, Envelope]]) -> None:
+def _write(connection: Connection, events: Sequence[Event]) -> None:
     """Writes all events at once. Raises DBAPIError where the database refuses one of them."""
+    _insert(connection, events)
+    _project(connection, events)
+
+
+def _insert(connection: Connection, events: Sequence[Event]) -> None:
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
     for _, envelope in events:
@@ -221,16 +269,11 @@ def write(connection: Connection, events: Sequence[tuple[Message, Envelope]]) ->
             continue
         key = event.branch_id, event.started_at
         attempt = attempt_of(envelope.time, event)
-        known = attempts.get(key)
-        if known is None or (
-            attempt.outcome and (not known.outcome or attempt.rank() > known.rank())
-        ):
+        if attempt.supersedes(attempts.get(key)):
             attempts[key] = attempt
     if attempts:
         rows = [attempts[key] for key in sorted(attempts)]
         connection.execute(UPSERT_ATTEMPTS, {"attempts": msgspec.json.encode(rows).decode()})
-        branch_ids = sorted({branch_id for branch_id, _ in attempts})
-        connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
     if runs:
         columns = ("name", "hostname", "started_at", "completed_at")
         rows_of_runs = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
@@ -239,14 +282,56 @@ def write(connection: Connection, events: Sequence[tuple[Message, Envelope]]) ->
         )
 
 
-def write_isolating(
-    connection: Connection, events: Sequence[tuple[Message, Envelope]]
-) -> list[tuple[Message, Rejection]]:
-    """Writes what the database accepts, halving the batch down to what it does not."""
+def _project(connection: Connection, events: Sequence[Event]) -> None:
+    branch_ids = sorted(branch_ids_of(message for message, _ in events))
+    if branch_ids:
+        connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
+
+
+def _write_isolating(connection: Connection, events: Sequence[Event]) -> list[Dead]:
+    """Writes what the database accepts and returns what it does not.
+
+    It mostly refuses a row that an event inserts, and that is found out without computing any
+    branch. Only where it refuses what follows from the rows, each is tried with all it does.
+    """
+    try:
+        with connection.begin_nested():
+            dead = _isolate(connection, events, _insert)
+            offenders = {id(message) for message, _ in dead}
+            _project(connection, [event for event in events if id(event[0]) not in offenders])
+            connection.execute(CHECK_CONSTRAINTS)
+            return dead
+    except DBAPIError as error:
+        if not message_is_to_blame(error):
+            raise
+
+    def write_and_check(connection: Connection, events: Sequence[Event]) -> None:
+        _write(connection, events)
+        connection.execute(CHECK_CONSTRAINTS)
+
+    return _isolate(connection, events, write_and_check)
+
+
+def _isolate(
+    connection: Connection,
+    events: Sequence[Event],
+    write: Callable[[Connection, Sequence[Event]], None],
+) -> list[Dead]:
+    dead: list[Dead] = []
+    for begin in range(0, len(events), PIECE):
+        dead += _bisect(connection, events[begin : begin + PIECE], write)
+    return dead
+
+
+def _bisect(
+    connection: Connection,
+    events: Sequence[Event],
+    write: Callable[[Connection, Sequence[Event]], None],
+) -> list[Dead]:
+    """Writes the events, or halves them down to those that the database refuses."""
     try:
         with connection.begin_nested():
             write(connection, events)
-            connection.execute(CHECK_CONSTRAINTS)
             return []
     except DBAPIError as error:
         if not message_is_to_blame(error):
@@ -255,9 +340,7 @@ def write_isolating(
             message, envelope = events[0]
             return [(message, reject(envelope, Reason.REJECTED_BY_DATABASE, first_line(error)))]
     middle = len(events) // 2
-    return write_isolating(connection, events[:middle]) + write_isolating(
-        connection, events[middle:]
-    )
+    return _bisect(connection, events[:middle], write) + _bisect(connection, events[middle:], write)
 
 
 def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:

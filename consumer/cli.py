@@ -1,40 +1,45 @@
 """`mirror-consumer`: the commands beside the database."""
 
-import json
 import logging
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from msgspec import to_builtins
 from pythonjsonlogger.json import JsonFormatter
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from consumer.branches import NewBranch, read_branches, register
-from consumer.database import (
-    DatabaseUnavailable,
-    SchemaMissing,
-    apply_schema,
-    check_database,
-    first_line,
-    message_is_to_blame,
-    open_engine,
+from consumer.console import (
+    EXIT_NOT_SO,
+    EXIT_USAGE,
+    FUTURE_TOLERANCE_SECONDS,
+    MAX_SECONDS,
+    DatabaseUrlOption,
+    FutureToleranceOption,
+    JsonOption,
+    as_document,
+    fail,
+    plural,
+    print_differences,
+    print_json,
+    print_table,
+    ready_engine,
+    run_app,
+    span,
+    transaction,
 )
-from consumer.messages import FUTURE_TOLERANCE
+from consumer.database import apply_schema, check_database, open_engine
+from consumer.ledger import audit as audit_ledger
+from consumer.maintenance import prune as prune_tables
+from consumer.maintenance import rebuild as rebuild_branches
 from consumer.session import Plan
 from consumer.status import STUCK_AFTER, as_json, branch_states
 from consumer.topology import (
-    BrokerUnavailable,
     broker_channel,
     connection_parameters,
     consumer_counts,
@@ -44,14 +49,11 @@ from consumer.worker import Worker
 from contract import environment, routing
 from contract.events import check_branch_id
 
-EXIT_NOT_SO = 1
-EXIT_USAGE = 2
-EXIT_UNREACHABLE = 3
+PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 STOP_SECONDS = 9.0
 """How long a worker that was told to stop may take; what is not acked by then is applied again."""
-MAX_SECONDS = 1e9
 
 app = typer.Typer(
     help="Applies what pullers report to PostgreSQL, and shows what it says.",
@@ -62,9 +64,6 @@ app = typer.Typer(
 branches_app = typer.Typer(help="Register branches.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(branches_app, name="branches")
 
-DatabaseUrlOption = Annotated[
-    str, typer.Option("--database-url", envvar=environment.DATABASE_URL, help="The database.")
-]
 AmqpUrlOption = Annotated[
     str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
 ]
@@ -78,7 +77,6 @@ PartitionsOption = Annotated[
         help="How many partition queues share the slots; the same number for every worker.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
@@ -152,14 +150,7 @@ def run(
     batch_size: Annotated[
         int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
     ] = 1000,
-    future_tolerance_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=MAX_SECONDS,
-            help="How far an event's time may be ahead of this host's clock.",
-        ),
-    ] = FUTURE_TOLERANCE.total_seconds(),
+    future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
 ) -> None:
     """Apply what the queues hold to the database: the worker service.
 
@@ -191,7 +182,7 @@ def status(
             min=0, max=MAX_SECONDS, help="When an attempt that has not ended counts as stuck."
         ),
     ] = STUCK_AFTER.total_seconds(),
-    print_json: JsonOption = False,
+    as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
     """Show the mirror state of one branch or of all.
@@ -206,10 +197,24 @@ def status(
         branches = branch_states(
             connection, branch_id, stuck_after=timedelta(seconds=stuck_after_seconds)
         )
-    if print_json:
-        print(json.dumps({"branches": as_json(branches)}))
+    if as_json_document:
+        print_json({"branches": [as_json(branch) for branch in branches]})
     else:
-        print_branches(branches)
+        print_table(
+            ("id", "name", "state", "last mirrored", "revision", "failures", "message"),
+            [
+                (
+                    branch["id"],
+                    branch["unique_name"],
+                    branch["state"],
+                    branch["last_mirrored"] or "never",
+                    (branch["last_mirrored_id"] or "")[:12],
+                    branch["mirror_failures"],
+                    branch["mirror_status_message"],
+                )
+                for branch in branches
+            ],
+        )
     if branch_id is not None and not branches:
         refuse(
             f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME",
@@ -217,27 +222,117 @@ def status(
         )
 
 
-def print_branches(branches: Sequence[dict[str, Any]]) -> None:
-    table = Table(
-        "id", "name", "state", "last mirrored", "revision", "failures", "message", box=None
-    )
-    for branch in branches:
-        cells = (
-            str(branch["id"]),
-            branch["unique_name"],
-            branch["state"],
-            f"{branch['last_mirrored']:%Y-%m-%d %H:%M:%S}" if branch["last_mirrored"] else "never",
-            (branch["last_mirrored_id"] or "")[:12],
-            str(branch["mirror_failures"]),
-            branch["mirror_status_message"] or "",
+@app.command()
+def audit(
+    grace_seconds: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            max=MAX_SECONDS,
+            help="What is missing for less than that may still be on its way, and does not count.",
+        ),
+    ] = 0.0,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show which numbered events of each source have not arrived; exit 1 where any is missing.
+
+    Where `highest` is a source's `spooled`, as mirror-publisher status shows it on that host, and
+    nothing is missing, all that it ever reported has arrived.
+
+    \b
+    Example:
+      mirror-consumer audit --grace 60
+    """
+    with transaction(database_url) as connection:
+        accounts = audit_ledger(connection, grace_seconds=grace_seconds)
+    missing_total = sum(account.missing_count for account in accounts)
+    if as_json_document:
+        sources = [
+            {
+                **to_builtins(account),
+                "missing": [(each.first, each.last) for each in account.missing],
+                "missing_seconds": [round(each.missing_seconds, 3) for each in account.missing],
+            }
+            for account in accounts
+        ]
+        print_json({"sources": sources, "missing_total": missing_total})
+    else:
+        print_table(
+            ("source", "highest", "received", "missing", "dead"),
+            [
+                (each.source, each.highest, each.received, each.missing_count, each.dead)
+                for each in accounts
+            ],
         )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+        print_table(
+            ("missing from", "from", "to", "for"),
+            [
+                (account.source, each.first, each.last, span(each.missing_seconds))
+                for account in accounts
+                for each in account.missing
+            ],
+        )
+    if missing_total:
+        refuse(f"{plural(missing_total, 'event')} missing", EXIT_NOT_SO)
 
 
-def printable(text: str) -> str:
-    """Nothing that comes from a puller may command the operator's terminal."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+@app.command()
+def rebuild(
+    branch_ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="All branches if not given.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Change nothing, and exit 1 where a row is not right."),
+    ] = False,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Compute branch rows from their attempts anew, and show every row that was not right.
+
+    There should be none: this is the check, and the cure after somebody changed rows by hand.
+
+    \b
+    Example:
+      mirror-consumer rebuild 17
+    """
+    for branch_id in branch_ids or ():
+        check_branch_id(branch_id)
+    rebuilt = rebuild_branches(ready_engine(database_url), branch_ids or None, dry_run=dry_run)
+    if as_json_document:
+        print_json({"checked": rebuilt.checked, "differed": as_document(rebuilt.differed)})
+    else:
+        print_differences(rebuilt.differed)
+        print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} not right")
+    if dry_run and rebuilt.differed:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+@app.command()
+def prune(
+    keep_days: Annotated[
+        float, typer.Option("--keep", metavar="DAYS", min=0, max=36_500, help="How much to keep.")
+    ],
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Remove attempts older than DAYS and than their branch's last success, and letters that were
+    replayed or discarded more than DAYS ago. No branch row changes.
+
+    Keep more than the longest outage that a spool may sit out.
+
+    \b
+    Example:
+      mirror-consumer prune --keep 90
+    """
+    pruned = prune_tables(ready_engine(database_url), timedelta(days=keep_days))
+    if as_json_document:
+        print_json(to_builtins(pruned))
+    else:
+        print(f"removed {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")
 
 
 @app.command()
@@ -260,28 +355,12 @@ def health(
 
 
 def main() -> None:
-    """The console script. Bad input exits 2, a server that cannot be reached 3."""
-    try:
-        app()
-    except (BrokerUnavailable, DatabaseUnavailable) as error:
-        refuse(str(error), EXIT_UNREACHABLE)
-    except DBAPIError as error:
-        refuse(first_line(error), EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE)
-    except (SchemaMissing, ValueError) as error:
-        refuse(str(error))
+    """The console script."""
+    run_app(app, PROGRAM)
 
 
 def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
-    print(f"mirror-consumer: {message}", file=sys.stderr)
-    sys.exit(exit_code)
-
-
-@contextmanager
-def transaction(database_url: str) -> Iterator[Connection]:
-    engine = open_engine(database_url)
-    check_database(engine)
-    with engine.begin() as connection:
-        yield connection
+    fail(PROGRAM, message, exit_code)
 
 
 def share_of(share: str, partitions: int) -> frozenset[int]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, case, func, null
+from sqlalchemy import Connection, and_, case, func, null, or_
 from sqlalchemy.dialects.postgresql import insert
 
 from consumer.messages import Message, Rejection
@@ -14,17 +14,21 @@ MAX_DETAIL_LENGTH = 2000
 MAX_DEPTH = 32
 
 _insert = insert(DeadLetter)
+_is_resolved = or_(
+    DeadLetter.state == "discarded",
+    # The message as it was is a duplicate of what was put right and applied.
+    and_(DeadLetter.state == "replayed", DeadLetter.original_body.is_not(None)),
+)
+_is_edited = DeadLetter.original_body.is_not(None)
 _bury = _insert.on_conflict_do_update(
-    index_elements=[func.sha256(DeadLetter.body)],
+    index_elements=[func.sha256(func.coalesce(DeadLetter.original_body, DeadLetter.body))],
     set_={
         "attempts": DeadLetter.attempts + _insert.excluded.attempts,
-        "reason": _insert.excluded.reason,
-        "detail": _insert.excluded.detail,
-        # What an operator discarded stays so; what was replayed before is dead again.
-        "state": case((DeadLetter.state == "discarded", "discarded"), else_="dead"),
-        "resolved_at": case(
-            (DeadLetter.state == "discarded", DeadLetter.resolved_at), else_=null()
-        ),
+        "reason": case((_is_edited, DeadLetter.reason), else_=_insert.excluded.reason),
+        "detail": case((_is_edited, DeadLetter.detail), else_=_insert.excluded.detail),
+        # What was replayed before, and now cannot be applied any more, is dead again.
+        "state": case((_is_resolved, DeadLetter.state), else_="dead"),
+        "resolved_at": case((_is_resolved, DeadLetter.resolved_at), else_=null()),
     },
 )
 
@@ -33,7 +37,7 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
     """One row a distinct body, however often it was delivered before or within `letters`."""
     rows: dict[bytes, dict[str, Any]] = {}
     for message, rejection in letters:
-        attempts = rows[message.body]["attempts"] + 1 if message.body in rows else 1
+        counted = rows[message.body]["attempts"] if message.body in rows else 0
         rows[message.body] = {
             "reason": rejection.reason,
             "detail": storable(rejection.detail)[:MAX_DETAIL_LENGTH],
@@ -43,7 +47,7 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
             "event_id": rejection.event_id,
             "type": rejection.type,
             "branch_id": rejection.branch_id,
-            "attempts": attempts,
+            "attempts": counted + message.deliveries,
         }
     if rows:
         # In one order everywhere, so that two workers burying the same cannot deadlock.

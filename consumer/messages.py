@@ -22,6 +22,7 @@ class Rejection(Struct, frozen=True, gc=False):
     event_id: str | None = None
     type: str | None = None
     branch_id: int | None = None
+    sequence: int | None = None
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -30,6 +31,8 @@ class Message(Struct, frozen=True, gc=False):
     body: bytes
     headers: Mapping[str, Any]
     content: Envelope | Rejection
+    deliveries: int = 1
+    """How often it was delivered, this time included."""
 
 
 def read_message(
@@ -44,7 +47,13 @@ def read_message(
         content = decode(body)
     except DecodeError as error:
         content = Rejection(
-            error.reason, error.detail, error.source, error.event_id, error.type, error.branch_id
+            error.reason,
+            error.detail,
+            error.source,
+            error.event_id,
+            error.type,
+            error.branch_id,
+            error.sequence,
         )
     else:
         latest = _latest_instant(content)
@@ -61,7 +70,9 @@ def read_message(
 def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
     event = envelope.event
     branch_id = None if isinstance(event, ScriptRun) else event.branch_id
-    return Rejection(reason, detail, envelope.source, envelope.id, event.TYPE, branch_id)
+    return Rejection(
+        reason, detail, envelope.source, envelope.id, event.TYPE, branch_id, envelope.sequence
+    )
 
 
 def _latest_instant(envelope: Envelope) -> datetime:

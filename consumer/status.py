@@ -1,11 +1,13 @@
 """What the branch table says, as people and programs want to read it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, text
+from msgspec import Struct
+from sqlalchemy import Connection, select, text
 
+from consumer.tables import Branch
 from contract.wire import timestamp
 
 STUCK_AFTER = timedelta(hours=1)
@@ -41,12 +43,57 @@ def branch_states(
     return [dict(row._mapping) for row in rows]
 
 
-def as_json(branches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with instants as RFC 3339 in UTC."""
-    return [
-        {
-            name: timestamp(value) if isinstance(value, datetime) else value
-            for name, value in branch.items()
+MirrorState = Mapping[str, Any]
+"""The mirror columns of one branch, by name."""
+
+MIRROR_COLUMNS = (
+    Branch.last_mirror_attempt,
+    Branch.last_mirrored,
+    Branch.last_mirrored_id,
+    Branch.mirror_failures,
+    Branch.mirror_status_message,
+)
+
+
+class Difference(Struct, frozen=True):
+    """A branch whose mirror columns something has changed, or would."""
+
+    branch_id: int
+    before: MirrorState
+    after: MirrorState
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.branch_id,
+            "before": as_json(self.before),
+            "after": as_json(self.after),
         }
-        for branch in branches
+
+
+def mirror_states(connection: Connection, branch_ids: Collection[int]) -> dict[int, MirrorState]:
+    """The mirror columns of those of the branches that are registered, by id."""
+    rows = connection.execute(
+        select(Branch.id, *MIRROR_COLUMNS).where(Branch.id.in_(branch_ids)).order_by(Branch.id)
+    )
+    return {
+        row.id: {name: value for name, value in row._mapping.items() if name != "id"}
+        for row in rows
+    }
+
+
+def differences(
+    before: Mapping[int, MirrorState], after: Mapping[int, MirrorState]
+) -> list[Difference]:
+    return [
+        Difference(branch_id, before[branch_id], after[branch_id])
+        for branch_id in before
+        if before[branch_id] != after[branch_id]
     ]
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with instants as RFC 3339 in UTC."""
+    return {
+        name: timestamp(value) if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }

@@ -58,7 +58,10 @@ class ScriptActivity(Base):
 
 
 class DeadLetter(Base):
-    """A message that could not be applied; `reason` is a `contract.reasons.Reason`."""
+    """A message that could not be applied; `reason` is a `contract.reasons.Reason`.
+
+    `original_body` is what was delivered where an operator has edited `body`, else None.
+    """
 
     __tablename__ = "dead_letter"
 
@@ -66,6 +69,7 @@ class DeadLetter(Base):
     reason: Mapped[str]
     detail: Mapped[str]
     body: Mapped[bytes] = mapped_column(LargeBinary)
+    original_body: Mapped[bytes | None] = mapped_column(LargeBinary)
     headers: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     source: Mapped[str | None]
     event_id: Mapped[str | None]

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+import time
+from collections.abc import Sequence
 
 import pika
 from pika.exceptions import AMQPError
@@ -19,14 +21,18 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from consumer.applier import Applier
-from consumer.database import DatabaseUnavailable, check_database
+from consumer.applier import Applier, Tally
+from consumer.database import DatabaseUnavailable, check_database, first_line
 from consumer.headers import tolerate_undecodable_headers
+from consumer.ledger import fold
+from consumer.messages import Message
 from consumer.session import ConsumerCancelled, Plan, Session
 from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
+FOLD_SECONDS = 1.0
+"""How much of the ledger, in time, waits to be folded while messages come."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class Worker:
         self._stopping = threading.Event()
         self._session: Session | None = None
         self._is_drained = False
+        self._next_fold = 0.0
 
     def run(self) -> None:
         """A service comes back for ever. A drain gives up after some seconds without a server.
@@ -79,7 +86,7 @@ class Worker:
         self._applier.check()
         with broker_channel(self._parameters) as channel:
             declare_topology(channel, self._plan.partitions)
-        session = Session(self._parameters, self._plan, self._applier.apply)
+        session = Session(self._parameters, self._plan, self._apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()
@@ -87,9 +94,24 @@ class Worker:
         session.run()
         self._session = None
         self._is_drained = session.is_drained
+        if session.is_drained:
+            self._fold()
         logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
         if session.error is not None:
             self._recover(session, session.error)
+
+    def _apply(self, messages: Sequence[Message]) -> Tally:
+        tally = self._applier.apply(messages)
+        if time.monotonic() >= self._next_fold:
+            self._fold()
+        return tally
+
+    def _fold(self) -> None:
+        try:
+            fold(self._engine)
+        except DBAPIError as error:  # nothing is wrong but its size: the next one does more
+            logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
+        self._next_fold = time.monotonic() + FOLD_SECONDS
 
     def _recover(self, session: Session, error: BaseException) -> None:
         if isinstance(error, DBAPIError):

@@ -5,6 +5,7 @@ meaning of a missing `datacontenttype`), RFC 3339 (timestamps) and RFC 8259 (JSO
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -13,6 +14,7 @@ from msgspec import Meta, Struct
 
 from contract.events import (
     MAX_BRANCH_ID,
+    MAX_SEQUENCE,
     Envelope,
     InvalidEvent,
     MirrorCompleted,
@@ -26,7 +28,10 @@ from contract.reasons import Reason
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BODY_BYTES = 64 * 1024
+MAX_READABLE_BYTES = 1024 * 1024
+"""Of a larger body, which is no event in any case, nothing is read."""
 MAX_DIGITS = 100
+SEQUENCE_PATTERN = r"^[0-9]{20}\Z"
 TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun))
 
 
@@ -34,7 +39,8 @@ class DecodeError(Exception):
     """A body is not an event of the contract.
 
     `reason` is the dead-letter code and `detail` says to a person what is wrong. `source`,
-    `event_id`, `type` and `branch_id` are what could still be read of it, for whoever looks for it.
+    `sequence`, `event_id`, `type` and `branch_id` are what could still be read of it, for whoever
+    looks for it.
     """
 
     def __init__(self, reason: Reason, detail: str, attributes: dict[str, Any] | None = None):
@@ -43,6 +49,7 @@ class DecodeError(Exception):
         self.detail = detail
         attributes = attributes or {}
         self.source = _storable_text(attributes.get("source"))
+        self.sequence = _storable_sequence(attributes.get("sequence"))
         self.event_id = _storable_text(attributes.get("id"))
         self.type = _storable_text(attributes.get("type"))
         data = attributes.get("data")
@@ -83,7 +90,9 @@ def decode(body: bytes) -> Envelope:
     """The event in a message body. Raises DecodeError with the first reason that fits."""
     if len(body) > MAX_BODY_BYTES:
         raise DecodeError(
-            Reason.TOO_LARGE, f"the body is {len(body)} bytes, at most {MAX_BODY_BYTES} are allowed"
+            Reason.TOO_LARGE,
+            f"the body is {len(body)} bytes, at most {MAX_BODY_BYTES} are allowed",
+            _readable_attributes(body),
         )
     try:
         if not body.isascii():
@@ -102,7 +111,7 @@ class _CloudEvent(Struct, frozen=True, gc=False, kw_only=True, tag_field="type")
     partitionkey: str
     time: datetime
     datacontenttype: Literal["application/json"] = "application/json"
-    sequence: Annotated[str, Meta(pattern=r"^[0-9]{20}\Z")] | None = None
+    sequence: Annotated[str, Meta(pattern=SEQUENCE_PATTERN)] | None = None
     data: Any
 
     def envelope(self) -> Envelope:
@@ -155,6 +164,15 @@ def _explain(body: bytes, error: Exception) -> NoReturn:
     raise DecodeError(Reason.INVALID, detail, attributes) from error
 
 
+def _readable_attributes(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_READABLE_BYTES:
+        return {}
+    try:
+        return _json_object(body)
+    except DecodeError:
+        return {}
+
+
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(
@@ -185,6 +203,12 @@ def _refuse_constant(name: str) -> NoReturn:
 def _storable_text(value: object) -> str | None:
     storable = isinstance(value, str) and "\0" not in value and not has_lone_surrogate(value)
     return str(value) if storable else None
+
+
+def _storable_sequence(value: object) -> int | None:
+    is_sequence = isinstance(value, str) and re.match(SEQUENCE_PATTERN, value)
+    sequence = int(str(value)) if is_sequence else 0
+    return sequence if 1 <= sequence <= MAX_SEQUENCE else None
 
 
 def _storable_id(value: object) -> int | None:

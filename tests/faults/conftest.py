@@ -49,7 +49,11 @@ def engine(database: Server) -> Iterator[Engine]:
     engine = open_engine(database.url)
     apply_schema(engine)
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE branch, script_activity, dead_letter CASCADE"))
+        connection.execute(
+            text(
+                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, ledger_source CASCADE"
+            )
+        )
     yield engine
     engine.dispose()
 

@@ -1,0 +1,191 @@
+"""What the ledger says has arrived, and what is missing."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from consumer.applier import Applier
+from consumer.ledger import SourceAccount, audit, fold, record
+from consumer.messages import Message, read_message
+from contract import wire
+from contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
+from tests.builders import at
+from tests.servers import register_branches, rows
+
+BRANCH = 7
+fresh_sources = (f"/pullers/vostok/{number}" for number in count())
+chunks = st.lists(
+    st.one_of(st.lists(st.integers(1, 30), max_size=12), st.just("fold")), max_size=12
+)
+
+
+def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> list[Message]:
+    return [
+        read_message(
+            wire.encode(
+                Envelope(f"id-{sequence}", source, at(0), MirrorStarted(branch_id, at(0)), sequence)
+            )
+        )
+        for sequence in sequences
+    ]
+
+
+def note(engine: Engine, source: str, sequences: Iterable[int]) -> None:
+    with engine.begin() as connection:
+        record(connection, numbered(source, sequences))
+
+
+def account(engine: Engine, source: str, grace_seconds: float = 0.0) -> SourceAccount | None:
+    with engine.connect() as connection:
+        accounts = audit(connection, grace_seconds=grace_seconds)
+    return next((each for each in accounts if each.source == source), None)
+
+
+def missing(engine: Engine, source: str) -> list[tuple[int, int]]:
+    found = account(engine, source)
+    assert found is not None
+    return [(each.first, each.last) for each in found.missing]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=chunks)
+def test_the_account_is_that_of_a_set_of_numbers(
+    engine: Engine, history: list[list[int] | str]
+) -> None:
+    """Whatever the order, repetition, split into batches, and whenever somebody folds."""
+    source = next(fresh_sources)
+    arrived: set[int] = set()
+    for step in history:
+        if isinstance(step, str):
+            assert fold(engine)
+        else:
+            note(engine, source, step)
+            arrived.update(step)
+    found = account(engine, source)
+    if not arrived:
+        assert found is None
+        return
+    assert found is not None
+    assert found.highest == max(arrived)
+    assert found.received == len(arrived)
+    told = [n for each in found.missing for n in range(each.first, each.last + 1)]
+    assert told == [n for n in range(1, max(arrived)) if n not in arrived]
+    assert found.missing_count == len(told)
+
+
+def test_what_is_complete_is_one_row(engine: Engine) -> None:
+    """However much has passed; a hole adds one, and its late arrival takes it away again."""
+    ranges = "SELECT first, last FROM ledger_range ORDER BY first"
+    for begin in range(1, 5001, 500):
+        note(engine, "/a", range(begin, begin + 500))
+        fold(engine)
+    assert rows(engine, ranges) == [(1, 5000)]
+    note(engine, "/a", range(5002, 5101))
+    fold(engine)
+    assert rows(engine, ranges) == [(1, 5000), (5002, 5100)]
+    note(engine, "/a", [5001])
+    fold(engine)
+    assert rows(engine, ranges) == [(1, 5100)]
+    assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(0,)]
+
+
+def test_a_hole_is_as_old_as_what_first_arrived_above_it(engine: Engine) -> None:
+    """So a number that comes late splits it, and makes neither half younger."""
+    note(engine, "/a", [1, 10])
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE ledger_arrival SET recorded_at = now() - interval '1 hour'")
+        )
+    note(engine, "/a", [5])
+    for _ in range(2):
+        found = account(engine, "/a", grace_seconds=3000)
+        assert found is not None
+        assert [(each.first, each.last) for each in found.missing] == [(2, 4), (6, 9)]
+        assert all(3600 <= each.missing_seconds < 3700 for each in found.missing)
+        fold(engine)
+
+
+def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
+    """Partitions are applied independently: a higher number may be there first."""
+    note(engine, "/a", [2])
+    assert missing(engine, "/a") == [(1, 1)]
+    found = account(engine, "/a", grace_seconds=60)
+    assert found is not None
+    assert found.missing == []
+    assert (found.highest, found.received) == (2, 1)
+
+
+def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
+    """Up to the largest number, from a source with a name longer than an index takes."""
+    for source in ("/" + "long" * 3000, "/'\"{},\\ ünï"):
+        note(engine, source, [MAX_SEQUENCE, 1])
+        fold(engine)
+        note(engine, source, [MAX_SEQUENCE])
+        fold(engine)
+        assert missing(engine, source) == [(2, MAX_SEQUENCE - 1)]
+
+
+def test_what_is_buried_has_arrived(engine: Engine) -> None:
+    """As far as its number can be read; it counts as dead until somebody puts it right."""
+    register_branches(engine, BRANCH)
+    good = numbered("/a", [1, 2])
+    unknown = numbered("/a", [3], branch_id=404)
+    body = good[0].body
+    invalid = read_message(body.replace(b'subject":"7', b'subject":"8').replace(b"0001", b"0004"))
+    padding = b'{"padding":"%s",' % (b"x" * 70_000)
+    too_large = read_message(body.replace(b"0001", b"0005").replace(b"{", padding, 1))
+    unnumbered = read_message(b"{")
+    Applier(engine).apply([*good, *unknown, invalid, too_large, unnumbered])
+    found = account(engine, "/a")
+    assert found is not None
+    assert (found.highest, found.received, found.missing, found.dead) == (5, 5, [], 3)
+
+
+def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
+    """The note stands or falls with what it is about."""
+    with engine.connect() as connection:
+        record(connection, numbered("/a", [1]))
+        connection.rollback()
+    assert account(engine, "/a") is None
+
+
+def test_nobody_waits_for_a_fold(engine: Engine) -> None:
+    """Neither another one, which leaves it to the first, nor who notes an arrival."""
+    note(engine, "/a", [1])
+    with engine.begin() as folding:
+        folding.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6C6564676572})
+        folding.execute(text("DELETE FROM ledger_arrival"))
+        assert not fold(engine)
+        note(engine, "/a", [2])
+        folding.rollback()
+    assert fold(engine)
+    assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 2)]
+
+
+def test_workers_and_folds_at_once_lose_no_number(engine: Engine) -> None:
+    """What is noted while somebody folds is folded the next time."""
+    with ThreadPoolExecutor(4) as threads:
+        for begin in range(1, 2001, 10):
+            threads.submit(note, engine, f"/{begin % 3}", range(begin, begin + 10))
+            threads.submit(note, engine, "/all", range(begin, begin + 10))
+            threads.submit(fold, engine)
+    fold(engine)
+    found = account(engine, "/all")
+    assert found is not None
+    assert (found.highest, found.received, found.missing) == (2000, 2000, [])
+    assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(0,)]
+
+
+@pytest.mark.parametrize("sequence", [None, 1])
+def test_events_without_a_number_are_not_audited(engine: Engine, sequence: int | None) -> None:
+    """They are applied all the same."""
+    register_branches(engine, BRANCH)
+    event = MirrorStarted(BRANCH, at(0))
+    message = read_message(wire.encode(Envelope("id", "/a", at(0), event, sequence)))
+    assert Applier(engine).apply([message]).applied == 1
+    assert (account(engine, "/a") is None) == (sequence is None)
