@@ -282,7 +282,7 @@ def audit(
 @app.command()
 def rebuild(
     branch_ids: Annotated[
-        list[int] | None, typer.Argument(metavar="[ID]...", help="All branches if not given.")
+        list[int] | None, typer.Argument(metavar="ID", help="All branches if not given.")
     ] = None,
     dry_run: Annotated[
         bool,

@@ -22,7 +22,7 @@ from consumer.database import (
     message_is_to_blame,
     open_engine,
 )
-from consumer.maintenance import UnknownBranches
+from consumer.errors import NotSo
 from consumer.messages import FUTURE_TOLERANCE
 from consumer.status import Difference
 from consumer.topology import BrokerUnavailable
@@ -58,7 +58,7 @@ def run_app(app: typer.Typer, program: str) -> None:
     except DBAPIError as error:
         exit_code = EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
         fail(program, first_line(error), exit_code)
-    except UnknownBranches as error:
+    except NotSo as error:
         fail(program, str(error), EXIT_NOT_SO)
     except (SchemaMissing, ValueError) as error:
         fail(program, str(error), EXIT_USAGE)

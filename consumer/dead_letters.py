@@ -40,7 +40,7 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
         counted = rows[message.body]["attempts"] if message.body in rows else 0
         rows[message.body] = {
             "reason": rejection.reason,
-            "detail": storable(rejection.detail)[:MAX_DETAIL_LENGTH],
+            "detail": detail_of(rejection),
             "body": message.body,
             "headers": storable(message.headers),
             "source": rejection.source,
@@ -52,6 +52,11 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
     if rows:
         # In one order everywhere, so that two workers burying the same cannot deadlock.
         connection.execute(_bury, [rows[body] for body in sorted(rows)])
+
+
+def detail_of(rejection: Rejection) -> str:
+    """What the letter says, as PostgreSQL can hold it."""
+    return str(storable(rejection.detail))[:MAX_DETAIL_LENGTH]
 
 
 def storable(value: Any, depth: int = 0) -> Any:

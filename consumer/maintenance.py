@@ -7,6 +7,7 @@ from msgspec import Struct
 from sqlalchemy import Engine, TextClause, select, text
 
 from consumer.applier import PROJECT_BRANCHES, lock_branches
+from consumer.errors import NotSo
 from consumer.status import Difference, differences, mirror_states
 from consumer.tables import Branch
 
@@ -32,7 +33,7 @@ PRUNE_LETTERS = text("""
 """)
 
 
-class UnknownBranches(ValueError):
+class UnknownBranches(NotSo):
     """Branches were named that are not registered."""
 
 

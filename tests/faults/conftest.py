@@ -51,7 +51,8 @@ def engine(database: Server) -> Iterator[Engine]:
     with engine.begin() as connection:
         connection.execute(
             text(
-                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, ledger_source CASCADE"
+                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, ledger_source"
+                " CASCADE"
             )
         )
     yield engine

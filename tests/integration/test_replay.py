@@ -1,0 +1,374 @@
+"""What becomes of dead letters that are applied again, on a real PostgreSQL."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from consumer import letters, replay
+from consumer.applier import Applier
+from consumer.errors import NotSo
+from consumer.letters import BadLetterFile, LetterError, Selection, State
+from consumer.messages import read_message
+from consumer.replay import Outcome, Progress, Replay, StillDead
+from contract.events import Envelope
+from contract.reasons import Reason
+from tests.builders import at, bodies, completed, failed, messages, script_run, started
+from tests.integration.test_applier import fresh_branch_ids, refuse_in_database, state_of
+from tests.reference import BranchState, fold
+from tests.servers import register_branches, rows
+
+STATES = "SELECT branch_id, state FROM dead_letter ORDER BY id"
+
+
+def bury(engine: Engine, *envelopes: Envelope) -> None:
+    """Applies events of branches that are not registered."""
+    tally = Applier(engine).apply(messages(*envelopes))
+    assert tally.applied == 0
+
+
+def apply(engine: Engine, selection: Selection | None = None, **options: Any) -> list[Progress]:
+    with engine.connect() as connection:
+        planned = replay.plan(connection, selection or Selection())
+    return list(Replay(engine, planned, **options).run(threading.Event()))
+
+
+def outcomes(progress: list[Progress]) -> list[Outcome]:
+    return [outcome for step in progress for outcome in step.outcomes]
+
+
+def told(progress: list[Progress]) -> list[str]:
+    return [outcome.outcome for outcome in outcomes(progress)]
+
+
+def test_a_letter_is_applied_once_its_cause_is_gone(engine: Engine) -> None:
+    """And is no longer dead; until then it stays, with its reason."""
+    bury(engine, completed(404, 0, "rev-1"))
+    (dead,) = outcomes(apply(engine))
+    assert (dead.outcome, dead.reason) == ("dead", Reason.UNKNOWN_BRANCH)
+    assert rows(engine, STATES) == [(404, "dead")]
+    register_branches(engine, 404)
+    assert told(apply(engine)) == ["applied"]
+    assert rows(engine, STATES) == [(404, "replayed")]
+    assert state_of(engine, 404) == BranchState(at(0), at(0), "rev-1")
+    assert apply(engine) == []
+
+
+def test_what_the_database_knows_already_is_unchanged(engine: Engine) -> None:
+    """Letters among each other, too: the same told twice is news once."""
+    bury(engine, failed(1, 0, "why"), failed(1, 0, "why"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE RULE no_runs AS ON INSERT TO script_activity"
+                                " DO INSTEAD SELECT 1/0"))  # fmt: skip
+    Applier(engine).apply(messages(script_run("gc", 0, 1)))
+    with engine.begin() as connection:
+        connection.execute(text("DROP RULE no_runs ON script_activity"))
+    register_branches(engine, 1)
+    assert told(apply(engine)) == ["applied", "unchanged", "applied"]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE dead_letter SET state = 'dead'"))
+    assert told(apply(engine)) == ["unchanged", "unchanged", "unchanged"]
+
+
+def test_letters_are_applied_in_the_order_of_what_they_tell(engine: Engine) -> None:
+    """By partition key and then by start, whatever the order in which they died."""
+    history = [failed(branch, second, "x") for second in range(5) for branch in (2, 10)]
+    history.append(script_run("gc", 3, 4))
+    shuffled = Random(1).sample(history, len(history))
+    bury(engine, *[each for each in shuffled if each.event.partition_key.startswith("branch")])
+    Applier(engine).apply([read_message(b"{")])
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+    assert [(each.partition_key, each.started_at) for each in planned[1:]] == sorted(
+        (each.event.partition_key, each.event.started_at) for each in history[:-1]
+    )
+    assert planned[0].partition_key == ""
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_late_letter_takes_its_place_in_the_past(engine: Engine, data: st.DataObject) -> None:
+    """Whatever part of a history died, in the end the rows are those of the whole."""
+    branch_id = next(fresh_branch_ids)
+    history = [
+        end
+        for second in range(8)
+        for end in (
+            started(branch_id, second),
+            completed(branch_id, second, f"r{second}")
+            if data.draw(st.booleans())
+            else failed(branch_id, second, f"w{second}"),
+        )
+    ]
+    dead = data.draw(st.sets(st.integers(0, len(history) - 1)))
+    bury(engine, *[history[index] for index in dead])
+    register_branches(engine, branch_id)
+    Applier(engine).apply(messages(*(each for n, each in enumerate(history) if n not in dead)))
+    assert len(outcomes(apply(engine))) == len(dead)
+    assert state_of(engine, branch_id) == fold(history)[branch_id]
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(engine: Engine) -> None:
+    """Branch by branch, over all its letters at once."""
+    register_branches(engine, 2)
+    Applier(engine).apply(messages(failed(2, 0, "old")))
+    bury(engine, completed(1, 0, "rev-1"), failed(1, 5, "why"), failed(3, 0, "unknown"))
+    register_branches(engine, 1)
+    before = state_of(engine, 1)
+    (step,) = apply(engine, dry_run=True)
+    assert told([step]) == ["applied", "applied", "dead"]
+    (change,) = step.differences
+    assert change.branch_id == 1
+    assert change.before["last_mirrored"] is None
+    assert change.after["last_mirrored"] == at(0)
+    assert change.after["mirror_failures"] == 1
+    assert state_of(engine, 1) == before
+    assert {row.state for row in rows(engine, STATES)} == {"dead"}
+    assert told(apply(engine)) == ["applied", "applied", "dead"]
+
+
+def test_a_dry_run_cuts_no_branch_in_two(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says of a branch is the whole change, however many letters there are."""
+    monkeypatch.setattr(replay, "CHUNK", 3)
+    bury(engine, *(failed(branch, second, "x") for branch in (1, 2, 3) for second in range(4)))
+    register_branches(engine, 1, 2, 3)
+    steps = apply(engine, dry_run=True)
+    assert [
+        (change.branch_id, change.before["mirror_failures"], change.after["mirror_failures"])
+        for step in steps
+        for change in step.differences
+    ] == [(1, 0, 4), (2, 0, 4), (3, 0, 4)]
+
+
+def test_what_the_database_refuses_takes_no_other_letter_along(engine: Engine) -> None:
+    """It stays dead under its new reason, and the rest is applied."""
+    bury(engine, *(failed(1, second, "poison" if second == 3 else "fine") for second in range(9)))
+    register_branches(engine, 1)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    assert told(apply(engine)) == ["applied"] * 3 + ["dead"] + ["applied"] * 5
+    assert rows(engine, "SELECT reason, detail FROM dead_letter WHERE state = 'dead'") == [
+        ("rejected-by-database", "no poison here")
+    ]
+
+
+def test_two_operators_at_once_share_the_letters(engine: Engine) -> None:
+    """Each letter is applied by one of them."""
+    bury(engine, *(failed(branch, 0, "x") for branch in range(1, 301)))
+    register_branches(engine, *range(1, 301))
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+
+    def run(_: int) -> list[Progress]:
+        return list(Replay(engine, planned).run(threading.Event(), rate=4000))
+
+    with ThreadPoolExecutor(2) as threads:
+        both = [step for steps in threads.map(run, range(2)) for step in steps]
+    assert sorted(each.id for each in outcomes(both)) == sorted(each.id for each in planned)
+    assert told(both) == ["applied"] * 300
+    assert sum(step.skipped for step in both) == 300
+
+
+def test_letters_in_somebodys_hands_are_skipped_not_waited_for(engine: Engine) -> None:
+    """They are theirs to apply."""
+    bury(engine, failed(1, 0, "x"), failed(1, 1, "x"))
+    register_branches(engine, 1)
+    with engine.begin() as other:
+        other.execute(text("SELECT id FROM dead_letter ORDER BY id LIMIT 1 FOR UPDATE"))
+        (step,) = apply(engine)
+    assert (told([step]), step.skipped) == (["applied"], 1)
+
+
+def test_what_arrives_meanwhile_waits_for_the_next_call(engine: Engine) -> None:
+    """What was looked at is what is applied."""
+    bury(engine, failed(1, 0, "x"))
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+    bury(engine, failed(1, 1, "x"))
+    register_branches(engine, 1)
+    (step,) = Replay(engine, planned).run(threading.Event())
+    assert told([step]) == ["applied"]
+    assert state_of(engine, 1).mirror_failures == 1
+
+
+def test_a_replay_that_is_stopped_leaves_a_clean_state(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between transactions: what it said is done, the rest is dead as before."""
+    monkeypatch.setattr(replay, "CHUNK", 4)
+    bury(engine, *(failed(1, second, "x") for second in range(10)))
+    register_branches(engine, 1)
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+    stopping = threading.Event()
+    for _ in Replay(engine, planned).run(stopping):
+        stopping.set()
+    assert state_of(engine, 1).mirror_failures == 4
+    assert rows(engine, "SELECT state, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1") == [
+        ("dead", 6),
+        ("replayed", 4),
+    ]
+
+
+def test_letters_beside_a_worker_on_the_same_branches(engine: Engine) -> None:
+    """Nobody deadlocks for good, and the rows are those of all events."""
+    branch_ids = range(1, 21)
+    early = [failed(branch, second, "x") for second in range(20) for branch in branch_ids]
+    late = [completed(branch, 50, f"r{branch}") for branch in branch_ids]
+    bury(engine, *early)
+    register_branches(engine, *branch_ids)
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+    applier = Applier(engine)
+    with ThreadPoolExecutor(3) as threads:
+        replaying = threads.submit(lambda: list(Replay(engine, planned).run(threading.Event())))
+        applying = [
+            threads.submit(applier.apply, messages(*late, *early[begin : begin + 25][::-1]))
+            for begin in range(0, len(early), 25)
+        ]
+    assert len(outcomes(replaying.result())) <= len(early)
+    for each in applying:
+        each.result()
+    for branch_id, state in fold(early + late).items():
+        assert state_of(engine, branch_id) == state
+    assert rows(engine, "SELECT count(*) FROM dead_letter WHERE state = 'dead'") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(), [1, 2, 3]),
+        (Selection(limit=2), [1, 2]),
+        (Selection(ids=(2, 99)), [2]),
+        (Selection(reason=Reason.MALFORMED), [3]),
+        (Selection(type="mirror.failed"), [2]),
+        (Selection(branch_id=1, limit=5), [1]),
+        (Selection(branch_id=1, type="mirror.failed"), []),
+        (Selection(since=at(1e9)), []),
+        (Selection(state=State.DISCARDED), [4]),
+    ],
+)
+def test_letters_are_selected_by_what_is_known_of_them(
+    engine: Engine, selection: Selection, expected: list[int]
+) -> None:
+    """Every criterion narrows, and the limit takes the oldest."""
+    for message in (*messages(started(1, 0), failed(2, 0, "x")), read_message(b"{"),
+                    *messages(started(3, 0))):  # fmt: skip
+        Applier(engine).apply([message])
+    with engine.begin() as connection:
+        letters.discard(connection, [4], "no matter")
+        assert [row.id for row in letters.find(connection, selection)] == expected
+
+
+def test_letters_are_counted_by_reason_and_error(engine: Engine) -> None:
+    """Numbers make no difference between two errors."""
+    bury(engine, started(404, 0), started(405, 0), started(405, 1))
+    Applier(engine).apply([read_message(b"{")])
+    with engine.connect() as connection:
+        groups = letters.group(connection, Selection())
+    assert [(group.reason, group.letters) for group in groups] == [
+        ("unknown-branch", 3),
+        ("malformed", 1),
+    ]
+    assert groups[0].error.startswith("branch # is not registered")
+
+
+def test_an_edit_that_mends_a_letter_keeps_the_original(engine: Engine) -> None:
+    """It is applied as edited, and a duplicate of what was delivered wakes it up no more."""
+    register_branches(engine, 1)
+    (original,) = bodies([failed(404, 0, "why")])
+    (mended,) = bodies([failed(1, 0, "why")])
+    Applier(engine).apply([read_message(original)])
+    replay.edit(engine, 1, mended)
+    assert told(apply(engine)) == ["applied"]
+    assert state_of(engine, 1).mirror_failures == 1
+    Applier(engine).apply([read_message(original)])
+    (letter,) = rows(engine, "SELECT * FROM dead_letter")
+    assert (bytes(letter.body), bytes(letter.original_body)) == (mended, original)
+    assert (letter.state, letter.attempts, letter.branch_id) == ("replayed", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"{", "malformed"),
+        (bodies([started(405, 0)])[0], "branch 405 is not registered"),
+        (bodies([failed(1, 0, "poison")])[0], "no poison here"),
+        (bodies([started(1, 1e9)])[0], "from-the-future"),
+    ],
+)
+def test_an_edit_that_would_still_be_dead_is_refused(engine: Engine, body: bytes, why: str) -> None:
+    """It says why, and the letter is as it was."""
+    register_branches(engine, 1)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    bury(engine, started(404, 0))
+    before = rows(engine, "SELECT * FROM dead_letter")
+    with pytest.raises(StillDead, match=why):
+        replay.edit(engine, 1, body)
+    assert rows(engine, "SELECT * FROM dead_letter") == before
+    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(0,)]
+
+
+def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
+    """All or none of the letters named, and each that cannot be is named in turn."""
+    bury(engine, started(404, 0))
+    bury(engine, started(405, 0))
+    with engine.begin() as connection:
+        letters.discard(connection, [1], "no matter")
+    for forbidden in (
+        lambda connection: letters.discard(connection, [2, 1, 9], "x"),
+        lambda connection: letters.restore(connection, [1, 2, 9]),
+        lambda connection: letters.get(connection, 9),
+    ):
+        with pytest.raises(LetterError, match="9"), engine.begin() as connection:
+            forbidden(connection)
+    with pytest.raises(NotSo, match="letter 1 is discarded"):
+        replay.edit(engine, 1, bodies([started(404, 0)])[0] + b" ")
+    assert rows(engine, STATES) == [(404, "discarded"), (405, "dead")]
+
+
+def test_a_discarded_letter_can_be_restored(engine: Engine) -> None:
+    """Its note stays; meanwhile a duplicate wakes it up no more than an apply does."""
+    unknown = started(404, 0)
+    bury(engine, unknown)
+    with engine.begin() as connection:
+        letters.discard(connection, [1], "no matter")
+    bury(engine, unknown)
+    assert apply(engine) == []
+    with engine.begin() as connection:
+        letters.restore(connection, [1])
+    assert rows(engine, "SELECT state, note, resolved_at FROM dead_letter WHERE id = 1") == [
+        ("dead", "no matter", None)
+    ]
+
+
+def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
+    """Byte for byte and once, the edited with their originals."""
+    register_branches(engine, 1)
+    headers = {"origin": "vostok"}
+    for body in (b"\xff\0", bodies([started(404, 0)])[0]):
+        Applier(engine).apply([read_message(body, headers)])
+    replay.edit(engine, 2, bodies([started(1, 0)])[0])
+    without_id = """SELECT reason, detail, body, original_body, headers, source, event_id, type,
+        branch_id, first_seen_at, attempts, state, note FROM dead_letter ORDER BY reason"""
+    before = rows(engine, without_id)
+    with engine.begin() as connection:
+        lines = list(letters.export_lines(connection, Selection()))
+        assert letters.import_lines(connection, lines) == (0, 2)
+        connection.execute(text("DELETE FROM dead_letter"))
+        assert letters.import_lines(connection, [*lines, b"\n", lines[0]]) == (2, 1)
+    assert rows(engine, without_id) == before
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"reason":"x"}', b'{"reason":"x","detail":"",'
+                                  b'"body":"not base64!"}'])  # fmt: skip
+def test_a_bad_line_imports_nothing(engine: Engine, line: bytes) -> None:
+    """And is named by its number."""
+    good = b'{"reason":"malformed","detail":"x","body":"ew=="}'
+    with pytest.raises(BadLetterFile, match="line 2"), engine.begin() as connection:
+        letters.import_lines(connection, [good, line])
+    assert rows(engine, "SELECT * FROM dead_letter") == []
