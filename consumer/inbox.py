@@ -7,27 +7,21 @@ from msgspec import Struct
 
 from consumer.messages import Message
 
-SUSPECT_DELIVERIES = 2
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """A message in hand: how to ack it, and how often it was delivered before without an ack."""
+    """A message in hand, how to ack it, and whether it may have ended a worker before."""
 
     message: Message
     queue: str
     delivery_tag: int
-    delivered_before: int = 0
+    is_suspect: bool = False
 
     @property
     def size_bytes(self) -> int:
         return len(self.message.body)
-
-    @property
-    def is_suspect(self) -> bool:
-        """One consumer may end for any reason; of a message that has seen two end, beware."""
-        return self.delivered_before >= SUSPECT_DELIVERIES
 
 
 class Inbox:

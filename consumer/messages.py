@@ -40,6 +40,7 @@ def read_message(
     headers: Mapping[str, Any] | None = None,
     *,
     future_tolerance: timedelta = FUTURE_TOLERANCE,
+    deliveries: int = 1,
 ) -> Message:
     """Decodes a message and compares its instants with this host's clock. Raises nothing."""
     content: Envelope | Rejection
@@ -64,7 +65,7 @@ def read_message(
                 f"{latest.isoformat()} is more than {future_tolerance} ahead of this clock:"
                 " set the publisher's clock right",
             )
-    return Message(body, headers or {}, content)
+    return Message(body, headers or {}, content, deliveries)
 
 
 def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
@@ -81,14 +82,33 @@ def _latest_instant(envelope: Envelope) -> datetime:
     return max(envelope.time, ends_at)
 
 
-def given_up(message: Message) -> Message:
-    """The message as one that the broker gave up on, unless something else is wrong with it."""
-    if isinstance(message.content, Rejection):
-        return message
-    detail = (
-        "each time it was delivered, the worker ended before it was applied:"
-        " see the workers' logs for why, then replay"
+def deliveries(headers: Mapping[str, Any], *, is_redelivered: bool) -> int:
+    """How often a queue has delivered the message, this time included."""
+    before = headers.get("x-delivery-count") if is_redelivered else 0
+    if not isinstance(before, int):  # a publisher's own header of that name
+        before = 1
+    return before + 1
+
+
+def given_up(
+    body: bytes, headers: Mapping[str, Any], *, delivery_limit: int, is_readable: bool
+) -> Message:
+    """A message that the broker gave up on, as a letter says so, unless something else is wrong.
+
+    One that is not `is_readable` is not even looked at: perhaps that is what ends a worker.
+    """
+    reason, detail = (
+        Reason.DELIVERY_LIMIT,
+        (
+            "each time it was delivered, the worker ended before it was applied:"
+            " see the workers' logs for why, then replay"
+        ),
     )
-    return Message(
-        message.body, message.headers, reject(message.content, Reason.DELIVERY_LIMIT, detail)
-    )
+    is_past_limit = headers.get("x-first-death-reason") == "delivery_limit"
+    deliveries = delivery_limit + 1 if is_past_limit else 1
+    if not is_readable:
+        return Message(body, headers, Rejection(reason, detail), deliveries)
+    content = read_message(body, headers).content
+    if isinstance(content, Envelope):
+        content = reject(content, reason, detail)
+    return Message(body, headers, content, deliveries)

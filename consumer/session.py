@@ -32,10 +32,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from consumer import topology
 from consumer.applier import Tally
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
-from consumer.messages import Message, given_up, read_message
+from consumer.messages import Message, deliveries, given_up, read_message
 from contract import routing
 
 PATIENCE_SECONDS = 300.0
@@ -91,6 +92,9 @@ class Session:
         self._closing = threading.Event()
         self._stop_by = 0.0
         self._channels: dict[str, Any] = {}
+        self._consumer_tags: dict[str, str] = {}
+        self._careful: set[str] = set()
+        self._moving: set[str] = set()
         self._received = 0
         self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
         self.applied = 0
@@ -131,47 +135,96 @@ class Session:
     # In the I/O thread, in the order in which it happens.
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
-        self._open_channel(routing.DEAD_QUEUE, 0)
+        self._open_channel(routing.DEAD_QUEUE, DEAD_PREFETCH)
         for partition in range(self._plan.partitions):
-            queue = routing.partition_queue(partition)
+            open_careful = partial(self._open_careful, partition)
             if partition in self._plan.own:
-                self._open_channel(queue, 1)
+                open_careful()
             else:
                 # Before RabbitMQ 4.0 the first subscriber wins, whatever its priority.
-                self._ioloop.call_later(STANDBY_SECONDS, partial(self._open_channel, queue, 0))
+                self._ioloop.call_later(STANDBY_SECONDS, open_careful)
         if self._plan.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
 
-    def _open_channel(self, queue: str, priority: int) -> None:
-        if self._connection.is_open:
-            self._connection.channel(on_open_callback=partial(self._consume, queue, priority))
+    def _open_careful(self, partition: int) -> None:
+        """What is delivered first may have ended the worker before. Should it do so again, nothing
+        else that is in hand counts one more delivery towards its limit: there is nothing else."""
+        queue = routing.partition_queue(partition)
+        self._careful.add(queue)
+        self._open_channel(queue, 1)
 
-    def _consume(self, queue: str, priority: int, channel: Any) -> None:
+    def _open_channel(
+        self, queue: str, prefetch: int, then: Callable[[], object] = lambda: None
+    ) -> None:
+        if self._connection.is_open:
+            subscribe = partial(self._subscribe, queue, prefetch, then)
+            self._connection.channel(on_open_callback=subscribe)
+
+    def _subscribe(
+        self, queue: str, prefetch: int, then: Callable[[], object], channel: Any
+    ) -> None:
         self._channels[queue] = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(partial(self._on_cancelled, queue))
-        is_dead = queue == routing.DEAD_QUEUE
-        channel.basic_qos(prefetch_count=DEAD_PREFETCH if is_dead else self._plan.prefetch)
-        channel.basic_consume(
-            queue, partial(self._receive, queue), arguments={"x-priority": priority}
+        channel.basic_qos(prefetch_count=prefetch)
+        self._consumer_tags[queue] = channel.basic_consume(
+            queue,
+            partial(self._receive, queue),
+            arguments={"x-priority": int(self._is_own(queue))},
+            callback=lambda _: then(),
         )
+
+    def _is_own(self, queue: str) -> bool:
+        return queue in map(routing.partition_queue, self._plan.own)
 
     def _receive(self, queue: str, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         self._received += 1
         headers = properties.headers or {}
-        message = read_message(body, headers, future_tolerance=self._plan.future_tolerance)
         if queue == routing.DEAD_QUEUE:
-            message = given_up(message)
-        delivered_before = headers.get("x-delivery-count") if method.redelivered else 0
-        if not isinstance(delivered_before, int):  # a publisher's own header of that name
-            delivered_before = 1
-        self._inbox.put(Delivery(message, queue, method.delivery_tag, delivered_before))
+            message = given_up(
+                body,
+                headers,
+                delivery_limit=topology.DELIVERY_LIMIT,
+                is_readable=not method.redelivered,
+            )
+        else:
+            message = read_message(
+                body,
+                headers,
+                future_tolerance=self._plan.future_tolerance,
+                deliveries=deliveries(headers, is_redelivered=method.redelivered),
+            )
+        self._inbox.put(Delivery(message, queue, method.delivery_tag, method.redelivered))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         """One ack a channel: a batch holds the first of what waited there, without a gap."""
-        for queue, delivery_tag in {each.queue: each.delivery_tag for each in batch}.items():
-            if self._channels[queue].is_open:
-                self._channels[queue].basic_ack(delivery_tag, multiple=True)
+        for delivery in {each.queue: each for each in batch}.values():
+            queue, channel = delivery.queue, self._channels[delivery.queue]
+            if not channel.is_open:
+                continue
+            if queue in self._careful and not delivery.is_suspect:
+                self._trust(queue, delivery.delivery_tag)
+            else:
+                channel.basic_ack(delivery.delivery_tag, multiple=True)
+
+    def _trust(self, queue: str, delivery_tag: int) -> None:
+        """Nothing that waits has been in a worker's hands: goes on with the full prefetch.
+
+        That needs another subscription, which gets its turn when the careful one is cancelled. The
+        message in hand is acked only then, so that none comes between the two.
+        """
+        careful, consumer_tag = self._channels[queue], self._consumer_tags[queue]
+        self._careful.remove(queue)
+        self._moving.add(queue)
+
+        def close_careful(_: object) -> None:
+            careful.basic_ack(delivery_tag)
+            careful.close()
+            self._moving.remove(queue)
+
+        self._open_channel(
+            queue, self._plan.prefetch, lambda: careful.basic_cancel(consumer_tag, close_careful)
+        )
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained is when two rounds in a row find every queue empty and nothing on its way.
@@ -197,7 +250,8 @@ class Session:
                 next_check = partial(self._check_drained, clean_rounds)
                 self._ioloop.call_later(DRAIN_POLL_SECONDS, next_check)
 
-        if len(self._channels) <= self._plan.partitions or not self._inbox.is_idle:
+        are_settled = len(self._channels) > self._plan.partitions and not self._moving
+        if not are_settled or not self._inbox.is_idle:
             check_again(0)
             return
         for queue, channel in self._channels.items():

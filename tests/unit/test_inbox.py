@@ -6,9 +6,9 @@ from consumer.inbox import Delivery, Inbox
 from tests.builders import messages, started
 
 
-def delivery(tag: int, delivered_before: int = 0) -> Delivery:
+def delivery(tag: int, is_suspect: bool = False) -> Delivery:
     (message,) = messages(started(1, tag))
-    return Delivery(message, "mirror.events.p0", tag, delivered_before)
+    return Delivery(message, "mirror.events.p0", tag, is_suspect)
 
 
 def tags(batch: list[Delivery]) -> list[int]:
@@ -24,11 +24,11 @@ def test_a_batch_is_what_has_arrived() -> None:
     assert tags(inbox.take()) == [4, 5]
 
 
-def test_a_message_that_saw_two_workers_end_goes_alone() -> None:
-    """It can only take itself along; one redelivery alone makes nothing suspect."""
+def test_a_message_that_was_delivered_before_goes_alone() -> None:
+    """It may have ended a worker, and can only take itself along."""
     inbox = Inbox(batch_size=10)
-    for tag, delivered_before in enumerate([0, 1, 2, 2, 0], start=1):
-        inbox.put(delivery(tag, delivered_before))
+    for tag, is_suspect in enumerate([False, False, True, True, False], start=1):
+        inbox.put(delivery(tag, is_suspect))
     assert [tags(inbox.take()) for _ in range(4)] == [[1, 2], [3], [4], [5]]
 
 

@@ -1,0 +1,50 @@
+"""A worker that a message kills: `python -m tests.faults.deadly_worker decode|apply LIMIT`.
+
+It is killed by a real SIGKILL, as by a crash in a C library or for want of memory, when it decodes
+or applies a body that holds DEADLY. LIMIT is the delivery limit of the queues it declares.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+from consumer import cli, topology
+from consumer.applier import Applier
+from contract.events import Envelope
+from contract.wire import decode
+
+DEADLY = "deadly"
+
+
+def die_of(body: bytes) -> None:
+    if DEADLY.encode() in body:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def decode_or_die(body: bytes) -> Any:
+    die_of(body)
+    return decode(body)
+
+
+class DeadlyApplier(Applier):
+    def apply(self, messages: Sequence[Any]) -> Any:
+        for message in messages:
+            if isinstance(message.content, Envelope):  # not what is only buried
+                die_of(message.body)
+        return super().apply(messages)
+
+
+DEADLY_PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "decode": ("consumer.messages.decode", decode_or_die),
+    "apply": ("consumer.worker.Applier", DeadlyApplier),
+}
+
+
+if __name__ == "__main__":
+    where, limit = sys.argv[1:]
+    sys.argv = ["mirror-consumer", "run", "--drain"]
+    with patch(*DEADLY_PARTS[where]), patch.object(topology, "DELIVERY_LIMIT", int(limit)):
+        cli.main()
