@@ -22,8 +22,8 @@ class Shell:
     def run(self, *command: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end and checks its exit code."""
         result = subprocess.run(
-            self._arguments(command),
-            env=self._environment(),
+            self.arguments(command),
+            env=self.environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -35,8 +35,8 @@ class Shell:
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            self._arguments(command),
-            env=self._environment(),
+            self.arguments(command),
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -57,8 +57,8 @@ class Shell:
             process.kill()
             process.communicate()
 
-    def _arguments(self, command: tuple[str, ...]) -> list[str]:
+    def arguments(self, command: tuple[str, ...]) -> list[str]:
         return [str(SCRIPTS / command[0]), *command[1:]]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {**os.environ, **self.variables}

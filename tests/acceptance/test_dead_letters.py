@@ -1,0 +1,282 @@
+"""Dead letters, from the message to the operator's commands and back into the branch table."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from sqlalchemy import Engine
+
+from contract import routing
+from contract.reasons import Reason
+from tests.builders import bodies, completed, failed, started
+from tests.commands import Shell
+from tests.integration.test_applier import refuse_in_database
+from tests.servers import publish, publish_events, register_branches, rows, wait_for
+from tests.unit.test_wire import body_with
+
+STATES = "SELECT id, state FROM dead_letter ORDER BY id"
+
+
+def told(shell: Shell, *arguments: str, expect: int = 0) -> Any:
+    """What mirror-replay says as JSON, which is all it prints there."""
+    return json.loads(shell.run("mirror-replay", *arguments, "--json", expect=expect).stdout)
+
+
+def listed(shell: Shell, *arguments: str) -> list[dict[str, Any]]:
+    letters = told(shell, "list", *arguments)["letters"]
+    assert isinstance(letters, list)
+    return letters
+
+
+def drain(shell: Shell) -> None:
+    shell.run("mirror-consumer", "run", "--drain")
+
+
+CASES: dict[Reason, bytes] = {
+    Reason.TOO_LARGE: b"x" * 70_000,
+    Reason.MALFORMED: b"{",
+    Reason.UNKNOWN_TYPE: body_with(type="mirror.paused"),
+    Reason.INVALID: body_with(subject="8"),
+    Reason.FROM_THE_FUTURE: bodies([failed(7, 5e8, "x")])[0],
+    Reason.UNKNOWN_BRANCH: bodies([failed(404, 0, "x")])[0],
+    Reason.REJECTED_BY_DATABASE: bodies([failed(7, 0, "poison")])[0],
+    Reason.DELIVERY_LIMIT: bodies([failed(7, 1, "x")])[0],
+}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_can_be_put_right_or_discarded(
+    shell: Shell, engine: Engine, topology: str, reason: Reason
+) -> None:
+    """Seen, understood, and either applied once its cause is gone, or edited, or discarded."""
+    register_branches(engine, 7)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    if reason == Reason.DELIVERY_LIMIT:
+        with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+            connection.channel().basic_publish(routing.DEAD_EXCHANGE, "", CASES[reason])
+    else:
+        publish(topology, CASES[reason])
+    drain(shell)
+    (letter,) = listed(shell, "--reason", reason)
+    assert (letter["reason"], letter["state"], letter["attempts"]) == (reason, "dead", 1)
+    number = str(letter["id"])
+    assert told(shell, "show", number)["detail"] == letter["detail"]
+    match reason:
+        case Reason.DELIVERY_LIMIT:
+            pass
+        case Reason.UNKNOWN_BRANCH:
+            assert "mirror-consumer branches add 404 NAME" in letter["detail"]
+            shell.run("mirror-consumer", "branches", "add", "404", "b404")
+        case Reason.FROM_THE_FUTURE:
+            report = told(shell, "apply", number, "--future-tolerance-seconds", "1e9")
+            assert report["applied"] == 1
+            return
+        case Reason.TOO_LARGE | Reason.MALFORMED:
+            shell.run("mirror-replay", "discard", number, "--note", "noise")
+            assert listed(shell, "--all") == []
+            return
+        case _:
+            mended = bodies([failed(7, 0, "mended")])[0].decode()
+            path = Path(shell.variables["MIRRORFEED_SPOOL"]).with_name("mended.json")
+            path.write_text(mended)
+            letter = told(shell, "edit", number, "--body-file", str(path))
+            assert letter["body"] == mended
+            assert letter["original_body"] == CASES[reason].decode()
+    report = told(shell, "apply", number)
+    assert report == {
+        "applied": 1,
+        "unchanged": 0,
+        "dead": 0,
+        "skipped": 0,
+        "letters": [{"id": letter["id"], "outcome": "applied", "reason": None, "detail": None}],
+    }
+    assert rows(engine, STATES) == [(letter["id"], "replayed")]
+
+
+def test_at_three_in_the_morning(shell: Shell, engine: Engine, topology: str) -> None:
+    """Look, try one, look again, apply the rest; nothing newer is overwritten."""
+    publish_events(topology, *(failed(404, second, "old") for second in range(5)))
+    drain(shell)
+    (group,) = told(shell, "list", "--group")["groups"]
+    assert (group["letters"], group["reason"]) == (5, "unknown-branch")
+    shell.run("mirror-consumer", "branches", "add", "404", "b404")
+    publish_events(topology, completed(404, 50, "rev-50"))
+    drain(shell)
+    before = rows(engine, "SELECT * FROM branch")
+    dry = told(shell, "apply", "--reason", "unknown-branch", "--dry-run")
+    assert (dry["applied"], dry["dry_run"], dry["branches"]) == (5, True, [])
+    assert rows(engine, "SELECT DISTINCT state FROM dead_letter") == [("dead",)]
+    oldest = listed(shell, "--limit", "1")[0]["id"]
+    first = told(shell, "apply", "--branch", "404", "--limit", "1")
+    assert [letter["id"] for letter in first["letters"]] == [oldest]
+    rest = told(shell, "apply", "--all", "--rate", "1000")
+    assert rest["applied"] == 4
+    assert rows(engine, "SELECT * FROM branch") == before
+    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(6,)]
+
+
+def test_what_remains_dead_is_told_by_the_exit_code(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """And by name, to people and programs."""
+    publish_events(topology, started(404, 0))
+    drain(shell)
+    result = shell.run("mirror-replay", "apply", "--all", expect=1)
+    assert "0 applied, 0 known already, 1 still dead" in result.stdout
+    assert "branch 404 is not registered" in " ".join(result.stdout.split())
+    (letter,) = told(shell, "apply", "--all", expect=1)["letters"]
+    assert (letter["outcome"], letter["reason"]) == ("dead", "unknown-branch")
+
+
+def test_the_editor_is_the_operators(
+    shell: Shell, engine: Engine, topology: str, tmp_path: Path
+) -> None:
+    """What it leaves is the new body; what would still be dead is refused, and not lost."""
+    register_branches(engine, 1)
+    publish(topology, body_with(subject="8"))
+    drain(shell)
+    (number,) = (str(letter["id"]) for letter in listed(shell))
+    seen = tmp_path / "seen.json"
+
+    def editing(script: str) -> Shell:
+        editor = tmp_path / "editor"
+        editor.write_text(f"#!/bin/sh\ncp $1 {seen}\nsleep 0.01\n{script}\n")
+        editor.chmod(0o755)
+        return Shell({**shell.variables, "EDITOR": str(editor), "VISUAL": ""})
+
+    unchanged = editing("true").run("mirror-replay", "edit", number, expect=1)
+    assert "nothing was changed" in unchanged.stderr
+    assert '\n  "subject": "8",\n' in seen.read_text()
+    wrong = 'sed -i \'s/"subject": "8"/"subject": "nine"/\' $1'
+    refused = editing(wrong).run("mirror-replay", "edit", number, expect=1)
+    assert "invalid: subject must be '1' as in data" in refused.stderr
+    kept = Path(refused.stderr.split("kept in ")[1].strip())
+    assert '"nine"' in kept.read_text()
+    kept.unlink()
+    right = 'sed -i \'s/"subject": "8"/"subject": "1"/\' $1'
+    shown = editing(right).run("mirror-replay", "edit", number)
+    assert '"subject": "1"' in shown.stdout
+    assert '"subject": "8"' in shown.stdout
+    assert f"mirror-replay apply {number}" in shown.stderr
+    assert told(shell, "apply", number)["applied"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expect", "words"),
+    [
+        (["apply"], 2, "say --all"),
+        (["apply", "99"], 1, "there is no letter 99"),
+        (["show", "99"], 1, "there is no letter 99"),
+        (["list", "--since", "yesterday"], 2, "'yesterday'"),
+        (["list", "--reason", "bad-luck"], 2, "bad-luck"),
+        (["list", "--branch", "0"], 2, "branch_id"),
+        (["discard", "1", "--note", " "], 2, "--note"),
+        (["discard", "1"], 2, "--note"),
+        (["restore", "99"], 1, "there is no letter 99"),
+        (["edit", "99"], 1, "there is no letter 99"),
+        (["import", "/no/such/file"], 2, "/no/such/file"),
+    ],
+)
+def test_a_wrong_call_is_refused(
+    shell: Shell, arguments: list[str], expect: int, words: str
+) -> None:
+    """With the value and, where it is not plain, the remedy."""
+    assert words in shell.run("mirror-replay", *arguments, expect=expect).stderr
+
+
+def test_a_database_that_is_away_is_told_by_the_exit_code(shell: Shell) -> None:
+    """3, as for every command."""
+    nowhere = Shell({**shell.variables, "MIRRORFEED_DATABASE_URL": "postgresql://127.0.0.1:1/x"})
+    nowhere.run("mirror-replay", "list", expect=3)
+    nowhere.run("mirror-consumer", "audit", expect=3)
+
+
+def test_discarding_can_be_undone(shell: Shell, engine: Engine, topology: str) -> None:
+    """The note tells why, and stays."""
+    publish(topology, b"{")
+    drain(shell)
+    (number,) = (str(letter["id"]) for letter in listed(shell))
+    shell.run("mirror-replay", "discard", number, "--note", "a test of the network")
+    assert listed(shell, "--state", "discarded")[0]["note"] == "a test of the network"
+    shell.run("mirror-replay", "apply", number, expect=1)
+    shell.run("mirror-replay", "restore", number)
+    assert [letter["note"] for letter in listed(shell)] == ["a test of the network"]
+
+
+def test_letters_move_between_systems(
+    shell: Shell, engine: Engine, topology: str, tmp_path: Path
+) -> None:
+    """As lines of JSON; those that are there already stay as they are."""
+    publish(topology, b"\xff\0", b"{")
+    drain(shell)
+    lines = shell.run("mirror-replay", "export").stdout
+    assert len(lines.splitlines()) == 2
+    file = tmp_path / "letters.jsonl"
+    file.write_text(lines)
+    assert told(shell, "import", str(file)) == {"imported": 0, "already_there": 2}
+
+
+def test_ctrl_c_leaves_a_clean_state(shell: Shell, engine: Engine, topology: str) -> None:
+    """Between two transactions, on a terminal with a progress bar; it says how far it came."""
+    register_branches(engine, 1)
+    publish_events(topology, *(failed(404, second, "x") for second in range(40)))
+    drain(shell)
+    shell.run("mirror-consumer", "branches", "add", "404", "b404")
+    terminal, its_end = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        replay = subprocess.Popen(
+            shell.arguments(("mirror-replay", "apply", "--all", "--rate", "8", "--json")),
+            env={**shell.environment(), "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=its_end,
+            text=True,
+        )
+        os.close(its_end)
+        seen = b""
+        while b"5%" not in seen:  # the first two of forty
+            seen += screen.read(1024)
+        replay.send_signal(signal.SIGINT)
+        report = json.loads(replay.communicate(timeout=20)[0])
+    assert replay.returncode == 1
+    done = report["applied"]
+    assert 2 <= done < 40
+    assert rows(engine, "SELECT state, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1") == [
+        ("dead", 40 - done),
+        ("replayed", done),
+    ]
+    assert rows(engine, "SELECT mirror_failures FROM branch WHERE id = 404") == [(done,)]
+
+
+def test_a_replay_that_is_killed_repeats_and_loses_nothing(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """With SIGKILL, half way: the next one does the rest."""
+    publish_events(topology, *(failed(404, second, "x") for second in range(40)))
+    drain(shell)
+    shell.run("mirror-consumer", "branches", "add", "404", "b404")
+    replay = shell.start("mirror-replay", "apply", "--all", "--rate", "20")
+    replayed = "SELECT count(*) FROM dead_letter WHERE state = 'replayed'"
+    wait_for(lambda: rows(engine, replayed) != [(0,)], "the first letters")
+    replay.kill()
+    replay.communicate()
+    ((done,),) = rows(engine, replayed)
+    assert rows(engine, "SELECT mirror_failures FROM branch") == [(done,)]
+    assert told(shell, "apply", "--all")["applied"] == 40 - done
+    assert rows(engine, "SELECT mirror_failures FROM branch") == [(40,)]
+
+
+def test_a_program_gets_a_long_list_whole_and_a_person_its_beginning(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """The rest is counted, and how to see it is told."""
+    publish_events(topology, *(failed(404, second, "x") for second in range(120)))
+    drain(shell)
+    assert len(listed(shell)) == 120
+    assert "20 more" in shell.run("mirror-replay", "list").stderr
+    assert len(listed(shell, "--limit", "3")) == 3
