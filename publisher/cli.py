@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
+COUNT_SECONDS = 1.0
+"""How often a drain looks for progress, which takes longer the more is in the spool."""
 EXIT_NOT_SO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -246,21 +248,26 @@ def forward(
 
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
     account = spool.status()
-    progress_at = time.monotonic()
-    while account.pending and not told_to_end(forwarder):
+    counted_at = progress_at = time.monotonic()
+    while spool.pending(after=0, limit=1) and not told_to_end(forwarder):
+        now = time.monotonic()
+        # Not each time, for the whole spool is counted.
+        if forwarder.is_running and now - counted_at < min(COUNT_SECONDS, stall_seconds):
+            continue
+        counted_at = now
         before, account = account, spool.status()
         if account.confirmed > before.confirmed or account.refused > before.refused:
-            progress_at = time.monotonic()
-        if time.monotonic() - progress_at > stall_seconds or not forwarder.is_running:
+            progress_at = now
+        if now - progress_at > stall_seconds or not forwarder.is_running:
             if forwarder.holds_spool and not forwarder.reaches_broker:
                 refuse(
                     f"the broker cannot be reached, {account.pending} events wait",
                     EXIT_UNREACHABLE,
                 )
             break
-    if account.pending:
+    if waiting := spool.status().pending:
         who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
-        refuse(f"{account.pending} events wait, which {who} did not take", EXIT_NOT_SO)
+        refuse(f"{waiting} events wait, which {who} did not take", EXIT_NOT_SO)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:

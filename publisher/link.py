@@ -1,6 +1,7 @@
 """One connection to the broker, from opening to its end, publishing what the spool holds."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pika
@@ -48,6 +49,13 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
     return parameters
 
 
+class _Connection(SelectConnection):  # type: ignore[misc]  # pika has no types for mypy
+    """Writes what belongs together at once, where pika would make three system calls an event."""
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+
+
 class Link:
     """Publishes with confirms until the connection ends or `close` is called.
 
@@ -62,11 +70,11 @@ class Link:
         self._hold_seconds = HOLD_SECONDS
         self._hold_timer: object = None
         self._remove_timer: object = None
-        self._wake_requested = False
+        self._appended = False
         self.was_open = False
         self.was_useful = False
         self.error: Exception | None = None
-        self._connection = SelectConnection(
+        self._connection = _Connection(
             parameters,
             on_open_callback=self._on_connection_open,
             on_open_error_callback=self._on_connection_ended,
@@ -83,10 +91,14 @@ class Link:
             self._ioloop.close()
 
     def wake(self) -> None:
-        """Something was appended to the spool. From any thread."""
-        if not self._wake_requested:
-            self._wake_requested = True
-            self._ioloop.add_callback_threadsafe(self._on_wake)
+        """Something was appended to the spool. From any thread.
+
+        While events are unconfirmed, the last confirm is what wakes up the link's thread: so
+        the events of many calls go together, and the thread does not get in these calls' way."""
+        if not self._appended:
+            self._appended = True  # before asking whether it is idle, see _on_confirm
+            if self._pipeline.is_idle:
+                self._ioloop.add_callback_threadsafe(self._look)
 
     def close(self) -> None:
         """From any thread."""
@@ -122,11 +134,13 @@ class Link:
         self._poll()
 
     def _poll(self) -> None:
-        self._pump()
+        self._look()
         self._ioloop.call_later(POLL_SECONDS, self._poll)
 
-    def _on_wake(self) -> None:
-        self._wake_requested = False
+    def _look(self) -> None:
+        """Publishes what was appended, too."""
+        self._appended = False  # before reading: what is appended from now on wakes again
+        self._pipeline.look_again()
         self._pump()
 
     def _pump(self) -> None:
@@ -165,7 +179,10 @@ class Link:
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
             self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
-        self._pump()
+        if self._pipeline.is_idle and self._appended:
+            self._look()
+        else:
+            self._pump()
 
     def _await_held(self) -> None:
         if self._pipeline.held and self._hold_timer is None:

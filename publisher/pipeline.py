@@ -12,6 +12,8 @@ from itertools import takewhile
 from publisher.spool import Spool, SpooledEvent
 
 READ_AHEAD = 500
+KEPT_BYTES = 8 * 1024**2
+"""How much is kept in memory of events whose key is busy; of what is beyond, only the numbers."""
 
 
 class Pipeline:
@@ -32,19 +34,24 @@ class Pipeline:
         self._window = window
         self._careful_until = careful_until
         self._read: deque[SpooledEvent] = deque()
+        self._may_have_more = True
         self._cursor = 0  # every event up to here was taken, or its key is busy
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
-        # A key is busy while one of its events is unconfirmed, held or ready to be published. Of
-        # those seen meanwhile the first is kept, and where to look for more.
-        self._busy = set(held)
-        self._next: dict[str, SpooledEvent] = {}
-        self._more: dict[str, int] = dict.fromkeys(held, 0)
+        # A key is busy, and listed here, while one of its events is unconfirmed, held or ready to
+        # be published. Those of its events that were read meanwhile wait here, in order.
+        self._waiting: dict[str, deque[SpooledEvent | int]] = {key: deque() for key in held}
+        self._kept_bytes = 0
         self._ready: deque[str] = deque()
         self.held: list[str] = list(held)
         """Keys whose event was nacked or returned."""
         self.confirmed: list[int] = []
         """Sequences that the spool may forget."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no confirm is to come. Any thread may ask."""
+        return not self._unconfirmed
 
     @property
     def unconfirmed(self) -> list[SpooledEvent]:
@@ -57,22 +64,19 @@ class Pipeline:
             return None
         while self._ready:
             key = self._ready.popleft()
-            following = self._next.pop(key, None) or self._look_for_more(key)
+            following = self._next_of(key)
             if following is not None:
                 return following
-            self._busy.remove(key)
+            del self._waiting[key]
         while self._read or self._fill():
             event = self._read.popleft()
             self._cursor = event.sequence
-            key = event.partition_key
-            if key not in self._busy:
-                self._busy.add(key)
+            waiting = self._waiting.get(event.partition_key)
+            if waiting is None:
+                self._waiting[event.partition_key] = deque()
                 return event
-            if key not in self._next and key not in self._more:
-                self._next[key] = event
-            else:
-                self._more.setdefault(key, event.sequence)
-        if not self._busy and not self.confirmed:
+            waiting.append(self._keep(event))
+        if not self._waiting and not self.confirmed:
             self._cursor = 0  # what was refused before may have been put back, behind it
         return None
 
@@ -91,10 +95,10 @@ class Pipeline:
                 continue
             self.confirmed.append(event.sequence)
             key = event.partition_key
-            if key in self._next or key in self._more:
+            if self._waiting[key]:
                 self._ready.append(key)
             else:
-                self._busy.remove(key)
+                del self._waiting[key]
 
     def nacked(self, delivery_tag: int, *, multiple: bool) -> None:
         for event in self._settled(delivery_tag, multiple):
@@ -105,6 +109,10 @@ class Pipeline:
         self._ready.extend(self.held)
         self.held.clear()
 
+    def look_again(self) -> None:
+        """The spool may hold events that it did not hold when it was read to its end."""
+        self._may_have_more = True
+
     def _settled(self, delivery_tag: int, multiple: bool) -> list[SpooledEvent]:
         tags = (
             list(takewhile(lambda tag: tag <= delivery_tag, self._unconfirmed))
@@ -114,19 +122,28 @@ class Pipeline:
         return [self._unconfirmed.pop(tag) for tag in tags]
 
     def _hold(self, event: SpooledEvent) -> None:
-        self._next.pop(event.partition_key, None)
-        self._more[event.partition_key] = event.sequence
+        self._waiting[event.partition_key].appendleft(self._keep(event))
         self.held.append(event.partition_key)
 
-    def _look_for_more(self, key: str) -> SpooledEvent | None:
-        first = self._more.pop(key, None)
-        if first is None:
-            return None
-        event = self._spool.next_of_key(key, first=first, last=self._cursor)
-        if event is not None:
-            self._more[key] = event.sequence + 1
+    def _keep(self, event: SpooledEvent) -> SpooledEvent | int:
+        if self._kept_bytes >= KEPT_BYTES:
+            return event.sequence
+        self._kept_bytes += len(event.body)
         return event
 
+    def _next_of(self, key: str) -> SpooledEvent | None:
+        waiting = self._waiting[key]
+        while waiting:
+            kept = waiting.popleft()
+            if isinstance(kept, SpooledEvent):
+                self._kept_bytes -= len(kept.body)
+                return kept
+            if (event := self._spool.event(kept)) is not None:
+                return event
+        return None
+
     def _fill(self) -> bool:
-        self._read.extend(self._spool.pending(after=self._cursor, limit=READ_AHEAD))
+        if self._may_have_more:
+            self._read.extend(self._spool.pending(after=self._cursor, limit=READ_AHEAD))
+            self._may_have_more = len(self._read) == READ_AHEAD
         return bool(self._read)

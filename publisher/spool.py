@@ -40,7 +40,6 @@ CREATE TABLE event (
     body BLOB NOT NULL,
     spooled_at REAL NOT NULL
 );
-CREATE INDEX event_by_key ON event (partition_key, sequence);
 -- what the broker will never take as it is
 CREATE TABLE refused (
     sequence INTEGER PRIMARY KEY,
@@ -141,26 +140,25 @@ class Spool:
             )
             return list(map(SpooledEvent._make, rows))
 
-    def next_of_key(self, key: str, *, first: int, last: int) -> SpooledEvent | None:
-        """The first waiting event of one partition key with a sequence from `first` to `last`."""
+    def event(self, sequence: int) -> SpooledEvent | None:
+        """The event of that sequence, where it waits for the broker."""
         with self.lock, self._translated_errors():
             row = (
                 self._connect()
-                .execute(
-                    f"SELECT {COLUMNS} FROM event WHERE partition_key = ?"
-                    " AND sequence BETWEEN ? AND ? ORDER BY sequence LIMIT 1",
-                    (key, first, last),
-                )
+                .execute(f"SELECT {COLUMNS} FROM event WHERE sequence = ?", (sequence,))
                 .fetchone()
             )
         return SpooledEvent(*row) if row else None
 
     def remove(self, sequences: Iterable[int]) -> None:
-        """Forgets events that the broker has confirmed."""
+        """Forgets events that the broker has confirmed, and folds SQLite's log into the file."""
         with self._transaction() as connection:
             connection.executemany(
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
             )
+        with self.lock, self._translated_errors():
+            # Else an append does it, each time the log is long, and takes much longer than others.
+            self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     def refuse(self, sequence: int, because: str) -> None:
         """Sets an event aside that the broker will never take."""

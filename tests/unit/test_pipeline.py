@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -125,8 +126,53 @@ def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
     spool.remove(pipeline.confirmed)
     pipeline.confirmed.clear()
     spool.restore_refused()
+    pipeline.look_again()
     assert publish_all(pipeline, tag=1) == []
+    pipeline.look_again()
     assert publish_all(pipeline, tag=1) == [1]
+
+
+def test_the_spool_is_read_to_its_end_once(spool: Spool) -> None:
+    """What is appended later is found when the pipeline is told to look again."""
+    append(spool, 1)
+    pipeline = Pipeline(spool, window=10)
+    assert publish_all(pipeline) == [1]
+    append(spool, 2)
+    assert publish_all(pipeline, tag=1) == []
+    pipeline.look_again()
+    assert publish_all(pipeline, tag=1) == [2]
+
+
+def test_it_is_idle_while_no_confirm_is_to_come(spool: Spool) -> None:
+    """A key that is held does not count: nothing will come of it by itself."""
+    append(spool, 1, 2)
+    pipeline = Pipeline(spool, window=10)
+    assert pipeline.is_idle
+    publish_all(pipeline)
+    pipeline.acked(1, multiple=False)
+    assert not pipeline.is_idle
+    pipeline.nacked(2, multiple=False)
+    assert pipeline.is_idle
+
+
+def test_beyond_what_is_kept_in_memory_events_are_read_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a busy key; in its order, also where one that was kept is held meanwhile."""
+    append(spool, *[1] * 5)
+    (first, *_) = spool.pending(after=0, limit=1)
+    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body) + 1)
+    pipeline = Pipeline(spool, window=10)
+    taken: list[int] = []
+    for tag in range(1, 7):
+        taken += publish_all(pipeline, tag=tag - 1)
+        if tag == 2:
+            pipeline.nacked(tag, multiple=False)
+            pipeline.retry_held()
+        else:
+            pipeline.acked(tag, multiple=False)
+    assert taken == [1, 2, 2, 3, 4, 5]
+    assert pipeline.confirmed == [1, 2, 3, 4, 5]
 
 
 @settings(deadline=None, max_examples=50)
@@ -134,13 +180,17 @@ def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
     keys=st.lists(st.integers(1, 4), min_size=1, max_size=30),
     answers=st.lists(st.sampled_from(["ack", "nack", "return"]), max_size=60),
     window=st.integers(1, 5),
+    kept_bytes=st.integers(0, 3000),
     choices=st.randoms(use_true_random=False),
 )
 def test_whatever_the_broker_answers_each_key_stays_in_order(
-    keys: list[int], answers: list[str], window: int, choices: Random
+    keys: list[int], answers: list[str], window: int, kept_bytes: int, choices: Random
 ) -> None:
     """Every event is confirmed once in the end, and per key in the order of the calls."""
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("publisher.pipeline.KEPT_BYTES", kept_bytes),
+    ):
         spool = Spool(Path(folder) / "spool.db")
         append(spool, *keys)
         pipeline = Pipeline(spool, window=window)

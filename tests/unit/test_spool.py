@@ -111,6 +111,37 @@ def test_what_was_refused_can_be_tried_again(spool: Spool) -> None:
     assert spool.pending(after=0, limit=1) == before
 
 
+def test_one_event_is_found_by_its_number(spool: Spool) -> None:
+    """While it waits."""
+    append(spool, branch_id=1)
+    append(spool, branch_id=2)
+    found = spool.event(2)
+    assert found is not None
+    assert found.partition_key == "branch:2"
+    spool.remove([2])
+    assert spool.event(2) is None
+
+
+def test_who_removes_folds_the_log_so_that_no_append_has_to(spool: Spool) -> None:
+    """An append that folds takes several times as long as one that does not."""
+    appends = 0
+
+    def fill() -> None:
+        nonlocal appends
+        for _ in range(100):
+            append(spool, start=appends)
+            appends += 1
+
+    log = spool.path.with_name(spool.path.name + "-wal")
+    fill()
+    spool.remove(sequences(spool))
+    length = log.stat().st_size
+    for _ in range(3):
+        fill()
+        spool.remove(sequences(spool))
+    assert log.stat().st_size <= 1.5 * length
+
+
 def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
     """Eight processes make the spool, and append to it, at the same time."""
     path = tmp_path / "spool.db"
