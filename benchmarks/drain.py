@@ -1,7 +1,7 @@
 """How fast a worker drains a backlog, beside the limit and beside one transaction a message."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from benchmarks.baselines import drain_one_by_one, drain_raw
@@ -15,6 +15,7 @@ SUBJECT = "worker, draining a backlog"
 EVENTS = 60_000
 EVENTS_ONE_BY_ONE = 1500
 ROUNDS = 3
+WORKER = ("mirror-consumer", "run", "--drain")
 WATCH_SECONDS = 0.02
 """How often the last events are looked for: the error of a time, of some seconds."""
 
@@ -24,11 +25,11 @@ def measure(stand: Stand) -> list[Row]:
     ours: list[float] = []
     naive: list[float] = []
     for _ in range(ROUNDS):
-        batch = _backlog(stand, EVENTS)
+        batch = backlog(stand, EVENTS)
         limit.append(len(batch) / drain_raw(stand, len(batch)))
-        batch = _backlog(stand, EVENTS)
-        ours.append(len(batch) / _drain_by_worker(stand, batch))
-        batch = _backlog(stand, EVENTS_ONE_BY_ONE)
+        batch = backlog(stand, EVENTS)
+        ours.append(len(batch) / drain_by_worker(stand, batch))
+        batch = backlog(stand, EVENTS_ONE_BY_ONE)
         naive.append(len(batch) / drain_one_by_one(stand, len(batch)))
     limit_row = Row(SUBJECT, "limit: pika loop, COPY of the bodies", "events/s", limit)
     naive_row = Row(SUBJECT, "naive: SQLAlchemy, a transaction each", "events/s", naive)
@@ -41,21 +42,27 @@ def measure(stand: Stand) -> list[Row]:
     ]
 
 
-def _backlog(stand: Stand, count: int) -> list[Publication]:
+def backlog(stand: Stand, count: int) -> list[Publication]:
     stand.clear()
     batch = publications(count)
     publish(stand.amqp_url, batch)
     return batch
 
 
-def _drain_by_worker(stand: Stand, batch: Sequence[Publication]) -> float:
+def drain_by_worker(
+    stand: Stand,
+    batch: Sequence[Publication],
+    command: Sequence[str] = WORKER,
+    is_refused: Callable[[int], bool] = lambda branch_id: False,
+) -> float:
     """Seconds from when it says that it consumes until the last event of each queue is committed.
 
     So neither the interpreter's start counts nor how a drain makes sure that it is at its end.
+    Every event of a branch that `is_refused` must end as a letter.
     """
-    last = _last_outcomes(batch)
+    last = _last_outcomes(batch, is_refused)
     with (
-        stand.running("mirror-consumer", "run", "--drain") as worker,
+        stand.running(*command) as worker,
         closing(stand.connect()) as connection,
         connection.cursor() as cursor,
     ):
@@ -74,31 +81,39 @@ def _drain_by_worker(stand: Stand, batch: Sequence[Publication]) -> float:
                 raise RuntimeError("the worker ended before its backlog did")
         seconds = time.perf_counter() - began_at
         worker.wait()
-        _check(stand, batch)
+        _check(stand, batch, is_refused)
     return seconds
 
 
-def _last_outcomes(batch: Sequence[Publication]) -> tuple[tuple[object, object], ...]:
+def _last_outcomes(
+    batch: Sequence[Publication], is_refused: Callable[[int], bool]
+) -> tuple[tuple[object, object], ...]:
     """Branch and start of the last attempt that ended, one a partition."""
     last: dict[int, tuple[object, object]] = {}
     for publication in batch:
         event = publication.envelope.event
-        if isinstance(event, MirrorCompleted | MirrorFailed):
+        if isinstance(event, MirrorCompleted | MirrorFailed) and not is_refused(event.branch_id):
             partition = routing.slot_of(event.partition_key) % PARTITIONS
             last[partition] = (event.branch_id, event.started_at)
     return tuple(last.values())
 
 
-def _check(stand: Stand, batch: Sequence[Publication]) -> None:
+def _check(stand: Stand, batch: Sequence[Publication], is_refused: Callable[[int], bool]) -> None:
     """A fast worker that loses something is no worker."""
-    events = [publication.envelope.event for publication in batch]
-    runs = sum(isinstance(event, ScriptRun) for event in events)
-    ended = sum(isinstance(event, MirrorCompleted | MirrorFailed) for event in events)
+    ended = runs = dead = 0
+    for publication in batch:
+        event = publication.envelope.event
+        if isinstance(event, ScriptRun):
+            runs += 1
+        elif is_refused(event.branch_id):
+            dead += 1
+        elif isinstance(event, MirrorCompleted | MirrorFailed):
+            ended += 1
     with closing(stand.connect()) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT (SELECT count(outcome) FROM mirror_attempt),"
             " (SELECT count(*) FROM script_activity), (SELECT count(*) FROM dead_letter)"
         )
         found = cursor.fetchone()
-    if found != (ended, runs, 0):
-        raise RuntimeError(f"{ended} ended attempts and {runs} runs were sent, found {found}")
+    if found != (ended, runs, dead):
+        raise RuntimeError(f"expected attempts, runs, letters {ended, runs, dead}, found {found}")

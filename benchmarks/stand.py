@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,10 @@ class Stand:
                 "TRUNCATE branch, mirror_attempt, script_activity, dead_letter,"
                 " ledger_arrival, ledger_source, ledger_range"
             )
+        self.register_branches()
+
+    def register_branches(self) -> None:
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO branch (id, unique_name)"
                 f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {BRANCHES}) id"
@@ -64,15 +68,9 @@ class Stand:
 
         It is sent SIGTERM where it still runs in the end. Raises RuntimeError where it fails.
         """
-        scripts = Path(sys.executable).parent
         with subprocess.Popen(
-            [scripts / command[0], *command[1:]],
-            env={
-                **os.environ,
-                environment.AMQP_URL: self.amqp_url,
-                environment.DATABASE_URL: self.database_url,
-                environment.PARTITIONS: str(PARTITIONS),
-            },
+            self._arguments(command),
+            env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -84,6 +82,23 @@ class Stand:
                 _, log = process.communicate(timeout=20)
             if process.returncode:
                 raise RuntimeError(f"{command} ended with {process.returncode}:\n{log}")
+
+    def exit_code(self, *command: str) -> int:
+        """Runs a command to its end, unseen."""
+        return subprocess.run(
+            self._arguments(command), env=self._environment(), capture_output=True, check=False
+        ).returncode
+
+    def _arguments(self, command: Sequence[str]) -> list[str]:
+        return [str(Path(sys.executable).parent / command[0]), *command[1:]]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            environment.AMQP_URL: self.amqp_url,
+            environment.DATABASE_URL: self.database_url,
+            environment.PARTITIONS: str(PARTITIONS),
+        }
 
 
 @contextmanager

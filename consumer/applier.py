@@ -5,13 +5,12 @@ or come late: attempts are upserted under their natural key, and branch rows com
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from consumer.database import DatabaseUnavailable, first_line, message_is_to_blame
@@ -103,17 +102,17 @@ INSERT_SCRIPT_ACTIVITY = text("""
     ON CONFLICT DO NOTHING
 """)
 
-PIECE = 64
-"""How finely a batch is cut in which the database refuses something; then halved. Most batches have
-few offenders, and every cut costs some round trips."""
-
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
+UNDO_PIECE = text("ROLLBACK TO SAVEPOINT piece; RELEASE SAVEPOINT piece")
+PIECE = 64
+"""Events in a piece of a batch in which the database refuses something: most batches have few
+offenders, and so most pieces none."""
 
+Statement = tuple[TextClause, Mapping[str, object]]
 Event = tuple[Message, Envelope]
 Dead = tuple[Message, Rejection]
-Result = TypeVar("Result")
 
 
 class Tally(Struct, frozen=True):
@@ -177,41 +176,22 @@ class Applier:
         Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
         """
 
-        def work(connection: Connection, isolating: bool) -> list[Dead]:
-            dead = write_batch(connection, messages, isolating=isolating)
+        with self._engine.begin() as connection:
+            dead = write_batch(connection, messages)
             bury(connection, dead)
             record(connection, messages)
-            return dead
-
-        dead = transact(self._engine, work)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
 
-def transact(engine: Engine, work: Callable[[Connection, bool], Result]) -> Result:
-    """Does the work in a transaction and, where the database refuses a message in it, once more in
-    a new one, isolating what it refuses. Raises DBAPIError for a database in trouble."""
-    try:
-        with engine.begin() as connection:
-            return work(connection, False)
-    except DBAPIError as error:
-        if not message_is_to_blame(error):
-            raise
-    with engine.begin() as connection:
-        return work(connection, True)
-
-
-def write_batch(
-    connection: Connection, messages: Iterable[Message], *, isolating: bool
-) -> list[Dead]:
+def write_batch(connection: Connection, messages: Iterable[Message]) -> list[Dead]:
     """Applies what can be applied, within the caller's transaction; returns what cannot.
 
-    Raises DBAPIError for a database in trouble and, unless `isolating`, where it refuses a message.
+    Raises DBAPIError for a database in trouble.
     """
     events, dead = _sift(connection, messages)
-    if not isolating:
-        _write(connection, events)
-        return dead
-    return dead + _write_isolating(connection, events)
+    if events and _try(connection, _writes(events)) is not None:
+        dead += _isolate(connection, events)
+    return dead
 
 
 def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
@@ -253,13 +233,12 @@ def _sift(connection: Connection, messages: Iterable[Message]) -> tuple[list[Eve
     return events, dead
 
 
-def _write(connection: Connection, events: Sequence[Event]) -> None:
-    """Writes all events at once. Raises DBAPIError where the database refuses one of them."""
-    _insert(connection, events)
-    _project(connection, events)
+def _writes(events: Sequence[Event]) -> list[Statement]:
+    """All that the events do."""
+    return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
 
 
-def _insert(connection: Connection, events: Sequence[Event]) -> None:
+def _inserts(events: Sequence[Event]) -> list[Statement]:
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
     for _, envelope in events:
@@ -271,76 +250,90 @@ def _insert(connection: Connection, events: Sequence[Event]) -> None:
         attempt = attempt_of(envelope.time, event)
         if attempt.supersedes(attempts.get(key)):
             attempts[key] = attempt
+    statements: list[Statement] = []
     if attempts:
         rows = [attempts[key] for key in sorted(attempts)]
-        connection.execute(UPSERT_ATTEMPTS, {"attempts": msgspec.json.encode(rows).decode()})
+        statements.append((UPSERT_ATTEMPTS, {"attempts": msgspec.json.encode(rows).decode()}))
     if runs:
         columns = ("name", "hostname", "started_at", "completed_at")
-        rows_of_runs = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
-        connection.execute(
-            INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(rows_of_runs).decode()}
-        )
+        named = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
+        statements.append((INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(named).decode()}))
+    return statements
 
 
-def _project(connection: Connection, events: Sequence[Event]) -> None:
+def _projections(events: Sequence[Event]) -> list[Statement]:
     branch_ids = sorted(branch_ids_of(message for message, _ in events))
-    if branch_ids:
-        connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
+    return [(PROJECT_BRANCHES, {"branch_ids": branch_ids})] if branch_ids else []
 
 
-def _write_isolating(connection: Connection, events: Sequence[Event]) -> list[Dead]:
-    """Writes what the database accepts and returns what it does not.
+def _try(connection: Connection, statements: Sequence[Statement]) -> DBAPIError | None:
+    """Runs the statements, or none where the database refuses one: then returns the error.
 
-    It mostly refuses a row that an event inserts, and that is found out without computing any
-    branch. Only where it refuses what follows from the rows, each is tried with all it does.
+    In a savepoint, and in one round trip, which is most of what a few rows cost.
     """
+    script = [statement.text for statement, _ in statements]
+    parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
-        with connection.begin_nested():
-            dead = _isolate(connection, events, _insert)
-            offenders = {id(message) for message, _ in dead}
-            _project(connection, [event for event in events if id(event[0]) not in offenders])
-            connection.execute(CHECK_CONSTRAINTS)
-            return dead
+        connection.execute(
+            text(";".join(["SAVEPOINT piece", *script, "RELEASE SAVEPOINT piece"])), parameters
+        )
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise
-
-    def write_and_check(connection: Connection, events: Sequence[Event]) -> None:
-        _write(connection, events)
-        connection.execute(CHECK_CONSTRAINTS)
-
-    return _isolate(connection, events, write_and_check)
+        connection.execute(UNDO_PIECE)
+        return error
+    return None
 
 
-def _isolate(
-    connection: Connection,
-    events: Sequence[Event],
-    write: Callable[[Connection, Sequence[Event]], None],
-) -> list[Dead]:
-    dead: list[Dead] = []
-    for begin in range(0, len(events), PIECE):
-        dead += _bisect(connection, events[begin : begin + PIECE], write)
-    return dead
+def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
+    """Writes what the database accepts and returns what it does not.
+
+    It mostly refuses a row that an event inserts, and that is found out without computing any
+    branch. Only where it refuses what follows from the rows, each event is tried with all it does.
+    """
+    # Offenders are often of one kind, and so of one branch: side by side they cost little more
+    # than one.
+    events = sorted(events, key=lambda event: event[1].event.partition_key)
+    trial = connection.begin_nested()
+    dead = _bisect_pieces(connection, events, _inserts)
+    offenders = {id(message) for message, _ in dead}
+    good = [event for event in events if id(event[0]) not in offenders]
+    if _try(connection, [*_projections(good), (CHECK_CONSTRAINTS, {})]) is None:
+        trial.commit()
+        return dead
+    trial.rollback()
+    return _bisect_pieces(connection, events, _writes)
+
+
+Writing = Callable[[Sequence[Event]], list[Statement]]
+
+
+def _bisect_pieces(connection: Connection, events: Sequence[Event], writing: Writing) -> list[Dead]:
+    return [
+        dead
+        for begin in range(0, len(events), PIECE)
+        for dead in _bisect(connection, events[begin : begin + PIECE], writing)
+    ]
 
 
 def _bisect(
     connection: Connection,
     events: Sequence[Event],
-    write: Callable[[Connection, Sequence[Event]], None],
+    writing: Writing,
+    *,
+    holds_offender: bool = False,
 ) -> list[Dead]:
     """Writes the events, or halves them down to those that the database refuses."""
-    try:
-        with connection.begin_nested():
-            write(connection, events)
+    if len(events) == 1 or not holds_offender:
+        error = _try(connection, writing(events))
+        if error is None:
             return []
-    except DBAPIError as error:
-        if not message_is_to_blame(error):
-            raise
         if len(events) == 1:
             message, envelope = events[0]
             return [(message, reject(envelope, Reason.REJECTED_BY_DATABASE, first_line(error)))]
     middle = len(events) // 2
-    return _bisect(connection, events[:middle], write) + _bisect(connection, events[middle:], write)
+    dead = _bisect(connection, events[:middle], writing)
+    return dead + _bisect(connection, events[middle:], writing, holds_offender=not dead)
 
 
 def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:

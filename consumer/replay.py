@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -29,7 +28,6 @@ from consumer.applier import (
     attempt_of,
     branch_ids_of,
     lock_branches,
-    transact,
     write_batch,
 )
 from consumer.dead_letters import detail_of
@@ -173,7 +171,7 @@ class Replay:
                 stopping.wait(max(0.0, began_at + done / rate - time.monotonic()))
             if stopping.is_set():
                 return
-            yield retry(transact, self._engine, partial(self._apply, chunk))
+            yield retry(self._apply, chunk)
             done += len(chunk)
 
     def _chunks(self, rate: float | None) -> Iterator[Sequence[Planned]]:
@@ -192,7 +190,14 @@ class Replay:
         for begin in range(0, len(self._planned), size):
             yield self._planned[begin : begin + size]
 
-    def _apply(self, chunk: Sequence[Planned], connection: Connection, isolating: bool) -> Progress:
+    def _apply(self, chunk: Sequence[Planned]) -> Progress:
+        with self._engine.begin() as connection:
+            progress = self._apply_within(connection, chunk)
+            if self._dry_run:
+                connection.rollback()
+        return progress
+
+    def _apply_within(self, connection: Connection, chunk: Sequence[Planned]) -> Progress:
         branch_ids = {each.branch_id for each in chunk if each.branch_id is not None}
         lock_branches(connection, branch_ids)
         before = mirror_states(connection, branch_ids) if self._dry_run else {}
@@ -209,22 +214,15 @@ class Replay:
             for each in ids
         ]
         known = _Known(connection, messages)
-        dead = {
-            id(message): rejection
-            for message, rejection in write_batch(connection, messages, isolating=isolating)
-        }
+        dead = {id(message): rejection for message, rejection in write_batch(connection, messages)}
         outcomes = [
             _outcome(letter_id, dead.get(id(message), message.content), known)
             for letter_id, message in zip(ids, messages, strict=True)
         ]
-        changes = []
-        if self._dry_run:
-            changes = differences(before, mirror_states(connection, branch_ids))
-            connection.rollback()
-        else:
-            record(connection, messages)
-            _mark(connection, outcomes)
-        return Progress(outcomes, len(chunk) - len(ids), changes)
+        record(connection, messages)
+        _mark(connection, outcomes)
+        after = mirror_states(connection, branch_ids) if self._dry_run else {}
+        return Progress(outcomes, len(chunk) - len(ids), differences(before, after))
 
 
 class _Known:
@@ -306,7 +304,7 @@ def edit(
         connection.execute(select(LETTERS.c.id).where(LETTERS.c.id == letter_id).with_for_update())
         check_ids(connection, [letter_id], State.DEAD)
         trial = connection.begin_nested()
-        for _, rejection in write_batch(connection, [message], isolating=True):
+        for _, rejection in write_batch(connection, [message]):
             raise StillDead(_why_refused(letter_id, rejection))
         trial.rollback()
         connection.execute(
