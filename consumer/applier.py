@@ -7,6 +7,7 @@ or come late: attempts are upserted under their natural key, and branch rows com
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 
 import msgspec
 from msgspec import Struct
@@ -271,18 +272,22 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> DBAPIError 
 
     In a savepoint, and in one round trip, which is most of what a few rows cost.
     """
-    script = [statement.text for statement, _ in statements]
+    script = _as_piece(tuple(statement for statement, _ in statements))
     parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
-        connection.execute(
-            text(";".join(["SAVEPOINT piece", *script, "RELEASE SAVEPOINT piece"])), parameters
-        )
+        connection.execute(script, parameters)
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise
         connection.execute(UNDO_PIECE)
         return error
     return None
+
+
+@cache
+def _as_piece(statements: tuple[TextClause, ...]) -> TextClause:
+    texts = [statement.text for statement in statements]
+    return text(";".join(["SAVEPOINT piece", *texts, "RELEASE SAVEPOINT piece"]))
 
 
 def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
