@@ -12,7 +12,7 @@ from consumer import topology as consumer_topology
 from consumer.topology import broker_channel, connection_parameters, declare_topology
 from contract import environment, routing
 from tests.builders import failed
-from tests.faults.deadly_worker import DEADLY
+from tests.deadly_worker import DEADLY
 from tests.servers import branch, publish_events, register_branches, rows
 
 DELIVERY_LIMIT = 3
@@ -41,7 +41,7 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
     killed = 0
     while True:
         worker = subprocess.run(
-            [sys.executable, "-m", "tests.faults.deadly_worker", where, str(DELIVERY_LIMIT)],
+            [sys.executable, "-m", "tests.deadly_worker", where, str(DELIVERY_LIMIT)],
             env={
                 **os.environ,
                 environment.AMQP_URL: amqp_url,

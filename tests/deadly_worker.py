@@ -1,4 +1,4 @@
-"""A worker that a message kills: `python -m tests.faults.deadly_worker decode|apply LIMIT`.
+"""A worker that a message kills: `python -m tests.deadly_worker decode|apply LIMIT`.
 
 It is killed by a real SIGKILL, as by a crash in a C library or for want of memory, when it decodes
 or applies a body that holds DEADLY. LIMIT is the delivery limit of the queues it declares.
