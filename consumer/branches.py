@@ -2,21 +2,23 @@
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from consumer.database import first_line
 from consumer.tables import Branch
+from consumer.takeover import KnownState
 from contract.events import InvalidEvent, check_branch_id, check_text, shown
 from contract.secrets import mask_secrets
 
 COLUMNS = {"id", "unique_name", "url"}
+STATE_COLUMNS = set(KnownState.__struct_fields__)
 
 
 class NewBranch(Struct, frozen=True):
@@ -25,6 +27,8 @@ class NewBranch(Struct, frozen=True):
     id: int
     unique_name: str
     url: str | None = None
+    state: KnownState | None = None
+    """What another system knew of it."""
 
     def __post_init__(self) -> None:
         check_branch_id(self.id)
@@ -71,14 +75,18 @@ def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
         raise BranchConflict("\n".join(conflicts))
     if new:
         try:
-            connection.execute(insert(Branch), [msgspec.structs.asdict(branch) for branch in new])
+            connection.execute(
+                insert(Branch),
+                [{"id": each.id, "unique_name": each.unique_name, "url": each.url} for each in new],
+            )
         except IntegrityError as error:
             raise BranchConflict(f"registered by somebody else: {first_line(error)}") from error
     return len(new)
 
 
 def read_branches(path: Path) -> list[NewBranch]:
-    """Reads CSV with a heading: id, unique_name and, if you like, url. Raises BadBranchFile."""
+    """Reads CSV with a heading: id, unique_name and, if you like, url and the mirror columns of the
+    branch table, which are taken over. Raises BadBranchFile."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(_parse(path, csv.DictReader(file, strict=True)))
@@ -100,9 +108,10 @@ def _shown(branch: Any) -> str:
 
 def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
     heading = set(rows.fieldnames or ())
-    if not {"id", "unique_name"} <= heading <= COLUMNS:
+    if not {"id", "unique_name"} <= heading <= COLUMNS | STATE_COLUMNS:
         raise BadBranchFile(
             f"{path} must begin with a heading of id, unique_name and perhaps url,"
+            f" {', '.join(KnownState.__struct_fields__)};"
             f" got {shown(','.join(rows.fieldnames or ()))}"
         )
     for row in rows:
@@ -112,6 +121,32 @@ def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
         if not re.fullmatch(r"\s*[0-9]{1,19}\s*", row["id"]):
             raise BadBranchFile(f"{where}: id {shown(row['id'])} is not a number")
         try:
-            yield NewBranch(int(row["id"]), row["unique_name"], row.get("url") or None)
+            state = _state(row) if heading & STATE_COLUMNS else None
+            yield NewBranch(int(row["id"]), row["unique_name"], row.get("url") or None, state)
         except InvalidEvent as error:
             raise BadBranchFile(f"{where}: {error}") from error
+
+
+def _state(row: Mapping[str, str]) -> KnownState:
+    given = {name: row[name].strip() for name in STATE_COLUMNS if row.get(name, "").strip()}
+    failures = given.get("mirror_failures", "0")
+    if not re.fullmatch(r"[0-9]{1,9}", failures):
+        raise InvalidEvent(f"mirror_failures {shown(failures)} is not a number")
+    return KnownState(
+        last_mirror_attempt=_instant("last_mirror_attempt", given),
+        last_mirrored=_instant("last_mirrored", given),
+        last_mirrored_id=given.get("last_mirrored_id"),
+        mirror_failures=int(failures),
+        mirror_status_message=given.get("mirror_status_message"),
+    )
+
+
+def _instant(field: str, given: Mapping[str, str]) -> datetime | None:
+    if field not in given:
+        return None
+    try:
+        return datetime.fromisoformat(given[field])
+    except ValueError:
+        raise InvalidEvent(
+            f"{field} {shown(given[field])} is not a time such as 2007-07-05 19:32:01+00"
+        ) from None

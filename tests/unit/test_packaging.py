@@ -1,0 +1,52 @@
+"""What hosts install beside the package."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.commands import SCRIPTS
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+UNITS = sorted(PACKAGING.glob("*.service"))
+
+
+def commands(unit: Path) -> list[str]:
+    lines = unit.read_text().splitlines()
+    return [line.split("=", 1)[1] for line in lines if line.startswith("ExecStart=")]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_has_nothing_to_say_about_a_unit(unit: Path, tmp_path: Path) -> None:
+    """Once its command is where the unit says."""
+    installed = tmp_path / unit.name
+    installed.write_text(unit.read_text().replace("/usr/local/bin", str(SCRIPTS)))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", installed],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    complaints = [line for line in result.stderr.splitlines() if unit.name in line]
+    assert complaints == []
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_service_is_a_command_of_ours_and_not_roots(unit: Path) -> None:
+    """Each unit runs one that exists, as a user of its own, and may write where it must only."""
+    (command,) = commands(unit)
+    program, *arguments = shlex.split(command)
+    help_text = subprocess.run(
+        [SCRIPTS / Path(program).name, *arguments, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "Usage" in help_text
+    text = unit.read_text()
+    assert "\nUser=mirrorfeed\n" in text
+    assert "\nProtectSystem=strict\n" in text
+    assert "\nNoNewPrivileges=yes\n" in text
