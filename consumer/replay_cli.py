@@ -1,10 +1,8 @@
 """`mirror-replay`: what operators do with dead letters."""
 
-import base64
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,6 @@ from typing import Annotated, Any
 import click
 import msgspec
 import typer
-from msgspec import to_builtins
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import Row
@@ -27,28 +24,31 @@ from consumer.console import (
     DatabaseUrlOption,
     FutureToleranceOption,
     JsonOption,
-    as_document,
     plural,
-    print_differences,
     print_json,
-    print_table,
-    printable,
     ready_engine,
     run_app,
-    span,
     transaction,
 )
 from consumer.errors import NotSo
+from consumer.letter_views import (
+    SHOWN_LETTERS,
+    document,
+    in_lines,
+    show_groups,
+    show_letter,
+    show_list,
+    show_outcomes,
+    text_of,
+)
 from consumer.letters import Selection
 from consumer.replay import Outcome, Replay, StillDead
-from consumer.status import Difference, as_json
+from consumer.status import Difference
 from contract import environment
 from contract.events import check_branch_id
 from contract.reasons import Reason
 
 PROGRAM = "mirror-replay"
-SHOWN_LETTERS = 100
-"""What a person is shown of a long list; programs get it whole."""
 
 app = typer.Typer(
     help="Puts dead letters right: messages that could not be applied to the database.",
@@ -368,109 +368,6 @@ def progress_bar() -> Progress:
     return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
-def show_list(found: list[Row[Any]], total: int) -> None:
-    print_table(
-        ("id", "age", "reason", "type", "branch", "deliveries", "detail"),
-        [
-            (
-                letter.id,
-                span(age_seconds(letter.first_seen_at)),
-                letter.reason,
-                letter.type,
-                letter.branch_id,
-                letter.attempts,
-                letter.detail,
-            )
-            for letter in found
-        ],
-    )
-    if total > len(found):
-        print(f"{total - len(found):,} more: see --group, --json or --limit", file=sys.stderr)
-
-
-def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
-    if as_json_document:
-        print_json({"groups": [as_json(group._asdict()) for group in groups]})
-        return
-    print_table(
-        ("letters", "reason", "error", "oldest", "newest", "first id"),
-        [
-            (
-                group.letters,
-                group.reason,
-                group.error,
-                span(age_seconds(group.oldest)),
-                span(age_seconds(group.newest)),
-                group.first_id,
-            )
-            for group in groups
-        ],
-    )
-
-
-def show_letter(letter: Row[Any], as_json_document: bool) -> None:
-    fields = document(letter)
-    if as_json_document:
-        print_json(fields)
-        return
-    for name, value in fields.items():
-        if value is not None and "body" not in name:
-            print(f"{name}: {printable(str(value))}")
-    print(f"\n{readable(letter.body)}")
-    if letter.original_body is not None:
-        print(f"\nas it was delivered:\n{readable(letter.original_body)}")
-
-
-def show_outcomes(
-    outcomes: list[Outcome],
-    changes: list[Difference],
-    skipped: int,
-    dry_run: bool,
-    as_json_document: bool,
-) -> None:
-    counts = Counter(each.outcome for each in outcomes)
-    totals = {outcome: counts[outcome] for outcome in ("applied", "unchanged", "dead")}
-    if as_json_document:
-        dry = {"dry_run": True, "branches": as_document(changes)} if dry_run else {}
-        print_json({**totals, "skipped": skipped, "letters": to_builtins(outcomes), **dry})
-        return
-    print_differences(changes)
-    dead = [each for each in outcomes if each.outcome == "dead"]
-    if dead:
-        print_table(
-            ("dead", "reason", "detail"),
-            [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
-        )
-    would = "would be " if dry_run else ""
-    print(
-        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} known already,"
-        f" {totals['dead']:,} still dead"
-    )
-    if skipped:
-        print(f"{plural(skipped, 'letter')} skipped: somebody else has them in hand")
-
-
-def document(letter: Row[Any]) -> dict[str, Any]:
-    """A letter for programs: bytes as text where they are UTF-8, and always as base64."""
-    fields: dict[str, Any] = {"age_seconds": round(age_seconds(letter.first_seen_at), 3)}
-    for name, value in as_json(letter._asdict()).items():
-        if not name.endswith("body"):
-            fields[name] = value
-        elif value is not None:
-            body = bytes(value)
-            fields[name] = text_of(body)
-            fields[f"{name}_base64"] = base64.b64encode(body).decode()
-    return fields
-
-
-def readable(body: bytes) -> str:
-    """For a person: JSON in lines, and nothing that commands the terminal."""
-    text = text_of(bytes(body))
-    if text is None:
-        return f"{bytes(body)!r} (not UTF-8)"
-    return "\n".join(printable(line) for line in in_lines(text).split("\n"))
-
-
 def edited(letter: Row[Any]) -> bytes:
     """What the operator makes of the body in their editor."""
     text = text_of(bytes(letter.body))
@@ -483,21 +380,3 @@ def edited(letter: Row[Any]) -> bytes:
     if new is None:
         raise NotSo(f"nothing was changed: letter {letter.id} is as it was")
     return new.strip().encode()
-
-
-def in_lines(text: str) -> str:
-    try:
-        return msgspec.json.format(text, indent=2)
-    except msgspec.DecodeError:
-        return text
-
-
-def text_of(body: bytes) -> str | None:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def age_seconds(since: datetime) -> float:
-    return max(0.0, (datetime.now(UTC) - since).total_seconds())
