@@ -37,8 +37,9 @@ from consumer.database import apply_schema, check_database, open_engine
 from consumer.ledger import audit as audit_ledger
 from consumer.maintenance import prune as prune_tables
 from consumer.maintenance import rebuild as rebuild_branches
+from consumer.reading_cli import app as reading_app
 from consumer.session import Plan
-from consumer.status import STUCK_AFTER, as_json, branch_states
+from consumer.takeover import take_over
 from consumer.topology import (
     broker_channel,
     connection_parameters,
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 branches_app = typer.Typer(help="Register branches.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(branches_app, name="branches")
+app.add_typer(reading_app)
 
 AmqpUrlOption = Annotated[
     str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
@@ -121,6 +123,10 @@ def import_branches(
 ) -> None:
     """Register all branches of a file, or none where one of them cannot be. Safe to repeat.
 
+    The file may have the mirror columns of the branch table, too: last_mirror_attempt,
+    last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message. A branch that has no
+    attempts yet takes them over, and what happens from now on continues from there.
+
     \b
     Example:
       mirror-consumer branches import branches.csv
@@ -128,7 +134,11 @@ def import_branches(
     branches = read_branches(file)
     with transaction(database_url) as connection:
         new = register(connection, branches)
+        states = {branch.id: branch.state for branch in branches if branch.state is not None}
+        taken = take_over(connection, states)
     print(f"{new} branches registered, {len(branches) - new} were already")
+    if states:
+        print(f"{taken} took over their mirror state")
 
 
 @app.command()
@@ -169,57 +179,6 @@ def run(
         drain=drain,
     )
     run_until_signal(Worker(open_engine(database_url), connection_parameters(amqp_url), plan))
-
-
-@app.command()
-def status(
-    branch_id: Annotated[
-        int | None, typer.Argument(metavar="[ID]", help="The branch's number; all if not given.")
-    ] = None,
-    stuck_after_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0, max=MAX_SECONDS, help="When an attempt that has not ended counts as stuck."
-        ),
-    ] = STUCK_AFTER.total_seconds(),
-    as_json_document: JsonOption = False,
-    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-) -> None:
-    """Show the mirror state of one branch or of all.
-
-    \b
-    Example:
-      mirror-consumer status 17 --json
-    """
-    if branch_id is not None:
-        check_branch_id(branch_id)
-    with transaction(database_url) as connection:
-        branches = branch_states(
-            connection, branch_id, stuck_after=timedelta(seconds=stuck_after_seconds)
-        )
-    if as_json_document:
-        print_json({"branches": [as_json(branch) for branch in branches]})
-    else:
-        print_table(
-            ("id", "name", "state", "last mirrored", "revision", "failures", "message"),
-            [
-                (
-                    branch["id"],
-                    branch["unique_name"],
-                    branch["state"],
-                    branch["last_mirrored"] or "never",
-                    (branch["last_mirrored_id"] or "")[:12],
-                    branch["mirror_failures"],
-                    branch["mirror_status_message"],
-                )
-                for branch in branches
-            ],
-        )
-    if branch_id is not None and not branches:
-        refuse(
-            f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME",
-            EXIT_NOT_SO,
-        )
 
 
 @app.command()

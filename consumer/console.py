@@ -1,13 +1,15 @@
 """What the operators' commands share: options, exit codes, how they fail, what they print."""
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,12 +29,18 @@ from consumer.messages import FUTURE_TOLERANCE
 from consumer.status import Difference
 from consumer.topology import BrokerUnavailable
 from contract import environment
+from contract.events import shown
 
 EXIT_NOT_SO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 MAX_SECONDS = 1e9
 FUTURE_TOLERANCE_SECONDS = FUTURE_TOLERANCE.total_seconds()
+FAILURES = (BrokerUnavailable, DatabaseUnavailable, DBAPIError, NotSo, SchemaMissing, ValueError)
+"""What a command may end with: `message_of` and `exit_code_of` say how."""
+TIME = "%Y-%m-%d %H:%M:%S"
+"""How a person is shown an instant, in UTC."""
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DatabaseUrlOption = Annotated[
     str, typer.Option("--database-url", envvar=environment.DATABASE_URL, help="The database.")
@@ -53,15 +61,20 @@ def run_app(app: typer.Typer, program: str) -> None:
     """Runs a console script. Bad input exits 2, a server that cannot be reached 3."""
     try:
         app()
-    except (BrokerUnavailable, DatabaseUnavailable) as error:
-        fail(program, str(error), EXIT_UNREACHABLE)
-    except DBAPIError as error:
-        exit_code = EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
-        fail(program, first_line(error), exit_code)
-    except NotSo as error:
-        fail(program, str(error), EXIT_NOT_SO)
-    except (SchemaMissing, ValueError) as error:
-        fail(program, str(error), EXIT_USAGE)
+    except FAILURES as error:
+        fail(program, message_of(error), exit_code_of(error))
+
+
+def message_of(error: Exception) -> str:
+    return first_line(error) if isinstance(error, DBAPIError) else str(error)
+
+
+def exit_code_of(error: Exception) -> int:
+    if isinstance(error, DBAPIError):
+        return EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
+    if isinstance(error, BrokerUnavailable | DatabaseUnavailable):
+        return EXIT_UNREACHABLE
+    return EXIT_NOT_SO if isinstance(error, NotSo) else EXIT_USAGE
 
 
 def fail(program: str, message: str, exit_code: int) -> NoReturn:
@@ -86,11 +99,51 @@ def print_json(document: object) -> None:
     print(json.dumps(document))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*headings, box=None)
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    shorten: Collection[str] = (),
+) -> None:
+    """Prints a table: on a terminal within its width, else each row whole, on a line of its own.
+
+    On a terminal the columns that `shorten` names are cut where there is no room, and each row
+    keeps to one line; without any, what is too long takes several lines.
+    """
+    console = Console()
+    if console.is_terminal:
+        console.print(terminal_table(headings, rows, shorten=shorten))
+    else:
+        for line in whole_lines(headings, rows):
+            print(line)
+
+
+def terminal_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    shorten: Collection[str] = (),
+) -> Table:
+    """What `print_table` shows on a terminal."""
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, no_wrap=bool(shorten) and heading not in shorten)
+    is_one_line = True if shorten else None
     for row in rows:
-        table.add_row(*(Text(printable(shown_cell(cell))) for cell in row))
-    Console().print(table)
+        cells = [printable(shown_cell(cell)) for cell in row]
+        table.add_row(*(Text(cell, no_wrap=is_one_line, overflow="ellipsis") for cell in cells))
+    return table
+
+
+def whole_lines(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The rows in aligned columns; a line is as long as what it says."""
+    lines = [headings, *([printable(shown_cell(cell)) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)
+        )
+        yield f" {'  '.join(cells)}".rstrip()
 
 
 def print_differences(differences: Iterable[Difference]) -> None:
@@ -108,7 +161,7 @@ def print_differences(differences: Iterable[Difference]) -> None:
 def shown_cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
+    return f"{value.astimezone(UTC):{TIME}}" if isinstance(value, datetime) else str(value)
 
 
 def printable(text: str) -> str:
@@ -122,6 +175,30 @@ def span(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def exact_span(seconds: float) -> str:
+    """A duration as a person measures it: its two largest units."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def duration(text: str) -> timedelta:
+    """What an operator types: a whole number and its unit. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
+    if match is None or (seconds := int(match[1]) * UNITS[match[2]]) > MAX_SECONDS:
+        raise ValueError(
+            f"the duration {shown(text)} cannot be read: a whole number and s, m, h or d, such as"
+            " 90s, 15m, 6h or 2d"
+        )
+    return timedelta(seconds=seconds)
 
 
 def plural(count: int, noun: str) -> str:

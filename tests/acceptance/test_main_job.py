@@ -153,10 +153,12 @@ def test_each_branch_has_the_state_of_its_latest_attempt(
         failed(5, 0, "why"),
     )
     shell.run("mirror-consumer", "run", "--drain")
-    states = [row["state"] for row in statuses(shell)]
-    assert states == ["never-mirrored", "mirroring", "stuck", "mirrored", "failing"]
-    patient = [row["state"] for row in statuses(shell, "--stuck-after-seconds", "10000")]
-    assert patient[2] == "mirroring"
+    states = {row["id"]: row["state"] for row in statuses(shell)}
+    assert states == {
+        1: "never-mirrored", 2: "mirroring", 3: "stuck", 4: "mirrored", 5: "failing"
+    }  # fmt: skip
+    patient = {row["id"]: row["state"] for row in statuses(shell, "--stuck-after-seconds", "10000")}
+    assert patient[3] == "mirroring"
 
 
 def test_status_shows_one_branch_or_says_that_there_is_none(shell: Shell) -> None:
@@ -166,7 +168,7 @@ def test_status_shows_one_branch_or_says_that_there_is_none(shell: Shell) -> Non
     (row,) = statuses(shell, "7")
     assert list(row) == [
         "id", "unique_name", "url", "last_mirror_attempt", "last_mirrored", "last_mirrored_id",
-        "mirror_failures", "mirror_status_message", "state",
+        "mirror_failures", "mirror_status_message", "state", "last_success_age_seconds",
     ]  # fmt: skip
     assert row["url"] == "https://host/seven"
     assert "seven" in shell.run("mirror-consumer", "status", "7").stdout

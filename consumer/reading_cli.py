@@ -1,0 +1,472 @@
+"""The commands of `mirror-consumer` that read: how the branches are, and what scripts have run."""
+
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from msgspec import Struct
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+from sqlalchemy.exc import DBAPIError
+from typer.core import TyperCommand
+
+from consumer.console import (
+    EXIT_NOT_SO,
+    FAILURES,
+    MAX_SECONDS,
+    TIME,
+    DatabaseUrlOption,
+    JsonOption,
+    duration,
+    exact_span,
+    message_of,
+    plural,
+    print_json,
+    print_table,
+    printable,
+    ready_engine,
+    span,
+    terminal_table,
+    transaction,
+)
+from consumer.database import DatabaseUnavailable
+from consumer.errors import NotSo
+from consumer.scripts import Sighting, Watched, check, last_runs
+from consumer.status import (
+    STUCK_AFTER,
+    State,
+    as_json,
+    attempts,
+    branch_states,
+    database_now,
+    is_registered,
+)
+from contract import environment
+from contract.events import check_branch_id
+
+NAGIOS_CRITICAL = 2
+NAGIOS_UNKNOWN = 3
+MAX_MINUTES = MAX_SECONDS / 60
+WATCH_SECONDS = "2"
+SHOWN_ATTEMPTS = 100
+"""What a person is shown of a long list; programs get it whole."""
+CELLS_WITH_REVISIONS = 100
+"""On a narrower terminal the failure messages need the room."""
+SHORTENED = ("name", "revision", "message")
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class WatchCommand(TyperCommand):
+    """Lets --watch stand with or without its number, which Typer has no option for."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        return super().make_context(info_name, with_watch_seconds(args), *rest, **extra)
+
+
+class MonitorCommand(TyperCommand):
+    """With --nagios, bad usage is UNKNOWN: its usual exit code 2 would say CRITICAL."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        is_nagios = "--nagios" in args
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
+        except typer.TyperException as error:
+            if not is_nagios:
+                raise
+            print(nagios_line("UNKNOWN", error.format_message()))
+            raise typer.Exit(NAGIOS_UNKNOWN) from error
+
+
+class Reading(Struct, frozen=True):
+    """What `status` has read, and when that was so."""
+
+    branches: list[dict[str, Any]]
+    now: datetime
+
+
+@app.command(cls=WatchCommand)
+def status(
+    branch_id: Annotated[
+        int | None, typer.Argument(metavar="ID", help="The branch's number; all if not given.")
+    ] = None,
+    states: Annotated[
+        list[State] | None,
+        typer.Option("--state", help="Only branches in this state; may be repeated."),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Only branches whose last success began longer ago than that, such as 90s, 15m, 6h"
+            " or 2d, or that never had one.",
+        ),
+    ] = None,
+    stuck_after_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, max=MAX_SECONDS, help="When an attempt that has not ended counts as stuck."
+        ),
+    ] = STUCK_AFTER.total_seconds(),
+    watch_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--watch",
+            metavar="[SECONDS]",
+            min=0.1,
+            max=86_400,
+            help=f"Fill the terminal, and look again every SECONDS ({WATCH_SECONDS} if not given)"
+            " until Ctrl-C.",
+        ),
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show the mirror state of one branch or of all, first what needs attention.
+
+    stuck (for longest first), failing (most failures first), never-mirrored, mirroring, mirrored
+    (oldest success first); --json is in the order of the ids. All times are the starts of
+    attempts, measured by the database's clock.
+
+    \b
+    Examples:
+      mirror-consumer status 17 --json
+      mirror-consumer status --state failing --state stuck --watch 5
+      mirror-consumer status --older-than 6h
+    """
+    if branch_id is not None:
+        check_branch_id(branch_id)
+    if watch_seconds is not None and as_json_document:
+        raise ValueError("--watch and --json exclude each other: a program can ask again itself")
+    success_older_than = None if older_than is None else duration(older_than)
+    engine = ready_engine(database_url)
+
+    def read() -> Reading:
+        with engine.begin() as connection:
+            if branch_id is not None and not is_registered(connection, branch_id):
+                raise not_registered(branch_id)
+            now = database_now(connection)
+            branches = branch_states(
+                connection,
+                branch_id,
+                stuck_after=timedelta(seconds=stuck_after_seconds),
+                states=states or (),
+                success_older_than=success_older_than,
+                now=now,
+            )
+        return Reading(branches, now)
+
+    if watch_seconds is not None:
+        watch(read, watch_seconds)
+    elif as_json_document:
+        with printed_where_not_so({"branches": []}):
+            branches = sorted(read().branches, key=lambda branch: branch["id"])
+            print_json({"branches": [as_json(branch) for branch in branches]})
+    else:
+        with_revisions = shows_revisions(Console())
+        print_table(
+            branch_headings(with_revisions),
+            [branch_cells(branch, with_revisions) for branch in read().branches],
+            shorten=SHORTENED,
+        )
+
+
+@app.command()
+def history(
+    branch_id: Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")],
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Only so many, the latest first."
+            f" [default: {SHOWN_ATTEMPTS}; with --json, all of them]",
+        ),
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show the attempts to mirror one branch, the latest first, and how long each took.
+
+    \b
+    Example:
+      mirror-consumer history 17 --limit 10
+    """
+    check_branch_id(branch_id)
+    shown = limit or SHOWN_ATTEMPTS
+    with transaction(database_url) as connection:
+        found = attempts(connection, branch_id, limit if as_json_document else shown + 1)
+        is_known = bool(found) or is_registered(connection, branch_id)
+    if as_json_document:
+        print_json({"id": branch_id, "attempts": [as_json(attempt) for attempt in found]})
+    if not is_known:
+        raise not_registered(branch_id)
+    if as_json_document:
+        return
+    print_table(
+        ("started", "took", "outcome", "revision", "message"),
+        map(attempt_cells, found[:shown]),
+        shorten=SHORTENED,
+    )
+    if len(found) > shown:
+        typer.echo(f"there are more than these {shown}: see --limit", err=True)
+
+
+@app.command()
+def scripts(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A script's name; all if not given.")
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show the last activity of each script on each host: the run that started last.
+
+    \b
+    Example:
+      mirror-consumer scripts branch-puller
+    """
+    with transaction(database_url) as connection:
+        runs = last_runs(connection, name)
+    if as_json_document:
+        print_json({"scripts": [as_json(run) for run in runs]})
+    else:
+        print_table(("name", "host", "started", "completed", "took", "age"), map(run_cells, runs))
+    if name is not None and not runs:
+        raise NotSo(f"no run of a script {name!r} is known: mirror-consumer scripts lists all")
+
+
+@app.command(cls=MonitorCommand)
+def check_scripts(
+    minutes: Annotated[
+        float, typer.Argument(metavar="MINUTES", help="How recent a run must be; above 0.")
+    ],
+    watched: Annotated[
+        list[str],
+        typer.Argument(metavar="HOST:SCRIPT", help="What should run, and where."),
+    ],
+    nagios: Annotated[
+        bool,
+        typer.Option(
+            "--nagios",
+            help="Print one line for Nagios and its kin, and exit 0 (OK), 2 (CRITICAL) or 3"
+            " (UNKNOWN).",
+        ),
+    ] = False,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Say nothing and exit 0 where each script ran on its host in the last MINUTES, else 1.
+
+    A run counts where it completed within that time, both ends included. Each script without one
+    gets a line that says when it was last seen. Runs are dated by the clocks of their hosts; now is
+    what the database's clock says.
+
+    \b
+    Examples:
+      mirror-consumer check-scripts 60 vostok:branch-puller mir:nightly-gc
+      mirror-consumer check-scripts --nagios 60 vostok:branch-puller
+    """
+    with unknown_for_nagios(nagios):
+        if nagios and as_json_document:
+            raise ValueError("--nagios and --json exclude each other: one line, or one document")
+        if not 0 < minutes <= MAX_MINUTES:
+            raise ValueError(
+                f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
+            )
+        wanted = list(dict.fromkeys(map(Watched.parse, watched)))
+        with transaction(database_url) as connection:
+            sightings = check(connection, wanted, timedelta(minutes=minutes))
+    missing = [sighting for sighting in sightings if not sighting.has_run]
+    if nagios:
+        report_to_nagios(sightings, missing, minutes)
+    if as_json_document:
+        print_json({"minutes": minutes, "scripts": [sighting_document(each) for each in sightings]})
+    else:
+        for sighting in missing:
+            print(printable(last_seen_line(sighting)))
+    if missing:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+def with_watch_seconds(arguments: Sequence[str]) -> list[str]:
+    filled: list[str] = []
+    for position, argument in enumerate(arguments):
+        filled.append(argument)
+        following = " ".join(arguments[position + 1 : position + 2])
+        if argument == "--watch" and not re.fullmatch(r"[0-9.]+", following):
+            filled.append(WATCH_SECONDS)
+    return filled
+
+
+def not_registered(branch_id: int) -> NotSo:
+    return NotSo(
+        f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME"
+    )
+
+
+@contextmanager
+def printed_where_not_so(document: object) -> Iterator[None]:
+    """Programs get their document also where the answer is that there is nothing."""
+    try:
+        yield
+    except NotSo:
+        print_json(document)
+        raise
+
+
+def shows_revisions(console: Console) -> bool:
+    return not console.is_terminal or console.width >= CELLS_WITH_REVISIONS
+
+
+def branch_headings(with_revisions: bool) -> tuple[str, ...]:
+    revision = ("revision",) if with_revisions else ()
+    return ("id", "name", "state", "last success", *revision, "failures", "message")
+
+
+def branch_cells(branch: Mapping[str, Any], with_revisions: bool) -> tuple[object, ...]:
+    age = branch["last_success_age_seconds"]
+    return (
+        branch["id"],
+        branch["unique_name"],
+        branch["state"],
+        "never" if age is None else f"{span(age)} ago",
+        *([(branch["last_mirrored_id"] or "")[:12]] if with_revisions else []),
+        branch["mirror_failures"],
+        in_one_line(branch["mirror_status_message"]),
+    )
+
+
+def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
+    took = attempt["duration_seconds"]
+    return (
+        attempt["started_at"],
+        None if took is None else exact_span(took),
+        attempt["outcome"] or "unfinished",
+        (attempt["revision_id"] or "")[:12],
+        in_one_line(attempt["failure_reason"]),
+    )
+
+
+def run_cells(run: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        run["name"],
+        run["hostname"],
+        run["date_started"],
+        run["date_completed"],
+        exact_span(run["duration_seconds"]),
+        f"{span(run['age_seconds'])} ago",
+    )
+
+
+def in_one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def watch(read: Callable[[], Reading], seconds: float) -> None:
+    """Shows what is read again and again, until Ctrl-C or SIGTERM.
+
+    What cannot be read again stays on the screen, marked as stale.
+    """
+    console = Console()
+    if not console.is_terminal:
+        raise ValueError("--watch needs a terminal; for a file or a pipe, ask again instead")
+    # The default would leave the terminal on its alternate screen, without a cursor.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        reading, trouble = read(), ""
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(frame(console, reading, trouble, seconds), refresh=True)
+                time.sleep(seconds)
+                try:
+                    reading, trouble = read(), ""
+                except (DatabaseUnavailable, DBAPIError) as error:
+                    trouble = message_of(error)
+
+
+def frame(console: Console, reading: Reading, trouble: str, seconds: float) -> Group:
+    """As many branches as the terminal has lines for, below a summary."""
+    with_revisions = shows_revisions(console)
+    shown = reading.branches[: max(1, console.height - 3)]
+    heading = f"{summary(reading.branches)}; {reading.now:{TIME}} UTC, every {seconds:g} s"
+    note = f"STALE since then: {trouble}" if trouble else ""
+    if hidden := len(reading.branches) - len(shown):
+        note = note or f"the first {len(shown)}; {hidden:,} more below"
+    return Group(
+        *(
+            Text(printable(line), no_wrap=True, overflow="ellipsis", style=style)
+            for line, style in ((heading, "bold"), (note, "bold red" if trouble else "dim"))
+        ),
+        terminal_table(
+            branch_headings(with_revisions),
+            [branch_cells(branch, with_revisions) for branch in shown],
+            shorten=SHORTENED,
+        ),
+    )
+
+
+def summary(branches: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(branch["state"] for branch in branches)
+    parts = [f"{counts[state]:,} {state}" for state in State if counts[state]]
+    total = f"{len(branches):,} branch{'' if len(branches) == 1 else 'es'}"
+    return f"{total}: {', '.join(parts)}" if parts else total
+
+
+def last_seen_line(sighting: Sighting) -> str:
+    if sighting.last_seen is None or sighting.age_seconds is None:
+        return f"{sighting.script} never seen"
+    when = f"{sighting.last_seen:{TIME}} UTC ({span(sighting.age_seconds)} ago)"
+    return f"{sighting.script} last seen {when}"
+
+
+def sighting_document(sighting: Sighting) -> dict[str, Any]:
+    return as_json(
+        {
+            "hostname": sighting.script.hostname,
+            "name": sighting.script.name,
+            "has_run": sighting.has_run,
+            "last_seen": sighting.last_seen,
+            "age_seconds": sighting.age_seconds,
+        }
+    )
+
+
+@contextmanager
+def unknown_for_nagios(nagios: bool) -> Iterator[None]:
+    try:
+        yield
+    except FAILURES as error:
+        if not nagios:
+            raise
+        print(nagios_line("UNKNOWN", message_of(error)))
+        raise typer.Exit(NAGIOS_UNKNOWN) from error
+
+
+def report_to_nagios(
+    sightings: Sequence[Sighting], missing: Sequence[Sighting], minutes: float
+) -> None:
+    total = plural(len(sightings), "script")
+    span_of_time = f"in the last {minutes:.15g} minute{'' if minutes == 1 else 's'}"
+    if not missing:
+        print(nagios_line("OK", f"{total} ran {span_of_time}"))
+        raise typer.Exit
+    details = "; ".join(map(last_seen_line, missing))
+    print(
+        nagios_line(
+            "CRITICAL", f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
+        )
+    )
+    raise typer.Exit(NAGIOS_CRITICAL)
+
+
+def nagios_line(level: str, message: str) -> str:
+    """One line; what follows a pipe sign would be taken for performance data."""
+    return printable(f"{level} - {in_one_line(message)}").replace("|", "\N{BROKEN BAR}")

@@ -1,0 +1,381 @@
+"""The commands that read, as operators and monitoring systems run them."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+from consumer.applier import Applier
+from consumer.database import open_engine
+from contract import environment
+from tests.builders import at, completed, failed, messages, started
+from tests.commands import Shell
+from tests.servers import PATIENCE_SECONDS, register_branches
+from tests.unit.test_console import cells
+
+UNREACHABLE = "postgresql://127.0.0.1:1/x"
+NO_BROKER = "amqp://127.0.0.1:1"
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+HOME = "\x1b[H"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
+
+
+class Terminal:
+    """A command on a terminal of its own, and what it has written there, without its colours."""
+
+    def __init__(self, shell: Shell, command: tuple[str, ...], lines: int, columns: int) -> None:
+        self._master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (lines, columns))
+        own = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
+        self.process = subprocess.Popen(
+            shell.arguments(command),
+            env={**shell.environment(), **own},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._written = b""
+
+    @property
+    def written(self) -> str:
+        return STYLE.sub("", self._written.decode(errors="replace"))
+
+    def wait_for(self, pattern: str) -> None:
+        """Reads until what was drawn last, from the top of the screen, begins with the pattern."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not re.match(pattern, drawn := self.written.rpartition(HOME)[2], re.DOTALL):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {drawn!r}"
+            assert self._read(deadline - time.monotonic()), f"it ended: {drawn!r}"
+
+    def end(self) -> int:
+        """Reads to the end; the exit code."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._read(deadline - time.monotonic()):
+            assert time.monotonic() < deadline, self.written
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def _read(self, timeout_seconds: float) -> bool:
+        """Whether the command still has the terminal."""
+        if not select.select([self._master], [], [], max(0.0, timeout_seconds))[0]:
+            return True
+        try:
+            new = os.read(self._master, 65_536)
+        except OSError:  # Linux's EIO: nobody has it open any more
+            return False
+        self._written += new
+        return bool(new)
+
+
+@contextmanager
+def terminal(shell: Shell, *command: str, lines: int = 24, columns: int = 60) -> Iterator[Terminal]:
+    shown = Terminal(shell, command, lines, columns)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+@contextmanager
+def database_away(database_url: str) -> Iterator[None]:
+    """For the time of the block the database refuses connections and has ended those it had."""
+    url = make_url(database_url)
+    admin = open_engine(url.set(database="postgres").render_as_string(hide_password=False))
+    autocommit = admin.execution_options(isolation_level="AUTOCOMMIT")
+
+    def allow(yes: bool) -> None:
+        with autocommit.connect() as connection:
+            connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS {yes}'))
+
+    allow(False)
+    try:
+        with autocommit.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                ),
+                {"name": url.database},
+            )
+        yield
+    finally:
+        allow(True)
+        admin.dispose()
+
+
+def ran(engine: Engine, hostname: str, name: str, seconds_ago: float, took: float = 143) -> None:
+    """A run of a script that completed then, by the database's clock."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO script_activity (hostname, name, date_started, date_completed)"
+                " SELECT :hostname, :name, ended - make_interval(secs => :took), ended"
+                " FROM (SELECT now() - make_interval(secs => :ago) AS ended) run"
+            ),
+            {"hostname": hostname, "name": name, "took": took, "ago": seconds_ago},
+        )
+
+
+def told(shell: Shell, *arguments: str, expect: int = 0) -> Any:
+    return json.loads(shell.run("mirror-consumer", *arguments, "--json", expect=expect).stdout)
+
+
+def ids(shell: Shell, *arguments: str) -> list[int]:
+    return [branch["id"] for branch in told(shell, "status", *arguments)["branches"]]
+
+
+@pytest.fixture
+def shell(database_url: str) -> Shell:
+    """Where only the database can be reached: whoever reads needs no broker."""
+    return Shell({environment.AMQP_URL: NO_BROKER, environment.DATABASE_URL: database_url})
+
+
+@pytest.fixture
+def five_branches(engine: Engine) -> None:
+    """In ascending order of id: mirrored, mirroring, never-mirrored, failing, stuck."""
+    register_branches(engine, 1, 2, 3, 4, 5)
+    now = (datetime.now(UTC) - at(0)).total_seconds()
+    hour = timedelta(hours=1).total_seconds()
+    Applier(engine).apply(
+        messages(
+            completed(1, now - 3.5 * hour, "rev-1"),
+            started(2, now),
+            failed(4, now - hour, "no route\r\n  to host"),
+            completed(5, now - 50 * hour, "rev-5"),
+            started(5, now - 2 * hour),
+        )
+    )
+
+
+@pytest.mark.usefixtures("five_branches")
+def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
+    """For people; programs get the order of the ids. Filters leave out others."""
+    branches = told(shell, "status")["branches"]
+    assert [branch["id"] for branch in branches] == [1, 2, 3, 4, 5]
+    assert branches[0]["last_success_age_seconds"] == pytest.approx(3.5 * 3600, abs=60)
+    assert branches[3]["last_success_age_seconds"] is None
+    lines = shell.run("mirror-consumer", "status").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["id", "name", "state", "last", "success", "revision", "failures", "message"],
+        ["5", "b5", "stuck", "2", "d", "ago", "rev-5", "0"],
+        ["4", "b4", "failing", "never", "1", "no", "route", "to", "host"],
+        ["3", "b3", "never-mirrored", "never", "0"],
+        ["2", "b2", "mirroring", "never", "0"],
+        ["1", "b1", "mirrored", "3", "h", "ago", "rev-1", "0"],
+    ]
+    assert ids(shell, "--state", "mirrored", "--state", "failing") == [1, 4]
+    assert ids(shell, "--older-than", "4h") == [2, 3, 4, 5]
+    assert ids(shell, "1", "--state", "failing") == []
+
+
+@pytest.mark.usefixtures("five_branches")
+def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
+    """The latest first; exit 1 for a branch that is not registered."""
+    history = told(shell, "history", "5")
+    assert history["id"] == 5
+    latest, first = history["attempts"]
+    assert (latest["outcome"], latest["finished_at"], latest["duration_seconds"]) == (None,) * 3
+    assert (first["outcome"], first["revision_id"]) == ("completed", "rev-5")
+    assert first["duration_seconds"] > 0
+    assert first["started_at"].endswith("Z")
+    heading, newest, *others = shell.run("mirror-consumer", "history", "5").stdout.splitlines()
+    assert heading.split() == ["started", "took", "outcome", "revision", "message"]
+    assert newest.split()[2] == "unfinished"
+    assert len(others) == 1
+    limited = shell.run("mirror-consumer", "history", "5", "--limit", "1")
+    assert [line.split() for line in limited.stdout.splitlines()[1:]] == [newest.split()]
+    assert "more than these 1" in limited.stderr
+    assert told(shell, "history", "3") == {"id": 3, "attempts": []}
+    assert told(shell, "history", "9", expect=1) == {"id": 9, "attempts": []}
+    refused = shell.run("mirror-consumer", "history", "9", expect=1)
+    assert "branch 9 is not registered" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "致命的なエラー: " + "リポジトリが存在しません" * 9,
+        "💥" * 90,
+        "cafe\u0301 " * 40,
+        "x" * 8188,
+    ],
+    ids=["CJK", "emoji", "combining", "long"],
+)
+def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
+    shell: Shell, engine: Engine, message: str
+) -> None:
+    """Whatever width its characters have; escape sequences in it do nothing."""
+    register_branches(engine, 1)
+    Applier(engine).apply(messages(failed(1, 0, f"\x1b[2J{message}")))
+    with terminal(shell, "mirror-consumer", "status", columns=60) as narrow:
+        assert narrow.end() == 0
+    assert "\x1b[2J" not in narrow.written
+    heading, row = narrow.written.splitlines()
+    assert max(cells(heading), cells(row)) <= 60
+    assert re.search(rf"b1 +failing +never +1 +�\[2J{message[:2]}.*… *$", row)
+    (line,) = shell.run("mirror-consumer", "status").stdout.splitlines()[1:]
+    assert line.endswith(f"�[2J{message.strip()}")
+
+
+@pytest.mark.usefixtures("five_branches")
+def test_watch_redraws_until_ctrl_c(shell: Shell, engine: Engine, database_url: str) -> None:
+    """In place; while the database is away it keeps what it has, and says that this is stale."""
+    command = ("mirror-consumer", "status", "--watch", "0.1", "--state", "stuck")
+    with terminal(shell, *command, columns=100) as screen:
+        screen.wait_for(r"1 branch: 1 stuck; [^\n]* UTC, every 0\.1 s +\r\n +\r\n.* b5 +stuck")
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE branch SET unique_name = 'renamed' WHERE id = 5"))
+        screen.wait_for(r"1 branch.* renamed +stuck")
+        engine.dispose()
+        with database_away(database_url):
+            screen.wait_for(r"1 branch[^\n]*\r\nSTALE since then: .* renamed +stuck")
+        screen.wait_for(r"1 branch[^\n]*\r\n +\r\n.* renamed +stuck")
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.end() == 0
+    assert screen.written.index(ENTER_SCREEN) < screen.written.index(LEAVE_SCREEN)
+    assert screen.written.rindex(HIDE_CURSOR) < screen.written.rindex(SHOW_CURSOR)
+    assert "Traceback" not in screen.written
+
+
+def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine: Engine) -> None:
+    """The first lines matter most; the terminal gets its cursor back."""
+    register_branches(engine, *range(1, 31))
+    with terminal(shell, "mirror-consumer", "status", "--watch", lines=10) as screen:
+        screen.wait_for(r"30 branches: 30 never-mirrored.*the first 7; 23 more below.* b7 ")
+        screen.process.terminate()
+        assert screen.end() == 0
+    assert " b8 " not in screen.written
+    assert screen.written.rindex(HIDE_CURSOR) < screen.written.rindex(SHOW_CURSOR)
+
+
+def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -> None:
+    """On each host; exit 1 for a name that never ran."""
+    ran(engine, "vostok", "branch-puller", 7200)
+    ran(engine, "vostok", "branch-puller", 3700)
+    ran(engine, "mir", "gc: 大", 90_000)
+    first, second = told(shell, "scripts")["scripts"]
+    assert (first["name"], first["hostname"]) == ("branch-puller", "vostok")
+    assert first["duration_seconds"] == 143.0
+    assert first["age_seconds"] == pytest.approx(3700, abs=60)
+    assert list(second) == [
+        "name", "hostname", "date_started", "date_completed", "duration_seconds", "age_seconds",
+    ]  # fmt: skip
+    lines = shell.run("mirror-consumer", "scripts").stdout.splitlines()
+    assert re.fullmatch(r" branch-puller +vostok +\S+ \S+ +\S+ \S+ +2 min 23 s +1 h ago", lines[1])
+    assert "gc: 大" in lines[2]
+    assert lines[2].endswith("1 d ago")
+    (only,) = told(shell, "scripts", "gc: 大")["scripts"]
+    assert only["hostname"] == "mir"
+    assert (
+        "no run of a script 'gc'" in shell.run("mirror-consumer", "scripts", "gc", expect=1).stderr
+    )
+
+
+def test_check_scripts_is_silent_where_all_is_well(shell: Shell, engine: Engine) -> None:
+    """And has a line for each script that did not run, with when it was last seen."""
+    ran(engine, "vostok", "branch-puller", 3 * 3600 + 60)
+    ran(engine, "mir", "gc:daily", 60)
+    recent = shell.run("mirror-consumer", "check-scripts", "60", "mir:gc:daily")
+    assert (recent.stdout, recent.stderr) == ("", "")
+    shell.run("mirror-consumer", "check-scripts", "200.5", "vostok:branch-puller", "mir:gc:daily")
+    missing = shell.run(
+        "mirror-consumer", "check-scripts", "60",
+        "vostok:branch-puller", "mir:gc:daily", "mir:branch-puller", "mir:branch-puller",
+        expect=1,
+    )  # fmt: skip
+    seen, never = missing.stdout.splitlines()
+    assert re.fullmatch(
+        r"vostok:branch-puller last seen \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(3 h ago\)", seen
+    )
+    assert never == "mir:branch-puller never seen"
+    assert missing.stderr == ""
+
+
+def test_check_scripts_tells_programs_about_each(shell: Shell, engine: Engine) -> None:
+    """The exit code is that for people."""
+    ran(engine, "mir", "gc", 120)
+    document = told(shell, "check-scripts", "1", "mir:gc", "mir:other", expect=1)
+    assert document["minutes"] == 1.0
+    seen, never = document["scripts"]
+    assert (seen["hostname"], seen["name"], seen["has_run"]) == ("mir", "gc", False)
+    assert seen["last_seen"].endswith("Z")
+    assert seen["age_seconds"] == pytest.approx(120, abs=60)
+    assert (never["has_run"], never["last_seen"], never["age_seconds"]) == (False, None, None)
+    assert told(shell, "check-scripts", "60", "mir:gc")["scripts"][0]["has_run"]
+
+
+def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -> None:
+    """0 is OK, 2 CRITICAL, and whatever hinders the check is 3, UNKNOWN."""
+    ran(engine, "mir", "recent", -600)
+    ran(engine, "mir", "gc", 60)
+    ran(engine, "vostok", "branch-puller", 7300)
+
+    def nagios(expect: int, *arguments: str) -> str:
+        result = shell.run(
+            "mirror-consumer", "check-scripts", "--nagios", *arguments, expect=expect
+        )
+        assert result.stderr == ""
+        (line,) = result.stdout.splitlines()
+        return line
+
+    both = ("vostok:branch-puller", "mir:gc")
+    assert nagios(0, "180", *both) == "OK - 2 scripts ran in the last 180 minutes"
+    assert re.fullmatch(
+        r"CRITICAL - 2 of 3 scripts did not run in the last 1 minute:"
+        r" vostok:branch-puller last seen .* UTC \(2 h ago\); mir:a¦b never seen",
+        nagios(2, "1", both[0], "mir:a|b", "mir:recent"),
+    )
+    away = nagios(3, "60", *both, "--database-url", UNREACHABLE)
+    assert re.match(r"UNKNOWN - .*refused", away)
+    for arguments, says in (
+        (("0", "mir:gc"), "MINUTES must be above 0"),
+        (("60", "mir"), "'mir' is not HOST:SCRIPT"),
+        (("60", "mir:gc", "--bogus"), "--bogus"),
+        (("60", "mir:gc", "--json"), "exclude each other"),
+    ):
+        line = nagios(3, *arguments)
+        assert line.startswith("UNKNOWN - ")
+        assert says in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (("check-scripts", "0", "mir:gc"), 2, "MINUTES must be above 0"),
+        (("check-scripts", "nan", "mir:gc"), 2, "got nan"),
+        (("check-scripts", "60", "mir:gc", "vostok"), 2, "'vostok' is not HOST:SCRIPT"),
+        (("check-scripts", "60", "mir:gc", "--database-url", UNREACHABLE), 3, "refused"),
+        (("history", "1", "--database-url", UNREACHABLE), 3, "refused"),
+        (("history", "0"), 2, "branch_id must be a whole number from 1"),
+        (("status", "--older-than", "6 hours"), 2, "the duration '6 hours' cannot be read"),
+        (("status", "--state", "broken"), 2, "'broken' is not one of"),
+        (("status", "--watch", "--json"), 2, "--watch and --json exclude each other"),
+        (("status", "--watch"), 2, "--watch needs a terminal"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(
+    shell: Shell, arguments: tuple[str, ...], exit_code: int, says: str
+) -> None:
+    """2 for usage, 3 for a database that is away, and nothing on standard output."""
+    result = shell.run("mirror-consumer", *arguments, expect=exit_code)
+    assert says in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,157 @@
+"""When scripts last ran, and whether that is recent enough."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from consumer.scripts import Watched, check, last_runs
+from tests.integration.test_status import HOUR, MOMENTS, NAMES, NOON, TICK, berlin_engine
+
+__all__ = ["berlin_engine"]
+
+GC = Watched("vostok", "gc")
+
+
+def ran(
+    engine: Engine, hostname: str, name: str, completed: datetime, took: timedelta = HOUR / 60
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO script_activity (hostname, name, date_started, date_completed)"
+                " VALUES (:hostname, :name, :started, :completed)"
+            ),
+            {
+                "hostname": hostname,
+                "name": name,
+                "started": completed - took,
+                "completed": completed,
+            },
+        )
+
+
+def last_started(engine: Engine, name: str | None = None) -> list[tuple[str, str, datetime]]:
+    with engine.connect() as connection:
+        found = last_runs(connection, name, now=NOON)
+    return [(row["name"], row["hostname"], row["date_started"]) for row in found]
+
+
+def has_run(engine: Engine, now: datetime, script: Watched = GC) -> bool:
+    with engine.connect() as connection:
+        (sighting,) = check(connection, [script], HOUR, now=now)
+    return sighting.has_run
+
+
+@pytest.mark.parametrize("now", MOMENTS, ids=NAMES)
+def test_a_run_that_completed_exactly_then_counts(berlin_engine: Engine, now: datetime) -> None:
+    """One that completed a microsecond before does not, wherever the clocks have jumped."""
+    completed = now.astimezone(UTC) - HOUR
+    ran(berlin_engine, "vostok", "gc", completed - TICK)
+    assert not has_run(berlin_engine, now)
+    ran(berlin_engine, "vostok", "gc", completed)
+    assert has_run(berlin_engine, now)
+    assert not has_run(berlin_engine, now.astimezone(UTC) + TICK)
+
+
+def test_a_long_run_counts_by_its_end(engine: Engine) -> None:
+    """Though a shorter one started later and completed long ago."""
+    ran(engine, "vostok", "gc", NOON, took=10 * HOUR)
+    ran(engine, "vostok", "gc", NOON - 8 * HOUR)
+    with engine.connect() as connection:
+        (sighting,) = check(connection, [GC], HOUR, now=NOON + HOUR)
+    assert sighting.has_run
+    assert (sighting.last_seen, sighting.age_seconds) == (NOON, 3600.0)
+
+
+def test_a_run_of_the_near_future_counts(engine: Engine) -> None:
+    """Hosts' clocks may be fast; its age is 0."""
+    ran(engine, "vostok", "gc", NOON)
+    with engine.connect() as connection:
+        (sighting,) = check(connection, [GC], HOUR, now=NOON - HOUR)
+    assert (sighting.has_run, sighting.age_seconds) == (True, 0.0)
+
+
+def test_only_that_script_on_that_host_counts(engine: Engine) -> None:
+    """The sightings come in the order of what was asked."""
+    ran(engine, "mir", "gc", NOON)
+    ran(engine, "vostok", "gc2", NOON)
+    watched = [GC, Watched("mir", "gc"), Watched("vostok", "gc2")]
+    with engine.connect() as connection:
+        sightings = check(connection, watched, HOUR, now=NOON)
+    assert [(each.script, each.has_run) for each in sightings] == [
+        (GC, False), (Watched("mir", "gc"), True), (Watched("vostok", "gc2"), True)
+    ]  # fmt: skip
+    assert (sightings[0].last_seen, sightings[0].age_seconds) == (None, None)
+
+
+def test_a_time_without_a_zone_is_refused(engine: Engine) -> None:
+    """It could be any zone's."""
+    naive = datetime(2026, 7, 5, 12)
+    with engine.connect() as connection:
+        with pytest.raises(ValueError, match="has no time zone"):
+            check(connection, [GC], HOUR, now=naive)
+        with pytest.raises(ValueError, match="has no time zone"):
+            last_runs(connection, now=naive)
+
+
+def test_each_script_has_one_last_run_on_each_host(engine: Engine) -> None:
+    """The one that started last; by name, then by host, or only those of one name."""
+    assert last_started(engine) == []
+    for host in ("mir", "vostok"):
+        for name in ("gc", "größe: 大", "a"):
+            for hour in range(3):
+                ran(engine, host, name, NOON + hour * HOUR, took=HOUR)
+    last = NOON + HOUR
+    found = last_started(engine)
+    assert sorted(found) == sorted(
+        (name, host, last) for name in ("gc", "größe: 大", "a") for host in ("mir", "vostok")
+    )
+    assert last_started(engine, "gc") == [("gc", "mir", last), ("gc", "vostok", last)]
+    assert last_started(engine, "g") == []
+
+
+def test_the_cost_follows_the_scripts_not_their_runs(engine: Engine) -> None:
+    """Of 20,000 runs, only a handful of the index is read."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            text(
+                "INSERT INTO script_activity (name, hostname, date_started, date_completed)"
+                " SELECT 's' || n % 4, 'vostok', t, t FROM generate_series(1, 20000) n,"
+                " LATERAL (SELECT CAST(:noon AS timestamptz) + n * interval '1 s' AS t) moment"
+            ),
+            {"noon": NOON},
+        )
+        connection.execute(text("VACUUM ANALYZE script_activity"))
+    reads = text(
+        "SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid)) FROM pg_index"
+        " WHERE indrelid = 'script_activity'::regclass"
+    )
+    with engine.begin() as connection:
+        assert len(last_runs(connection, now=NOON)) == 4
+        assert connection.scalar(reads) < 100
+
+
+@pytest.mark.parametrize(
+    ("value", "hostname", "name"),
+    [("vostok:gc", "vostok", "gc"), ("vostok:gc:daily", "vostok", "gc:daily"), ("a::", "a", ":")],
+)
+def test_the_first_colon_divides_host_and_script(value: str, hostname: str, name: str) -> None:
+    """A script's name may hold others."""
+    watched = Watched.parse(value)
+    assert (watched.hostname, watched.name) == (hostname, name)
+    assert str(watched) == value
+
+
+@pytest.mark.parametrize("value", ["vostok", ":gc", "vostok:", ":", ""])
+def test_what_is_not_host_and_script_is_named(value: str) -> None:
+    """With an example of one that is."""
+    with pytest.raises(ValueError, match=f"^'{value}' is not HOST:SCRIPT, such as"):
+        Watched.parse(value)
+
+
+@pytest.mark.parametrize("value", ["vostok:\udcff", "x" * 256 + ":gc", "vostok:" + "x" * 256])
+def test_names_that_no_run_can_have_are_refused(value: str) -> None:
+    """Rather than called missing for ever."""
+    with pytest.raises(ValueError, match=r"the (hostname|script's name) "):
+        Watched.parse(value)
