@@ -31,13 +31,17 @@ class Inbox:
         self._batch_size = batch_size
         self._waiting: deque[Delivery] = deque()
         self._changed = threading.Condition()
+        self._is_taker_waiting = False
         self._in_hand = 0
         self._closed = False
 
     def put(self, delivery: Delivery) -> None:
-        with self._changed:
-            self._waiting.append(delivery)
-            self._changed.notify()
+        """Takes no lock while batches are being applied, which would cost more than all the rest:
+        whoever begins to wait says so first, and then looks once more."""
+        self._waiting.append(delivery)
+        if self._is_taker_waiting:
+            with self._changed:
+                self._changed.notify()
 
     def take(self) -> list[Delivery]:
         """The next batch, in order of arrival; empty once the inbox is closed.
@@ -46,8 +50,10 @@ class Inbox:
         """
         with self._changed:
             self._in_hand = 0
+            self._is_taker_waiting = True
             while not self._waiting and not self._closed:
                 self._changed.wait()
+            self._is_taker_waiting = False
             batch: list[Delivery] = []
             size_bytes = 0
             while self._waiting and not self._closed and len(batch) < self._batch_size:

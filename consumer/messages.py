@@ -82,9 +82,9 @@ def _latest_instant(envelope: Envelope) -> datetime:
     return max(envelope.time, ends_at)
 
 
-def deliveries(headers: Mapping[str, Any], *, is_redelivered: bool) -> int:
-    """How often a queue has delivered the message, this time included."""
-    before = headers.get("x-delivery-count") if is_redelivered else 0
+def redeliveries(headers: Mapping[str, Any]) -> int:
+    """How often a queue has delivered a redelivered message, this time included."""
+    before = headers.get("x-delivery-count")
     if not isinstance(before, int):  # a publisher's own header of that name
         before = 1
     return before + 1

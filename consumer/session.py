@@ -36,7 +36,7 @@ from consumer import topology
 from consumer.applier import Tally
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
-from consumer.messages import Message, deliveries, given_up, read_message
+from consumer.messages import Message, given_up, read_message, redeliveries
 from contract import routing
 
 PATIENCE_SECONDS = 300.0
@@ -192,7 +192,7 @@ class Session:
                 body,
                 headers,
                 future_tolerance=self._plan.future_tolerance,
-                deliveries=deliveries(headers, is_redelivered=method.redelivered),
+                deliveries=redeliveries(headers) if method.redelivered else 1,
             )
         self._inbox.put(Delivery(message, queue, method.delivery_tag, method.redelivered))
 
