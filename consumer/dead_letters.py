@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, null, or_
+from sqlalchemy import BigInteger, Connection, and_, case, cast, func, null, or_
 from sqlalchemy.dialects.postgresql import insert
 
 from consumer.messages import Message, Rejection
@@ -12,6 +12,7 @@ from consumer.tables import DeadLetter
 
 MAX_DETAIL_LENGTH = 2000
 MAX_DEPTH = 32
+MAX_ATTEMPTS = 2**31 - 1
 
 _insert = insert(DeadLetter)
 _is_resolved = or_(
@@ -23,7 +24,9 @@ _is_edited = DeadLetter.original_body.is_not(None)
 _bury = _insert.on_conflict_do_update(
     index_elements=[func.sha256(func.coalesce(DeadLetter.original_body, DeadLetter.body))],
     set_={
-        "attempts": DeadLetter.attempts + _insert.excluded.attempts,
+        "attempts": func.least(
+            cast(DeadLetter.attempts, BigInteger) + _insert.excluded.attempts, MAX_ATTEMPTS
+        ),
         "reason": case((_is_edited, DeadLetter.reason), else_=_insert.excluded.reason),
         "detail": case((_is_edited, DeadLetter.detail), else_=_insert.excluded.detail),
         # What was replayed before, and now cannot be applied any more, is dead again.

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, update
+from msgspec import Meta, Struct
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from consumer.dead_letters import MAX_ATTEMPTS, storable
 from consumer.errors import NotSo
 from consumer.tables import DeadLetter
+from contract.events import MAX_BRANCH_ID, check_text, normalise_instant
 from contract.reasons import Reason
 
 LETTERS: Table = DeadLetter.metadata.tables["dead_letter"]
@@ -67,7 +69,7 @@ class Selection(Struct, frozen=True):
 class Exported(Struct, frozen=True, omit_defaults=True):
     """One letter as a line of JSON; `bytes` are base64 there."""
 
-    reason: str
+    reason: Reason
     detail: str
     body: bytes
     original_body: bytes | None = None
@@ -75,10 +77,17 @@ class Exported(Struct, frozen=True, omit_defaults=True):
     source: str | None = None
     event_id: str | None = None
     type: str | None = None
-    branch_id: int | None = None
+    branch_id: Annotated[int, Meta(ge=1, le=MAX_BRANCH_ID)] | None = None
     first_seen_at: datetime | None = None
-    attempts: int = 1
+    attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] = 1
     note: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("detail", "source", "event_id", "type", "note"):
+            if getattr(self, field) is not None:
+                check_text(field, getattr(self, field))
+        if self.first_seen_at is not None:
+            normalise_instant(self, "first_seen_at")
 
 
 def count(connection: Connection, selection: Selection) -> int:
@@ -182,11 +191,13 @@ def _update(connection: Connection, ids: Sequence[int], **values: object) -> Non
 
 
 def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes]:
-    """Each letter as a line of JSON, whole."""
+    """Each letter as a line of JSON, whole; whoever reads them may take their time."""
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     for row in find(connection, selection, with_message=True):
         fields = {name: row._mapping[name] for name in Exported.__struct_fields__}
         for name in ("body", "original_body"):
             fields[name] = None if fields[name] is None else bytes(fields[name])
+        fields["reason"] = Reason(fields["reason"])
         fields["first_seen_at"] = fields["first_seen_at"].astimezone(UTC)
         yield msgspec.json.encode(Exported(**fields))
 
@@ -212,10 +223,10 @@ def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, i
 def _read_line(number: int, line: bytes) -> Mapping[str, Any]:
     try:
         exported = msgspec.json.decode(line, type=Exported)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadLetterFile(
             f"line {number} is not a letter as mirror-replay export writes it ({error});"
             " nothing was imported"
         ) from error
-    values = msgspec.structs.asdict(exported)
+    values = {**msgspec.structs.asdict(exported), "headers": storable(exported.headers)}
     return {name: value for name, value in values.items() if value is not None}

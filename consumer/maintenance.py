@@ -14,12 +14,21 @@ from consumer.tables import Branch
 CHUNK = 1000
 """Rows in one transaction: what others may have to wait for."""
 
-# An attempt before the last success decides no column of its branch.
+# An attempt before the last success decides no column of its branch. Which that is the attempts
+# say, for somebody may have changed the branch row.
 PRUNE_ATTEMPTS = text("""
     DELETE FROM mirror_attempt WHERE (branch_id, started_at) IN (
-        SELECT branch_id, started_at
-        FROM mirror_attempt JOIN branch ON branch.id = branch_id
-        WHERE started_at < last_mirrored AND started_at < now() - CAST(:keep AS interval)
+        SELECT old.branch_id, old.started_at
+        FROM branch
+        JOIN LATERAL (
+            SELECT max(started_at) AS started_at FROM mirror_attempt
+            WHERE branch_id = branch.id AND outcome = 'completed'
+        ) success ON true
+        JOIN LATERAL (
+            SELECT branch_id, started_at FROM mirror_attempt
+            WHERE branch_id = branch.id AND started_at < success.started_at
+                AND started_at < now() - CAST(:keep AS interval)
+        ) old ON true
         LIMIT :chunk
     )
 """)

@@ -46,11 +46,12 @@ RATE_SECONDS = 0.25
 TRIES = 5
 FIRST = datetime.min.replace(tzinfo=UTC)
 
-# Another operator may have claimed some, or resolved them since they were selected.
+# Another operator may have claimed, resolved or edited some since they were selected.
 CLAIM = text("""
     SELECT id, body, headers FROM dead_letter
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'dead'
-    ORDER BY id FOR UPDATE SKIP LOCKED
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[])) AS planned (id, digest) USING (id)
+    WHERE state = 'dead' AND sha256(body) = digest
+    ORDER BY id FOR UPDATE OF dead_letter SKIP LOCKED
 """)
 
 MARK_REPLAYED = text("""
@@ -91,6 +92,8 @@ class Planned(Struct, frozen=True, gc=False, order=True):
     started_at: datetime
     occurred_at: datetime
     id: int
+    digest: bytes
+    """SHA-256 of the body: one that somebody edits meanwhile is not what was looked at."""
     branch_id: int | None = None
 
 
@@ -117,23 +120,30 @@ def plan(connection: Connection, selection: Selection) -> list[Planned]:
     """The selected letters as they are now, in the order in which they will be applied."""
     may_be_event = func.length(LETTERS.c.body) <= MAX_BODY_BYTES
     query = (
-        select(LETTERS.c.id, case((may_be_event, LETTERS.c.body)).label("body"))
+        select(
+            LETTERS.c.id,
+            case((may_be_event, LETTERS.c.body)).label("body"),
+            func.sha256(LETTERS.c.body).label("digest"),
+        )
         .where(*selection.conditions())
         .order_by(LETTERS.c.id)
         .limit(selection.limit)
         .execution_options(yield_per=CHUNK)
     )
-    return sorted(_planned(row.id, row.body) for row in connection.execute(query))
+    return sorted(
+        _planned(row.id, row.body, bytes(row.digest)) for row in connection.execute(query)
+    )
 
 
-def _planned(letter_id: int, body: bytes | None) -> Planned:
+def _planned(letter_id: int, body: bytes | None, digest: bytes) -> Planned:
     try:
         envelope = decode(bytes(body or b""))
     except DecodeError:  # it will stay dead, whenever its turn comes
-        return Planned("", FIRST, FIRST, letter_id)
+        return Planned("", FIRST, FIRST, letter_id, digest)
     event = envelope.event
     branch_id = None if isinstance(event, ScriptRun) else event.branch_id
-    return Planned(event.partition_key, event.started_at, envelope.time, letter_id, branch_id)
+    key, time = event.partition_key, envelope.time
+    return Planned(key, event.started_at, time, letter_id, digest, branch_id)
 
 
 class Replay:
@@ -202,7 +212,14 @@ class Replay:
         lock_branches(connection, branch_ids)
         before = mirror_states(connection, branch_ids) if self._dry_run else {}
         claimed = {
-            row.id: row for row in connection.execute(CLAIM, {"ids": [each.id for each in chunk]})
+            row.id: row
+            for row in connection.execute(
+                CLAIM,
+                {
+                    "ids": [each.id for each in chunk],
+                    "digests": [each.digest for each in chunk],
+                },
+            )
         }
         ids = [each.id for each in chunk if each.id in claimed]
         messages = [

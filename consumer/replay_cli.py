@@ -110,16 +110,20 @@ def list_letters(
       mirror-replay list --reason unknown-branch --since 2026-07-05
     """
     selection = selected(ids, reason, event_type, branch, since, limit, state)
+    if group:
+        with transaction(database_url) as connection:
+            groups = letters.group(connection, selection)
+        show_groups(groups, as_json_document)
+        return
+    if not as_json_document:
+        selection = msgspec.structs.replace(selection, limit=limit or SHOWN_LETTERS)
     with transaction(database_url) as connection:
-        if group:
-            show_groups(letters.group(connection, selection), as_json_document)
-        elif as_json_document:
-            found = letters.find(connection, selection)
-            print_json({"letters": [document(letter) for letter in found]})
-        else:
-            total = letters.count(connection, selection)
-            shown = msgspec.structs.replace(selection, limit=limit or SHOWN_LETTERS)
-            show_list(list(letters.find(connection, shown)), total)
+        found = list(letters.find(connection, selection))
+        total = letters.count(connection, selection)
+    if as_json_document:
+        print_json({"letters": [document(letter) for letter in found]})
+    else:
+        show_list(found, total)
 
 
 @app.command()
@@ -135,7 +139,8 @@ def show(
       mirror-replay show 17
     """
     with transaction(database_url) as connection:
-        show_letter(letters.get(connection, letter_id), as_json_document)
+        letter = letters.get(connection, letter_id)
+    show_letter(letter, as_json_document)
 
 
 @app.command()
@@ -151,7 +156,8 @@ def apply(
         bool, typer.Option("--dry-run", help="Show what would happen, and change nothing.")
     ] = False,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, metavar="N", help="At most N letters a second.")
+        float | None,
+        typer.Option(min=0.1, max=1e6, metavar="N", help="At most N letters a second."),
     ] = None,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     as_json_document: JsonOption = False,
@@ -193,7 +199,10 @@ def apply(
         if len(outcomes) + skipped < len(planned):
             rest = len(planned) - len(outcomes) - skipped
             print(f"{PROGRAM}: stopped; {plural(rest, 'letter')} left as before", file=sys.stderr)
-    if len(outcomes) + skipped < len(planned) or any(each.outcome == "dead" for each in outcomes):
+    undone = {each.id for each in planned} - {each.id for each in outcomes}
+    with engine.connect() as connection:
+        still_dead = letters.count(connection, Selection(ids=tuple(undone))) if undone else 0
+    if still_dead or any(each.outcome == "dead" for each in outcomes):
         raise typer.Exit(EXIT_NOT_SO)
 
 
@@ -301,8 +310,9 @@ def import_letters(
     Example:
       mirror-replay import letters.jsonl
     """
+    lines = list(file)  # before the transaction begins: who writes them may take their time
     with transaction(database_url) as connection:
-        new, there = letters.import_lines(connection, file)
+        new, there = letters.import_lines(connection, lines)
     if as_json_document:
         print_json({"imported": new, "already_there": there})
     else:
@@ -377,6 +387,8 @@ def edited(letter: Row[Any]) -> bytes:
         new = click.edit(in_lines(text), extension=".json")
     except click.ClickException as error:
         raise NotSo(f"{error.message}; set $EDITOR, or give --body-file") from error
+    except UnicodeDecodeError as error:
+        raise NotSo(f"the editor saved what is not UTF-8 ({error}): give --body-file") from error
     if new is None:
         raise NotSo(f"nothing was changed: letter {letter.id} is as it was")
     return new.strip().encode()

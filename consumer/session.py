@@ -46,7 +46,9 @@ DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
 """How long a batch in hand may take to end once the session is told to stop, or has lost the
 broker."""
-DEAD_PREFETCH = 20
+DEAD_PREFETCH = 1
+READABLE_DELIVERIES = 2
+"""Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
 STANDBY_SECONDS = 3.0
 """How long a worker with a share of its own leaves the other partitions to their workers."""
 
@@ -180,19 +182,20 @@ class Session:
     def _receive(self, queue: str, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         self._received += 1
         headers = properties.headers or {}
+        deliveries = redeliveries(headers) if method.redelivered else 1
         if queue == routing.DEAD_QUEUE:
             message = given_up(
                 body,
                 headers,
                 delivery_limit=topology.DELIVERY_LIMIT,
-                is_readable=not method.redelivered,
+                is_readable=deliveries <= READABLE_DELIVERIES,
             )
         else:
             message = read_message(
                 body,
                 headers,
                 future_tolerance=self._plan.future_tolerance,
-                deliveries=redeliveries(headers) if method.redelivered else 1,
+                deliveries=deliveries,
             )
         self._inbox.put(Delivery(message, queue, method.delivery_tag, method.redelivered))
 
@@ -217,14 +220,17 @@ class Session:
         self._careful.remove(queue)
         self._moving.add(queue)
 
+        def cancel_careful() -> None:
+            if careful.is_open:
+                careful.basic_cancel(consumer_tag, close_careful)
+
         def close_careful(_: object) -> None:
-            careful.basic_ack(delivery_tag)
-            careful.close()
+            if careful.is_open:
+                careful.basic_ack(delivery_tag)
+                careful.close()
             self._moving.remove(queue)
 
-        self._open_channel(
-            queue, self._plan.prefetch, lambda: careful.basic_cancel(consumer_tag, close_careful)
-        )
+        self._open_channel(queue, self._plan.prefetch, cancel_careful)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained is when two rounds in a row find every queue empty and nothing on its way.
@@ -273,6 +279,10 @@ class Session:
     def _end(self, error: BaseException | None = None) -> None:
         self.error = self.error or error
         if self._connection.is_open:
+            for channel in self._channels.values():
+                # Else pika cancels each subscription before it closes. The broker would then serve
+                # the next worker while these deliveries are still out, and so out of order.
+                channel._cancelled.update(channel.consumer_tags)
             self._connection.close()
         elif not self._connection.is_closing:
             self._ioloop.stop()

@@ -55,7 +55,7 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
             break
         assert worker.returncode == -signal.SIGKILL, worker.stderr
         killed += 1
-        assert killed <= (DELIVERY_LIMIT + 2) * len(DEADLY_ONES)
+        assert killed <= (DELIVERY_LIMIT + 4) * len(DEADLY_ONES)
     assert branch(engine, BRANCH).mirror_failures == len(history) - len(DEADLY_ONES)
     found = rows(engine, "SELECT * FROM dead_letter")
     assert [row.reason for row in found] == ["delivery-limit"] * len(DEADLY_ONES)

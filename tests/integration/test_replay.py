@@ -364,8 +364,25 @@ def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
     assert rows(engine, without_id) == before
 
 
+def test_a_letter_that_is_edited_after_it_was_looked_at_is_skipped(engine: Engine) -> None:
+    """What is applied is what was looked at."""
+    register_branches(engine, 1)
+    bury(engine, failed(404, 0, "why"))
+    with engine.connect() as connection:
+        planned = replay.plan(connection, Selection())
+    replay.edit(engine, 1, bodies([failed(1, 0, "why")])[0])
+    (step,) = Replay(engine, planned).run(threading.Event())
+    assert (told([step]), step.skipped) == ([], 1)
+
+
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"reason":"x"}', b'{"reason":"x","detail":"",'
-                                  b'"body":"not base64!"}'])  # fmt: skip
+                                  b'"body":"not base64!"}',
+                                  b'{"reason":"luck","detail":"","body":""}',
+                                  b'{"reason":"invalid","detail":"\\u0000","body":""}',
+                                  b'{"reason":"invalid","detail":"","body":"","attempts":2e9}',
+                                  b'{"reason":"invalid","detail":"","body":"",'
+                                  b'"first_seen_at":"9999-12-31T23:59:59-12:00"}',
+                                  b"[" * 100_000])  # fmt: skip
 def test_a_bad_line_imports_nothing(engine: Engine, line: bytes) -> None:
     """And is named by its number."""
     good = b'{"reason":"malformed","detail":"x","body":"ew=="}'
