@@ -13,7 +13,7 @@ help: ## List the targets
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
 
-test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (5 min)
+test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
 	$(BIN)/pytest
 
 check: lint types imports ## Check all that needs no server
@@ -28,7 +28,7 @@ types: .venv/ready ## Check the types
 imports: .venv/ready ## Check that imports point one way
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (4 min)
+bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (7 min)
 	$(BIN)/python -m benchmarks
 
 format: .venv/ready ## Format the code

@@ -49,7 +49,8 @@ FIRST = datetime.min.replace(tzinfo=UTC)
 # Another operator may have claimed, resolved or edited some since they were selected.
 CLAIM = text("""
     SELECT id, body, headers FROM dead_letter
-    JOIN unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[])) AS planned (id, digest) USING (id)
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[]))
+        AS planned (id, digest) USING (id)
     WHERE state = 'dead' AND sha256(body) = digest
     ORDER BY id FOR UPDATE OF dead_letter SKIP LOCKED
 """)

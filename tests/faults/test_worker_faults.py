@@ -201,3 +201,52 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_up(
         _, log = frozen.communicate(timeout=20)
         assert frozen.returncode == 0, log
     assert_rows_are_those_of(first + second, engine)
+
+
+# The order in which attempts were first written.
+LOG_WRITES = """
+    CREATE TABLE written (id bigint GENERATED ALWAYS AS IDENTITY, started_at timestamptz);
+    CREATE FUNCTION log_write() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN INSERT INTO written (started_at) VALUES (NEW.started_at); RETURN NULL; END $$;
+    CREATE TRIGGER log_write AFTER INSERT ON mirror_attempt
+    FOR EACH ROW EXECUTE FUNCTION log_write()
+"""
+STOP_LOGGING = """
+    DROP TABLE written;
+    DROP FUNCTION log_write CASCADE
+"""
+WRITTEN = "SELECT count(*) FROM written"
+STEPS_BACK = """
+    SELECT count(*) FROM (
+        SELECT started_at < lag(started_at) OVER (ORDER BY id) AS is_back FROM written
+    ) AS step WHERE is_back
+"""
+
+
+def test_a_worker_told_to_end_leaves_its_partition_in_order(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """The one that stands by goes on where it stopped, and sees nothing newer first."""
+    register_branches(engine, *BRANCHES)
+    first, second = ([failed(1, n, "x") for n in range(begin, begin + 600)] for begin in (0, 600))
+    with engine.begin() as connection:
+        connection.execute(text(LOG_WRITES))
+    try:
+        active = shell.start("mirror-consumer", "run", "--batch-size", "400")
+        publish_events(topology, failed(1, -1, "x"))
+        wait_for_rows(engine, WRITTEN, [(1,)])
+        with shell.running("mirror-consumer", "run", "--batch-size", "400") as standby:
+            assert standby.stderr is not None
+            assert '"consuming"' in standby.stderr.readline()
+            with held(engine):
+                publish_events(topology, *first)
+                wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+                active.send_signal(signal.SIGTERM)
+            publish_events(topology, *second)
+            _, log = active.communicate(timeout=15)
+            assert active.returncode == 0, log
+            wait_for_rows(engine, WRITTEN, [(1201,)])
+        assert rows(engine, STEPS_BACK) == [(0,)]
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(STOP_LOGGING))
