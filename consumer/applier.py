@@ -176,7 +176,6 @@ class Applier:
 
         Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
         """
-
         with self._engine.begin() as connection:
             dead = write_batch(connection, messages)
             bury(connection, dead)

@@ -38,6 +38,7 @@ from consumer.ledger import audit as audit_ledger
 from consumer.maintenance import prune as prune_tables
 from consumer.maintenance import rebuild as rebuild_branches
 from consumer.reading_cli import app as reading_app
+from consumer.scripts_cli import app as scripts_app
 from consumer.session import Plan
 from consumer.takeover import take_over
 from consumer.topology import (
@@ -65,6 +66,7 @@ app = typer.Typer(
 branches_app = typer.Typer(help="Register branches.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(branches_app, name="branches")
 app.add_typer(reading_app)
+app.add_typer(scripts_app)
 
 AmqpUrlOption = Annotated[
     str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")

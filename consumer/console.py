@@ -169,6 +169,10 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
+def in_one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
 def span(seconds: float) -> str:
     """A duration as a person says it: its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):

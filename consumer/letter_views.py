@@ -20,7 +20,7 @@ from consumer.console import (
     span,
 )
 from consumer.replay import Outcome
-from consumer.status import Difference, as_json
+from consumer.status import Difference, age_seconds, as_json
 
 SHOWN_LETTERS = 100
 """What a person is shown of a long list; programs get it whole."""
@@ -32,7 +32,7 @@ def show_list(found: list[Row[Any]], total: int) -> None:
         [
             (
                 letter.id,
-                span(age_seconds(letter.first_seen_at)),
+                span(age(letter.first_seen_at)),
                 letter.reason,
                 letter.type,
                 letter.branch_id,
@@ -57,8 +57,8 @@ def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
                 group.letters,
                 group.reason,
                 group.error,
-                span(age_seconds(group.oldest)),
-                span(age_seconds(group.newest)),
+                span(age(group.oldest)),
+                span(age(group.newest)),
                 group.first_id,
             )
             for group in groups
@@ -110,7 +110,7 @@ def show_outcomes(
 
 def document(letter: Row[Any]) -> dict[str, Any]:
     """A letter for programs: bytes as text where they are UTF-8, and always as base64."""
-    fields: dict[str, Any] = {"age_seconds": round(age_seconds(letter.first_seen_at), 3)}
+    fields: dict[str, Any] = {"age_seconds": age(letter.first_seen_at)}
     for name, value in as_json(letter._asdict()).items():
         if not name.endswith("body"):
             fields[name] = value
@@ -143,5 +143,6 @@ def text_of(body: bytes) -> str | None:
         return None
 
 
-def age_seconds(since: datetime) -> float:
-    return max(0.0, (datetime.now(UTC) - since).total_seconds())
+def age(since: datetime) -> float:
+    """Seconds by this host's clock."""
+    return age_seconds(datetime.now(UTC), since)

@@ -169,21 +169,21 @@ def discard(connection: Connection, ids: Sequence[int], note: str) -> None:
 
     Raises LetterError, having changed nothing, where one of them is not dead.
     """
-    _lock(connection, ids)
-    check_ids(connection, ids, State.DEAD)
+    lock(connection, ids, State.DEAD)
     _update(connection, ids, state=State.DISCARDED, resolved_at=func.now(), note=note)
 
 
 def restore(connection: Connection, ids: Sequence[int]) -> None:
     """Undoes `discard`; the note stays. Raises LetterError where one of them is not discarded."""
-    _lock(connection, ids)
-    check_ids(connection, ids, State.DISCARDED)
+    lock(connection, ids, State.DISCARDED)
     _update(connection, ids, state=State.DEAD, resolved_at=None)
 
 
-def _lock(connection: Connection, ids: Sequence[int]) -> None:
+def lock(connection: Connection, ids: Sequence[int], state: State) -> None:
+    """Keeps others off these letters. Raises LetterError where one is not in this state."""
     query = select(LETTERS.c.id).where(LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id)
     connection.execute(query.with_for_update())
+    check_ids(connection, ids, state)
 
 
 def _update(connection: Connection, ids: Sequence[int], **values: object) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from contract.events import Envelope, ScriptRun
+from contract.events import Envelope, Event, ScriptRun
 from contract.reasons import Reason
 from contract.wire import DecodeError, decode
 
@@ -70,10 +70,20 @@ def read_message(
 
 def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
     event = envelope.event
-    branch_id = None if isinstance(event, ScriptRun) else event.branch_id
     return Rejection(
-        reason, detail, envelope.source, envelope.id, event.TYPE, branch_id, envelope.sequence
+        reason,
+        detail,
+        envelope.source,
+        envelope.id,
+        event.TYPE,
+        branch_id_of(event),
+        envelope.sequence,
     )
+
+
+def branch_id_of(event: Event) -> int | None:
+    """The branch that the event is about; None for a script's run."""
+    return None if isinstance(event, ScriptRun) else event.branch_id
 
 
 def _latest_instant(envelope: Envelope) -> datetime:
@@ -97,12 +107,10 @@ def given_up(
 
     One that is not `is_readable` is not even looked at: perhaps that is what ends a worker.
     """
-    reason, detail = (
-        Reason.DELIVERY_LIMIT,
-        (
-            "each time it was delivered, the worker ended before it was applied:"
-            " see the workers' logs for why, then replay"
-        ),
+    reason = Reason.DELIVERY_LIMIT
+    detail = (
+        "each time it was delivered, the worker ended before it was applied:"
+        " see the workers' logs for why, then replay"
     )
     is_past_limit = headers.get("x-first-death-reason") == "delivery_limit"
     deliveries = delivery_limit + 1 if is_past_limit else 1

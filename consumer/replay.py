@@ -33,8 +33,8 @@ from consumer.applier import (
 from consumer.dead_letters import detail_of
 from consumer.errors import NotSo
 from consumer.ledger import record
-from consumer.letters import LETTERS, Selection, State, check_ids, get
-from consumer.messages import FUTURE_TOLERANCE, Message, Rejection, read_message
+from consumer.letters import LETTERS, Selection, State, get, lock
+from consumer.messages import FUTURE_TOLERANCE, Message, Rejection, branch_id_of, read_message
 from consumer.status import Difference, differences, mirror_states
 from contract.events import Envelope, ScriptRun
 from contract.reasons import Reason
@@ -112,7 +112,7 @@ class Progress(Struct, frozen=True):
 
     outcomes: list[Outcome]
     skipped: int
-    """Letters in another operator's hands, or no longer dead."""
+    """Letters in another operator's hands, edited meanwhile, or no longer dead."""
     differences: list[Difference]
     """Branch rows before and after; told by a dry run only."""
 
@@ -142,9 +142,8 @@ def _planned(letter_id: int, body: bytes | None, digest: bytes) -> Planned:
     except DecodeError:  # it will stay dead, whenever its turn comes
         return Planned("", FIRST, FIRST, letter_id, digest)
     event = envelope.event
-    branch_id = None if isinstance(event, ScriptRun) else event.branch_id
     key, time = event.partition_key, envelope.time
-    return Planned(key, event.started_at, time, letter_id, digest, branch_id)
+    return Planned(key, event.started_at, time, letter_id, digest, branch_id_of(event))
 
 
 class Replay:
@@ -319,8 +318,7 @@ def edit(
     event = content.event
     with engine.begin() as connection:
         lock_branches(connection, branch_ids_of([message]))
-        connection.execute(select(LETTERS.c.id).where(LETTERS.c.id == letter_id).with_for_update())
-        check_ids(connection, [letter_id], State.DEAD)
+        lock(connection, [letter_id], State.DEAD)
         trial = connection.begin_nested()
         for _, rejection in write_batch(connection, [message]):
             raise StillDead(_why_refused(letter_id, rejection))
@@ -334,7 +332,7 @@ def edit(
                 source=content.source,
                 event_id=content.id,
                 type=event.TYPE,
-                branch_id=None if isinstance(event, ScriptRun) else event.branch_id,
+                branch_id=branch_id_of(event),
             )
         )
         return get(connection, letter_id)

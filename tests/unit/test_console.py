@@ -15,7 +15,8 @@ from consumer.console import (
     terminal_table,
     whole_lines,
 )
-from consumer.reading_cli import nagios_line, with_watch_seconds
+from consumer.reading_cli import with_watch_seconds
+from consumer.scripts_cli import nagios_line
 
 MESSAGES = [
     "致命的なエラー: リポジトリが存在しません" * 4,
