@@ -109,3 +109,29 @@ CREATE TABLE IF NOT EXISTS ledger_range (
     recorded_at timestamptz NOT NULL,
     PRIMARY KEY (source_id, last)
 );
+
+-- Runs each of the scripts by itself, and names those that are refused: where they stand, from 1, and
+-- what was wrong. Those that are not stay done. An error of one of the classes of SQLSTATE in `trouble`
+-- ends it all, for then no script is to blame. So a batch in which the database refuses something is
+-- taken apart in one round trip.
+CREATE OR REPLACE FUNCTION try_each(scripts json, trouble text[])
+    RETURNS TABLE (place bigint, error text)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    script text;
+BEGIN
+    FOR place, script IN
+        SELECT ordinality, value FROM json_array_elements_text(scripts) WITH ORDINALITY
+    LOOP
+        BEGIN
+            EXECUTE script;
+        EXCEPTION WHEN OTHERS THEN
+            IF left(SQLSTATE, 2) = ANY (trouble) THEN
+                RAISE;
+            END IF;
+            error := SQLERRM;
+            RETURN NEXT;
+        END;
+    END LOOP;
+END
+$$;

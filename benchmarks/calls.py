@@ -17,7 +17,7 @@ from publisher.spool import Spool
 from sandbox import wait_until
 
 SUBJECT = "client, one call"
-CALLS = 1000
+CALLS = 3000
 BLOCK = 100
 """Calls of one kind in a row, before it is the next kind's turn."""
 ROUNDS = 3

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
 
-from consumer.database import DatabaseUnavailable, first_line, message_is_to_blame
+from consumer.database import SERVER_TROUBLE, DatabaseUnavailable, message_is_to_blame
 from consumer.dead_letters import bury
 from consumer.ledger import RECORD, record
 from consumer.messages import Message, Rejection, reject
@@ -106,10 +108,20 @@ INSERT_SCRIPT_ACTIVITY = text("""
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
-UNDO_PIECE = text("ROLLBACK TO SAVEPOINT piece; RELEASE SAVEPOINT piece")
-PIECE = 64
-"""Events in a piece of a batch in which the database refuses something: most batches have few
-offenders, and so most pieces none."""
+UNDO_TRIAL = text("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
+
+TRY_EACH = text("""
+    SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
+""")
+
+PREPARED = {
+    UPSERT_ATTEMPTS: "upsert_attempts",
+    PROJECT_BRANCHES: "project_branches",
+    INSERT_SCRIPT_ACTIVITY: "insert_script_activity",
+}
+"""What is done many times over is parsed and planned once."""
+PIECE = 16
+"""Events that are tried together before each is by itself: most batches have few offenders."""
 
 Statement = tuple[TextClause, Mapping[str, object]]
 Event = tuple[Message, Envelope]
@@ -168,6 +180,7 @@ class Applier:
                 connection.execute(PROJECT_BRANCHES, {"branch_ids": []})
                 connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
                 connection.execute(RECORD, {"arrivals": "[]"})
+                connection.execute(TRY_EACH, {"scripts": "[]", "trouble": []})
         except DBAPIError as error:
             raise DatabaseUnavailable.because(error) from error
 
@@ -271,22 +284,22 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> DBAPIError 
 
     In a savepoint, and in one round trip, which is most of what a few rows cost.
     """
-    script = _as_piece(tuple(statement for statement, _ in statements))
+    script = _as_trial(tuple(statement for statement, _ in statements))
     parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
         connection.execute(script, parameters)
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise
-        connection.execute(UNDO_PIECE)
+        connection.execute(UNDO_TRIAL)
         return error
     return None
 
 
 @cache
-def _as_piece(statements: tuple[TextClause, ...]) -> TextClause:
+def _as_trial(statements: tuple[TextClause, ...]) -> TextClause:
     texts = [statement.text for statement in statements]
-    return text(";".join(["SAVEPOINT piece", *texts, "RELEASE SAVEPOINT piece"]))
+    return text(";".join(["SAVEPOINT trial", *texts, "RELEASE SAVEPOINT trial"]))
 
 
 def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
@@ -295,49 +308,65 @@ def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
     It mostly refuses a row that an event inserts, and that is found out without computing any
     branch. Only where it refuses what follows from the rows, each event is tried with all it does.
     """
-    # Offenders are often of one kind, and so of one branch: side by side they cost little more
-    # than one.
+    # Offenders are often of one branch, and so side by side.
     events = sorted(events, key=lambda event: event[1].event.partition_key)
     trial = connection.begin_nested()
-    dead = _bisect_pieces(connection, events, _inserts)
+    dead = _try_pieces(connection, events, _inserts)
     offenders = {id(message) for message, _ in dead}
     good = [event for event in events if id(event[0]) not in offenders]
     if _try(connection, [*_projections(good), (CHECK_CONSTRAINTS, {})]) is None:
         trial.commit()
         return dead
     trial.rollback()
-    return _bisect_pieces(connection, events, _writes)
+    return _try_pieces(connection, events, _writes)
 
 
 Writing = Callable[[Sequence[Event]], list[Statement]]
 
 
-def _bisect_pieces(connection: Connection, events: Sequence[Event], writing: Writing) -> list[Dead]:
+def _try_pieces(connection: Connection, events: Sequence[Event], writing: Writing) -> list[Dead]:
+    pieces = [events[begin : begin + PIECE] for begin in range(0, len(events), PIECE)]
+    refused = _try_each(connection, pieces, writing)
+    suspects = [[event] for piece, _ in refused for event in piece]
     return [
-        dead
-        for begin in range(0, len(events), PIECE)
-        for dead in _bisect(connection, events[begin : begin + PIECE], writing)
+        (message, reject(envelope, Reason.REJECTED_BY_DATABASE, error))
+        for ((message, envelope),), error in _try_each(connection, suspects, writing)
     ]
 
 
-def _bisect(
-    connection: Connection,
-    events: Sequence[Event],
-    writing: Writing,
-    *,
-    holds_offender: bool = False,
-) -> list[Dead]:
-    """Writes the events, or halves them down to those that the database refuses."""
-    if len(events) == 1 or not holds_offender:
-        error = _try(connection, writing(events))
-        if error is None:
-            return []
-        if len(events) == 1:
-            message, envelope = events[0]
-            return [(message, reject(envelope, Reason.REJECTED_BY_DATABASE, first_line(error)))]
-    middle = len(events) // 2
-    dead = _bisect(connection, events[:middle], writing)
-    return dead + _bisect(connection, events[middle:], writing, holds_offender=not dead)
+def _try_each(
+    connection: Connection, pieces: Sequence[Sequence[Event]], writing: Writing
+) -> list[tuple[Sequence[Event], str]]:
+    """Writes each piece by itself, all in one round trip; returns those refused, and why."""
+    connection.execute(_prepare_all())
+    cursor: Any = connection.connection.cursor()
+    scripts = [_as_script(writing(piece), cursor.mogrify) for piece in pieces]
+    cursor.close()
+    refused = connection.execute(
+        TRY_EACH,
+        {"scripts": msgspec.json.encode(scripts).decode(), "trouble": list(SERVER_TROUBLE)},
+    )
+    return [(pieces[place - 1], error.split("\n", 1)[0]) for place, error in refused]
+
+
+@cache
+def _prepare_all() -> TextClause:
+    dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+    preparations = [
+        f"PREPARE {name} AS {statement.compile(dialect=dialect)}"
+        for statement, name in PREPARED.items()
+    ]
+    # What is prepared outlives a transaction that fails.
+    return text(";".join(["DEALLOCATE ALL", *preparations]))
+
+
+def _as_script(statements: Sequence[Statement], quoted: Callable[..., bytes]) -> str:
+    return ";".join(
+        quoted(f"EXECUTE {PREPARED[statement]} (%s)", tuple(given.values())).decode()
+        if given
+        else statement.text
+        for statement, given in statements
+    )
 
 
 def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from consumer.applier import Applier
+from consumer.applier import PIECE, Applier
 from consumer.messages import read_message
 from contract.events import MAX_BRANCH_ID, Envelope
 from contract.reasons import Reason
@@ -166,7 +166,7 @@ def test_what_the_database_refuses_is_buried_alone(applier: Applier, engine: Eng
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(poisoned=st.sets(st.integers(0, 15)))
+@given(poisoned=st.sets(st.integers(0, 2 * PIECE)))
 def test_any_part_of_a_batch_may_be_poison(
     applier: Applier, engine: Engine, poisoned: set[int]
 ) -> None:
@@ -176,22 +176,39 @@ def test_any_part_of_a_batch_may_be_poison(
     refuse_in_database(engine, "failure_reason = 'poison'")
     batch = [
         failed(branch_id, second, "poison" if second in poisoned else "fine")
-        for second in range(16)
+        for second in range(2 * PIECE + 1)
     ]
     tally = applier.apply(messages(*batch))
     assert tally.buried.total() == len(poisoned)
-    assert state_of(engine, branch_id).mirror_failures == 16 - len(poisoned)
+    assert state_of(engine, branch_id).mirror_failures == len(batch) - len(poisoned)
 
 
-def refuse_in_database(engine: Engine, condition: str) -> None:
+def test_trouble_while_a_batch_is_taken_apart_buries_nothing(
+    applier: Applier, engine: Engine
+) -> None:
+    """The whole batch is tried again later, its offenders too."""
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    refuse_in_database(engine, "failure_reason = 'last straw'", "disk_full")
+    batch = [
+        failed(BRANCH, 0, "poison"),
+        failed(BRANCH, 1, "fine"),
+        failed(BRANCH, 2, "last straw"),
+    ]
+    with pytest.raises(DBAPIError):
+        applier.apply(messages(*batch))
+    assert rows(engine, "SELECT * FROM dead_letter") == []
+    assert rows(engine, "SELECT * FROM mirror_attempt") == []
+
+
+def refuse_in_database(engine: Engine, condition: str, error: str = "raise_exception") -> None:
     """A rule of somebody's own on our table, which PostgreSQL keeps."""
     with engine.begin() as connection:
         connection.execute(
             text(f"""
-                CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
-                AS $$ BEGIN RAISE EXCEPTION 'no poison here'; END $$;
-                CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON mirror_attempt
-                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse();
+                CREATE OR REPLACE FUNCTION refuse_{error}() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN RAISE {error} USING MESSAGE = 'no poison here'; END $$;
+                CREATE OR REPLACE TRIGGER refuse_{error} BEFORE INSERT ON mirror_attempt
+                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse_{error}();
             """)
         )
 
