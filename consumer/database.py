@@ -27,7 +27,25 @@ SETTINGS = {
 }
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 SERVER_TROUBLE = frozenset(
-    ["08", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"]
+    [
+        "08",
+        "0A",
+        "25",
+        "26",
+        "28",
+        "34",
+        "3B",
+        "3D",
+        "3F",
+        "40",
+        "42",
+        "53",
+        "55",
+        "57",
+        "58",
+        "F0",
+        "XX",
+    ]
 )
 """Classes of SQLSTATE for which no message is to blame (PostgreSQL's appendix A)."""
 

@@ -63,11 +63,16 @@ def test_what_the_database_knows_already_is_unchanged(engine: Engine) -> None:
     """Letters among each other, too: the same told twice is news once."""
     bury(engine, failed(1, 0, "why"), failed(1, 0, "why"))
     with engine.begin() as connection:
-        connection.execute(text("CREATE RULE no_runs AS ON INSERT TO script_activity"
-                                " DO INSTEAD SELECT 1/0"))  # fmt: skip
+        connection.execute(
+            text("""
+            CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'no runs'; END $$;
+            CREATE TRIGGER no_runs BEFORE INSERT ON script_activity EXECUTE FUNCTION refuse()
+        """)
+        )
     Applier(engine).apply(messages(script_run("gc", 0, 1)))
     with engine.begin() as connection:
-        connection.execute(text("DROP RULE no_runs ON script_activity"))
+        connection.execute(text("DROP TRIGGER no_runs ON script_activity"))
     register_branches(engine, 1)
     assert told(apply(engine)) == ["applied", "unchanged", "applied"]
     with engine.begin() as connection:
