@@ -110,6 +110,35 @@ CREATE TABLE IF NOT EXISTS ledger_range (
     PRIMARY KEY (source_id, last)
 );
 
+-- The workers that run. Each renews its row every second, and holds the advisory lock of its number
+-- while its process lives, so that the others know who is there and share the queues out.
+CREATE TABLE IF NOT EXISTS worker (
+    number      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hostname    text NOT NULL,
+    pid         integer NOT NULL,
+    -- What `run --share I/N` asked for; null without it.
+    share_index integer,
+    share_count integer,
+    -- What it is subscribed to, whether the broker serves it or it stands by.
+    queues      text[] NOT NULL DEFAULT '{}',
+    seen_at     timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row: which queues the workers consume, and whether their number is being changed.
+--
+--     steady ──> to-interim ──> deleting-old ──> to-final ──> deleting-interim ──> steady
+--     consumed:  old ones       interim ones                  new ones
+CREATE TABLE IF NOT EXISTS topology (
+    is_row     boolean PRIMARY KEY DEFAULT true CHECK (is_row),
+    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 64),
+    -- How many there will be; null where nothing is being changed.
+    moving_to  integer CHECK (moving_to BETWEEN 1 AND 64),
+    stage      text NOT NULL DEFAULT 'steady' CHECK (
+        stage IN ('steady', 'to-interim', 'deleting-old', 'to-final', 'deleting-interim')
+    ),
+    CHECK ((stage = 'steady') = (moving_to IS NULL))
+);
+
 -- Runs each of the scripts by itself, and names those that are refused: where they stand, from 1, and
 -- what was wrong. Those that are not stay done. An error of one of the classes of SQLSTATE in `trouble`
 -- ends it all, for then no script is to blame. So a batch in which the database refuses something is

@@ -8,8 +8,8 @@ from contextlib import closing
 from psycopg2.extensions import connection as PsycopgConnection
 
 from benchmarks.report import Row, Target, quantile
-from benchmarks.stand import PARTITIONS, Stand
-from consumer.topology import broker_channel, connection_parameters, consumer_counts
+from benchmarks.stand import QUEUES, Stand
+from consumer.topology import broker_channel, connection_parameters, consumer_count
 from sandbox import wait_until
 
 SUBJECT = "call to committed row, 100 events/s"
@@ -57,7 +57,7 @@ def _round(stand: Stand, connection: PsycopgConnection, number: int) -> list[flo
     with stand.running("mirror-consumer", "run"):
         with broker_channel(connection_parameters(stand.amqp_url)) as channel:
             wait_until(
-                lambda: all(count for _, count in consumer_counts(channel, PARTITIONS)),
+                lambda: all(consumer_count(channel, queue) for queue in QUEUES),
                 PATIENCE_SECONDS,
                 "the worker to consume",
             )

@@ -33,20 +33,23 @@ from consumer.console import (
     span,
     transaction,
 )
-from consumer.database import apply_schema, check_database, open_engine
+from consumer.database import apply_schema, open_engine
+from consumer.layout import Stage, read_layout, unchanging_layout
 from consumer.ledger import audit as audit_ledger
 from consumer.maintenance import prune as prune_tables
 from consumer.maintenance import rebuild as rebuild_branches
+from consumer.membership import Share
 from consumer.reading_cli import app as reading_app
 from consumer.scripts_cli import app as scripts_app
-from consumer.session import Plan
+from consumer.session import Settings
 from consumer.takeover import take_over
 from consumer.topology import (
     broker_channel,
     connection_parameters,
-    consumer_counts,
+    consumer_count,
     declare_topology,
 )
+from consumer.topology_cli import app as topology_app
 from consumer.worker import Worker
 from contract import environment, routing
 from contract.events import check_branch_id
@@ -67,6 +70,7 @@ branches_app = typer.Typer(help="Register branches.", no_args_is_help=True, rich
 app.add_typer(branches_app, name="branches")
 app.add_typer(reading_app)
 app.add_typer(scripts_app)
+app.add_typer(topology_app)
 
 AmqpUrlOption = Annotated[
     str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
@@ -78,7 +82,7 @@ PartitionsOption = Annotated[
         envvar=environment.PARTITIONS,
         min=1,
         max=routing.SLOTS,
-        help="How many partition queues share the slots; the same number for every worker.",
+        help="How many partition queues share the slots, where the database does not say so yet.",
     ),
 ]
 
@@ -97,8 +101,13 @@ def init(
     """
     engine, parameters = open_engine(database_url), connection_parameters(amqp_url)
     apply_schema(engine)
-    with broker_channel(parameters) as channel:
-        declare_topology(channel, partitions)
+    with unchanging_layout(engine, partitions) as layout, broker_channel(parameters) as channel:
+        if layout.stage is not Stage.STEADY or layout.partitions != partitions:
+            refuse(
+                f"there are {layout.partitions} partitions already, not {partitions}:"
+                f" mirror-consumer topology --partitions {partitions} changes their number"
+            )
+        declare_topology(channel, layout.partitions)
 
 
 @branches_app.command("add")
@@ -152,13 +161,13 @@ def run(
         bool, typer.Option("--drain", help="End once the queues are empty and all is committed.")
     ] = False,
     share: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="I/N",
-            help="As the I-th of N workers: take every N-th partition first, and stand by for the"
-            " others.",
+            help="As the I-th of N workers: take every N-th partition. Without it the workers that"
+            " run share the partitions evenly.",
         ),
-    ] = "1/1",
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
     ] = 1000,
@@ -173,14 +182,19 @@ def run(
       mirror-consumer run --share 1/2
     """
     log_as_json()
-    plan = Plan(
-        partitions=partitions,
-        own=share_of(share, partitions),
+    settings = Settings(
         batch_size=batch_size,
         future_tolerance=timedelta(seconds=future_tolerance_seconds),
         drain=drain,
     )
-    run_until_signal(Worker(open_engine(database_url), connection_parameters(amqp_url), plan))
+    worker = Worker(
+        open_engine(database_url),
+        connection_parameters(amqp_url),
+        settings,
+        share=read_share(share),
+        default_partitions=partitions,
+    )
+    run_until_signal(worker)
 
 
 @app.command()
@@ -308,9 +322,11 @@ def health(
     Example:
       mirror-consumer health
     """
-    check_database(open_engine(database_url))
+    engine = ready_engine(database_url)
+    with engine.begin() as connection:
+        layout = read_layout(connection, partitions)
     with broker_channel(connection_parameters(amqp_url)) as channel:
-        idle = [queue for queue, count in consumer_counts(channel, partitions) if not count]
+        idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
     if idle:
         refuse(f"no worker consumes {', '.join(idle)}: start mirror-consumer run", EXIT_NOT_SO)
 
@@ -324,13 +340,13 @@ def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
     fail(PROGRAM, message, exit_code)
 
 
-def share_of(share: str, partitions: int) -> frozenset[int]:
-    """The partitions of the I-th of N workers."""
-    match = re.fullmatch(r"(\d+)/(\d+)", share)
+def read_share(share: str | None) -> Share | None:
+    if share is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", share)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         refuse(f"--share {share!r} is not I/N with I from 1 to N, such as 1/2")
-    index, workers = int(match[1]), int(match[2])
-    return frozenset(range(index - 1, partitions, workers))
+    return Share(int(match[1]), int(match[2]))
 
 
 def log_as_json() -> None:

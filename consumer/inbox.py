@@ -6,6 +6,7 @@ from collections import deque
 from msgspec import Struct
 
 from consumer.messages import Message
+from consumer.subscription import Subscription
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
@@ -15,7 +16,7 @@ class Delivery(Struct, frozen=True, gc=False):
     """A message in hand, how to ack it, and whether it may have ended a worker before."""
 
     message: Message
-    queue: str
+    subscription: Subscription
     delivery_tag: int
     is_suspect: bool = False
 

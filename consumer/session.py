@@ -36,7 +36,9 @@ from consumer import topology
 from consumer.applier import Tally
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
+from consumer.membership import Roles
 from consumer.messages import Message, given_up, read_message, redeliveries
+from consumer.subscription import Subscription
 from contract import routing
 
 PATIENCE_SECONDS = 300.0
@@ -49,8 +51,9 @@ broker."""
 DEAD_PREFETCH = 1
 READABLE_DELIVERIES = 2
 """Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
-STANDBY_SECONDS = 3.0
-"""How long a worker with a share of its own leaves the other partitions to their workers."""
+WRONGLY_SERVED_SECONDS = 10.0
+"""A standby that is served although the queue's owner lives and is subscribed, too, gives it back
+after so long: by then it is known whether the owner really lives."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,42 +63,36 @@ class ConsumerCancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a session consumes, and how."""
+class Settings:
+    """How a worker consumes."""
 
-    partitions: int
-    own: frozenset[int]
-    """The partitions to consume at once; the others only where no other worker does."""
     batch_size: int
     future_tolerance: timedelta
     drain: bool
 
-    @property
-    def prefetch(self) -> int:
-        """Deliveries of one partition in hand; of all partitions together two batches, so that one
-        can arrive while the other is applied."""
-        return max(1, 2 * self.batch_size // self.partitions)
-
 
 class Session:
-    """Consumes every partition until something ends it."""
+    """Consumes the queues that it is told to, until something ends it."""
 
     def __init__(
         self,
         parameters: pika.URLParameters,
-        plan: Plan,
+        queues: Sequence[str],
+        settings: Settings,
         apply: Callable[[Sequence[Message]], Tally],
     ) -> None:
         """`apply` is called in the applier thread; it raises DBAPIError for a database in
         trouble."""
-        self._plan = plan
+        self._queues = queues
+        self._settings = settings
+        # Of all queues together two batches, so that one can arrive while the other is applied.
+        self._prefetch = max(1, 2 * settings.batch_size // len(queues))
         self._apply = apply
-        self._inbox = Inbox(plan.batch_size)
+        self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._stop_by = 0.0
-        self._channels: dict[str, Any] = {}
-        self._consumer_tags: dict[str, str] = {}
-        self._careful: set[str] = set()
+        self._roles: Roles | None = None
+        self._subscriptions: dict[str, Subscription] = {}
         self._moving: set[str] = set()
         self._received = 0
         self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
@@ -128,6 +125,16 @@ class Session:
         end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
         self._ioloop.add_callback_threadsafe(end)
 
+    def rebalance(self, roles: Roles) -> None:
+        """Says what this worker is to do from now on. From any thread."""
+        self._ioloop.add_callback_threadsafe(partial(self._take_roles, roles))
+
+    @property
+    def subscribed(self) -> list[str]:
+        """The partition queues it is subscribed to, served or standing by. Any thread may ask."""
+        subscriptions = map(self._subscriptions.get, self._queues)
+        return [each.queue for each in subscriptions if each and each.is_open]
+
     def _close_inbox(self) -> None:
         if not self._closing.is_set():
             self._stop_by = time.monotonic() + STOP_SECONDS
@@ -137,53 +144,74 @@ class Session:
     # In the I/O thread, in the order in which it happens.
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
-        self._open_channel(routing.DEAD_QUEUE, DEAD_PREFETCH)
-        for partition in range(self._plan.partitions):
-            open_careful = partial(self._open_careful, partition)
-            if partition in self._plan.own:
-                open_careful()
-            else:
-                # Before RabbitMQ 4.0 the first subscriber wins, whatever its priority.
-                self._ioloop.call_later(STANDBY_SECONDS, open_careful)
-        if self._plan.drain:
+        self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
+        self._take_roles(self._roles)
+        if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
 
-    def _open_careful(self, partition: int) -> None:
-        """What is delivered first may have ended the worker before. Should it do so again, nothing
-        else that is in hand counts one more delivery towards its limit: there is nothing else."""
-        queue = routing.partition_queue(partition)
-        self._careful.add(queue)
-        self._open_channel(queue, 1)
+    def _take_roles(self, roles: Roles | None) -> None:
+        self._roles = roles
+        if roles is None or not self._connection.is_open:
+            return
+        for queue in self._queues:
+            subscription = self._subscriptions.get(queue)
+            if queue in roles.own:
+                if subscription is None:
+                    self._subscribe_carefully(queue, is_owned=True)
+                else:
+                    subscription.is_owned = True
+            elif queue in roles.served:
+                if subscription is None:
+                    if queue in roles.standby:
+                        self._subscribe_carefully(queue, is_owned=False)
+                elif queue not in self._moving and self._is_anothers(subscription, roles):
+                    del self._subscriptions[queue]
+                    subscription.give_back()
 
-    def _open_channel(
-        self, queue: str, prefetch: int, then: Callable[[], object] = lambda: None
-    ) -> None:
-        if self._connection.is_open:
-            subscribe = partial(self._subscribe, queue, prefetch, then)
-            self._connection.channel(on_open_callback=subscribe)
+    def _is_anothers(self, subscription: Subscription, roles: Roles) -> bool:
+        """Whether to give up a queue whose owner is there to get it."""
+        if subscription.is_owned or subscription.queue not in roles.standby:
+            return True
+        served_since = subscription.served_since
+        return served_since is not None and time.monotonic() > served_since + WRONGLY_SERVED_SECONDS
+
+    def _subscribe_carefully(self, queue: str, *, is_owned: bool) -> None:
+        """What is delivered first may have ended a worker before. Should it do so again, nothing
+        else that is in hand counts one more delivery towards its limit: there is nothing else."""
+        self._subscribe(Subscription(queue, 1, is_owned, is_careful=True))
 
     def _subscribe(
-        self, queue: str, prefetch: int, then: Callable[[], object], channel: Any
+        self, subscription: Subscription, then: Callable[[], object] = lambda: None
     ) -> None:
-        self._channels[queue] = channel
-        channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(partial(self._on_cancelled, queue))
-        channel.basic_qos(prefetch_count=prefetch)
-        self._consumer_tags[queue] = channel.basic_consume(
-            queue,
-            partial(self._receive, queue),
-            arguments={"x-priority": int(self._is_own(queue))},
-            callback=lambda _: then(),
-        )
+        self._subscriptions[subscription.queue] = subscription
 
-    def _is_own(self, queue: str) -> bool:
-        return queue in map(routing.partition_queue, self._plan.own)
+        def on_channel_open(channel: Any) -> None:
+            subscription.channel = channel
+            if self._subscriptions.get(subscription.queue) is not subscription:
+                subscription.give_back()  # it was given up before it was open
+                return
+            channel.add_on_close_callback(self._on_channel_closed)
+            channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
+            channel.basic_qos(prefetch_count=subscription.prefetch)
+            subscription.consumer_tag = channel.basic_consume(
+                subscription.queue,
+                partial(self._receive, subscription),
+                arguments={"x-priority": int(subscription.is_owned)},
+                callback=lambda _: then(),
+            )
 
-    def _receive(self, queue: str, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if self._connection.is_open:
+            self._connection.channel(on_open_callback=on_channel_open)
+
+    def _receive(
+        self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
         self._received += 1
+        if subscription.served_since is None:
+            subscription.served_since = time.monotonic()
         headers = properties.headers or {}
         deliveries = redeliveries(headers) if method.redelivered else 1
-        if queue == routing.DEAD_QUEUE:
+        if subscription.queue == routing.DEAD_QUEUE:
             message = given_up(
                 body,
                 headers,
@@ -194,43 +222,43 @@ class Session:
             message = read_message(
                 body,
                 headers,
-                future_tolerance=self._plan.future_tolerance,
+                future_tolerance=self._settings.future_tolerance,
                 deliveries=deliveries,
             )
-        self._inbox.put(Delivery(message, queue, method.delivery_tag, method.redelivered))
+        self._inbox.put(Delivery(message, subscription, method.delivery_tag, method.redelivered))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         """One ack a channel: a batch holds the first of what waited there, without a gap."""
-        for delivery in {each.queue: each for each in batch}.values():
-            queue, channel = delivery.queue, self._channels[delivery.queue]
-            if not channel.is_open:
+        for delivery in {each.subscription: each for each in batch}.values():
+            subscription = delivery.subscription
+            if not subscription.is_open:
                 continue
-            if queue in self._careful and not delivery.is_suspect:
-                self._trust(queue, delivery.delivery_tag)
+            if subscription.is_careful and not delivery.is_suspect:
+                self._trust(subscription, delivery.delivery_tag)
             else:
-                channel.basic_ack(delivery.delivery_tag, multiple=True)
+                subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
 
-    def _trust(self, queue: str, delivery_tag: int) -> None:
+    def _trust(self, careful: Subscription, delivery_tag: int) -> None:
         """Nothing that waits has been in a worker's hands: goes on with the full prefetch.
 
         That needs another subscription, which gets its turn when the careful one is cancelled. The
         message in hand is acked only then, so that none comes between the two.
         """
-        careful, consumer_tag = self._channels[queue], self._consumer_tags[queue]
-        self._careful.remove(queue)
-        self._moving.add(queue)
+        self._moving.add(careful.queue)
 
         def cancel_careful() -> None:
             if careful.is_open:
-                careful.basic_cancel(consumer_tag, close_careful)
+                careful.channel.basic_cancel(careful.consumer_tag, close_careful)
 
         def close_careful(_: object) -> None:
             if careful.is_open:
-                careful.basic_ack(delivery_tag)
-                careful.close()
-            self._moving.remove(queue)
+                careful.channel.basic_ack(delivery_tag)
+                careful.channel.close()
+            self._moving.remove(careful.queue)
 
-        self._open_channel(queue, self._plan.prefetch, cancel_careful)
+        full = Subscription(careful.queue, self._prefetch, careful.is_owned)
+        full.served_since = careful.served_since
+        self._subscribe(full, cancel_careful)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained is when two rounds in a row find every queue empty and nothing on its way.
@@ -243,7 +271,7 @@ class Session:
 
         def on_answer(queue: str, frame: Any) -> None:
             waiting[queue] = frame.method.message_count
-            if len(waiting) < len(self._channels):
+            if len(waiting) < len(self._queues) + 1:
                 return
             is_clean = self._inbox.is_idle and self._received == received_before
             check_again(clean_rounds + 1 if is_clean and not any(waiting.values()) else 0)
@@ -256,13 +284,16 @@ class Session:
                 next_check = partial(self._check_drained, clean_rounds)
                 self._ioloop.call_later(DRAIN_POLL_SECONDS, next_check)
 
-        are_settled = len(self._channels) > self._plan.partitions and not self._moving
-        if not are_settled or not self._inbox.is_idle:
+        dead = self._subscriptions[routing.DEAD_QUEUE]
+        own = self._roles.own if self._roles else set(self._queues)
+        is_subscribed = dead.is_open and own.issubset(self.subscribed)
+        if not is_subscribed or self._moving or not self._inbox.is_idle:
             check_again(0)
             return
-        for queue, channel in self._channels.items():
-            if channel.is_open:
-                channel.queue_declare(queue, passive=True, callback=partial(on_answer, queue))
+        for queue in (routing.DEAD_QUEUE, *self._queues):
+            subscription = self._subscriptions.get(queue)
+            asked = subscription if subscription and subscription.is_open else dead
+            asked.channel.queue_declare(queue, passive=True, callback=partial(on_answer, queue))
 
     def _on_cancelled(self, queue: str, frame: Any) -> None:
         self._end(ConsumerCancelled(f"the broker cancelled the subscription to {queue}"))
@@ -279,10 +310,9 @@ class Session:
     def _end(self, error: BaseException | None = None) -> None:
         self.error = self.error or error
         if self._connection.is_open:
-            for channel in self._channels.values():
-                # Else pika cancels each subscription before it closes. The broker would then serve
-                # the next worker while these deliveries are still out, and so out of order.
-                channel._cancelled.update(channel.consumer_tags)
+            for subscription in self._subscriptions.values():
+                if subscription.is_open:
+                    subscription.forget_consumers()
             self._connection.close()
         elif not self._connection.is_closing:
             self._ioloop.stop()

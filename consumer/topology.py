@@ -1,6 +1,6 @@
 """Declares on the broker what `contract.routing` names; safe to repeat."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pika
@@ -50,7 +50,7 @@ def broker_channel(parameters: pika.URLParameters) -> Iterator[BlockingChannel]:
 
 
 def declare_topology(channel: BlockingChannel, partitions: int) -> None:
-    """Declares both exchanges, the partition queues with their bindings, and the dead queue."""
+    """Declares both exchanges, the dead queue, and the partition queues with their bindings."""
     channel.exchange_declare(routing.EVENTS_EXCHANGE, "topic", durable=True)
     channel.exchange_declare(routing.DEAD_EXCHANGE, "fanout", durable=True)
     channel.queue_declare(
@@ -59,8 +59,12 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> None:
         arguments={"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED_DELIVERIES},
     )
     channel.queue_bind(routing.DEAD_QUEUE, routing.DEAD_EXCHANGE)
-    for partition in range(partitions):
-        queue = routing.partition_queue(partition)
+    declare_partitions(channel, routing.partition_queues(partitions))
+
+
+def declare_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    """Declares partition queues, among which the slots are dealt out in turn."""
+    for partition, queue in enumerate(queues):
         channel.queue_declare(
             queue,
             durable=True,
@@ -73,14 +77,23 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> None:
                 "x-overflow": "reject-publish",
             },
         )
-        for pattern in routing.bindings(partition, partitions):
+        for pattern in routing.bindings(partition, len(queues)):
             channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
 
 
-def consumer_counts(channel: BlockingChannel, partitions: int) -> list[tuple[str, int]]:
-    """How many workers are subscribed to each partition queue, active or standing by."""
-    queues = [routing.partition_queue(partition) for partition in range(partitions)]
-    return [
-        (queue, channel.queue_declare(queue, passive=True).method.consumer_count)
-        for queue in queues
-    ]
+def unbind_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    for partition, queue in enumerate(queues):
+        for pattern in routing.bindings(partition, len(queues)):
+            channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
+
+
+def message_count(channel: BlockingChannel, queue: str) -> int:
+    """How many messages wait there, without those that a worker has in hand."""
+    count: int = channel.queue_declare(queue, passive=True).method.message_count
+    return count
+
+
+def consumer_count(channel: BlockingChannel, queue: str) -> int:
+    """How many workers the broker serves from a queue; one that stands by does not count."""
+    count: int = channel.queue_declare(queue, passive=True).method.consumer_count
+    return count

@@ -24,13 +24,17 @@ from tenacity import (
 from consumer.applier import Applier, Tally
 from consumer.database import DatabaseUnavailable, check_database, first_line
 from consumer.headers import tolerate_undecodable_headers
+from consumer.layout import Layout, Stage, read_layout, unchanging_layout
 from consumer.ledger import fold
+from consumer.membership import BEAT_SECONDS, Membership, Share
 from consumer.messages import Message
-from consumer.session import ConsumerCancelled, Plan, Session
+from consumer.session import ConsumerCancelled, Session, Settings
 from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
+MEMBERSHIP_SECONDS = 5.0
+"""How long a session's end waits for a database that does not answer."""
 FOLD_SECONDS = 1.0
 """How much of the ledger, in time, waits to be folded while messages come."""
 
@@ -40,10 +44,21 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Consumes until it is stopped or, where its plan says so, until the queues are empty."""
 
-    def __init__(self, engine: Engine, parameters: pika.URLParameters, plan: Plan) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        parameters: pika.URLParameters,
+        settings: Settings,
+        *,
+        share: Share | None,
+        default_partitions: int,
+    ) -> None:
+        """`default_partitions` holds where the database does not say yet how many there are."""
         self._engine = engine
         self._parameters = parameters
-        self._plan = plan
+        self._settings = settings
+        self._default_partitions = default_partitions
+        self._membership = Membership(engine, share)
         self._applier = Applier(engine)
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
@@ -57,7 +72,7 @@ class Worker:
         Raises BrokerUnavailable or DatabaseUnavailable where a drain gives up, SchemaMissing where
         `mirror-consumer init` was never run.
         """
-        give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._plan.drain else stop_never
+        give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
         retry = Retrying(
             retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
             wait=wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
@@ -72,6 +87,8 @@ class Worker:
         except (BrokerUnavailable, DatabaseUnavailable):
             if not self._stopping.is_set():
                 raise
+        finally:
+            self._leave()
 
     def stop(self) -> None:
         """Ends `run` once the batch in hand is committed and acked. From any other thread."""
@@ -84,14 +101,22 @@ class Worker:
         """Returns once a session that was of use has ended; raises for one that was not."""
         check_database(self._engine)
         self._applier.check()
-        with broker_channel(self._parameters) as channel:
-            declare_topology(channel, self._plan.partitions)
-        session = Session(self._parameters, self._plan, self._apply)
+        layout = self._declared_layout()
+        session = Session(self._parameters, layout.queues, self._settings, self._apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()
-        logger.info("consuming", extra={"partitions": self._plan.partitions})
-        session.run()
+        logger.info("consuming", extra={"partitions": len(layout.queues)})
+        ended = threading.Event()
+        membership = threading.Thread(
+            target=self._take_part, args=(session, layout, ended), name="membership", daemon=True
+        )
+        membership.start()
+        try:
+            session.run()
+        finally:
+            ended.set()
+        membership.join(MEMBERSHIP_SECONDS)
         self._session = None
         self._is_drained = session.is_drained
         if session.is_drained:
@@ -99,6 +124,41 @@ class Worker:
         logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
         if session.error is not None:
             self._recover(session, session.error)
+
+    def _declared_layout(self) -> Layout:
+        """What is to be consumed, and is there unless it was deleted in the middle of a change."""
+        try:
+            with unchanging_layout(self._engine, self._default_partitions) as layout:
+                with broker_channel(self._parameters) as channel:
+                    if layout.stage is Stage.STEADY:
+                        declare_topology(channel, layout.partitions)
+                return layout
+        except DBAPIError as error:
+            raise DatabaseUnavailable.because(error) from error
+
+    def _take_part(self, session: Session, layout: Layout, ended: threading.Event) -> None:
+        """Tells the session what it is to consume while others come and go."""
+        while not ended.is_set():
+            try:
+                roles = self._membership.take_part(session.subscribed, layout.queues)
+                with self._engine.connect() as connection:
+                    layout_now = read_layout(connection, self._default_partitions)
+            except DBAPIError as error:
+                # The applier has the same trouble, and deals with it.
+                logger.warning("cannot ask for the other workers: %s", first_line(error))
+            else:
+                if layout_now.queues != layout.queues:
+                    logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
+                    session.stop()
+                    return
+                session.rebalance(roles)
+            ended.wait(BEAT_SECONDS)
+
+    def _leave(self) -> None:
+        try:
+            self._membership.leave()
+        except DBAPIError as error:
+            logger.warning("the other workers will notice the end later: %s", first_line(error))
 
     def _apply(self, messages: Sequence[Message]) -> Tally:
         tally = self._applier.apply(messages)

@@ -28,13 +28,15 @@ def partition_queue(partition: int) -> str:
     return f"mirror.events.p{partition}"
 
 
+def partition_queues(partitions: int) -> list[str]:
+    return list(map(partition_queue, range(partitions)))
+
+
+def interim_queues(partitions: int) -> list[str]:
+    """Where the partitions' events go while the number of partitions is being changed."""
+    return [f"mirror.events.interim.p{partition}" for partition in range(partitions)]
+
+
 def bindings(partition: int, partitions: int) -> list[str]:
     """The topic patterns of one partition's slots, whatever the event type."""
     return [f"*.*.{slot:02}" for slot in range(SLOTS) if slot % partitions == partition]
-
-
-def check_partitions(partitions: int) -> int:
-    """The number itself. Raises ValueError where it is not from 1 to 64: a slot is not divided."""
-    if not 1 <= partitions <= SLOTS:
-        raise ValueError(f"partitions must be from 1 to {SLOTS}, got {partitions}")
-    return partitions

@@ -35,12 +35,12 @@ def new_database(server_url: URL, template: str | None = None) -> Iterator[URL]:
         admin.dispose()
 
 
-def delete_topology(amqp_url: str, partitions: int = 8) -> None:
-    """Removes all that mirrorfeed declares."""
+def delete_topology(amqp_url: str) -> None:
+    """Removes all that mirrorfeed declares, of partitions those that tests have."""
     with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         channel = connection.channel()
-        for partition in range(partitions):
-            channel.queue_delete(routing.partition_queue(partition))
+        for queue in (*routing.partition_queues(11), *routing.interim_queues(11)):
+            channel.queue_delete(queue)
         channel.queue_delete(routing.DEAD_QUEUE)
         channel.exchange_delete(routing.EVENTS_EXCHANGE)
         channel.exchange_delete(routing.DEAD_EXCHANGE)
@@ -133,7 +133,7 @@ def wait_for_rows(engine: Engine, query: str, expected: list[tuple[Any, ...]]) -
     try:
         wait_until(is_so, PATIENCE_SECONDS, query)
     except TimeoutError:
-        assert seen == expected
+        assert seen == expected, query
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -3,12 +3,13 @@
 import threading
 
 from consumer.inbox import Delivery, Inbox
+from consumer.subscription import Subscription
 from tests.builders import messages, started
 
 
 def delivery(tag: int, is_suspect: bool = False) -> Delivery:
     (message,) = messages(started(1, tag))
-    return Delivery(message, "mirror.events.p0", tag, is_suspect)
+    return Delivery(message, Subscription("mirror.events.p0", 1), tag, is_suspect)
 
 
 def tags(batch: list[Delivery]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from fnmatch import fnmatchcase
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,10 +25,3 @@ def test_every_event_is_bound_to_exactly_one_partition(key: str, partitions: int
         if any(fnmatchcase(name, pattern) for pattern in routing.bindings(partition, partitions))
     ]
     assert takers == [routing.slot_of(key) % partitions]
-
-
-@pytest.mark.parametrize("partitions", [0, 65, -1])
-def test_a_slot_is_not_divided(partitions: int) -> None:
-    """64 slots make at most 64 partitions."""
-    with pytest.raises(ValueError, match="partitions must be from 1 to 64"):
-        routing.check_partitions(partitions)

@@ -1,0 +1,186 @@
+"""Which workers there are, and which of them consumes what.
+
+Every worker keeps one row of the table `worker`, and holds an advisory lock for as long as its
+process lives. Once a second it says what it is subscribed to and reads what the others say. From
+that each computes by itself who owns which queue, and who stands by for it; nobody is in charge.
+Where two disagree for a moment, the single active consumer of each queue keeps the order.
+"""
+
+import os
+import socket
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, text
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 10
+"""A worker that has said nothing for so long is frozen, or its host is gone."""
+LOCK_CLASS = 0x6D697277  # "mirw" in ASCII
+
+# The lock is there before others see the row.
+JOIN = text("""
+    WITH joined AS (
+        INSERT INTO worker (hostname, pid, share_index, share_count)
+        VALUES (:hostname, :pid, :share_index, :share_count)
+        RETURNING number
+    )
+    SELECT number, pg_advisory_lock(:lock_class, number) FROM joined
+""")
+
+SPEAK = text("UPDATE worker SET seen_at = now(), queues = :queues WHERE number = :number")
+
+# Whoever gets a worker's lock knows that its process has ended.
+FORGET_DEAD = text("""
+    DELETE FROM worker WHERE number <> :number AND (
+        seen_at < now() - make_interval(secs => :silent_seconds)
+        OR pg_try_advisory_xact_lock_shared(:lock_class, number)
+    )
+""")
+
+MEMBERS = text("""
+    SELECT number, hostname, pid, share_index, share_count, queues FROM worker
+    WHERE seen_at >= now() - make_interval(secs => :silent_seconds)
+    ORDER BY number
+""")
+
+LEAVE = text("DELETE FROM worker WHERE number = :number")
+
+
+class Share(Struct, frozen=True):
+    """What the operator wants a worker to take first: every `count`-th queue from `index` on."""
+
+    index: int
+    count: int
+
+
+class Member(Struct, frozen=True):
+    """A worker that lives, and the queues that it is subscribed to."""
+
+    number: int
+    hostname: str
+    pid: int
+    share: Share | None
+    queues: frozenset[str]
+
+
+class Roles(Struct, frozen=True):
+    """What one worker is to do with each queue."""
+
+    own: frozenset[str] = frozenset()
+    standby: frozenset[str] = frozenset()
+    """Those it would own if their owner ended."""
+    served: frozenset[str] = frozenset()
+    """Those of others whose owner is subscribed, and so would get what is given up."""
+
+
+def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member]:
+    """Who owns each queue: the first worker that was given it as its share; what is left is dealt
+    out in turn to the workers without a share, or to all where each has one."""
+    dealt: dict[str, Member] = {}
+    for index, queue in enumerate(queues):
+        for member in members:
+            if member.share and index % member.share.count == member.share.index - 1:
+                dealt.setdefault(queue, member)
+    takers = [member for member in members if member.share is None] or members
+    left = [queue for queue in queues if queue not in dealt]
+    if takers:
+        for index, queue in enumerate(left):
+            dealt[queue] = takers[index % len(takers)]
+    return dealt
+
+
+def roles_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Roles:
+    """What the worker of this number is to do."""
+    own: set[str] = set()
+    standby: set[str] = set()
+    served: set[str] = set()
+    for queue, owner in owners(queues, members).items():
+        if owner.number == number:
+            own.add(queue)
+            continue
+        if queue in owner.queues:
+            served.add(queue)
+        others = [member for member in members if member != owner]
+        if owners(queues, others)[queue].number == number:
+            standby.add(queue)
+    return Roles(frozenset(own), frozenset(standby), frozenset(served))
+
+
+class Membership:
+    """One worker's place among the workers. For one thread at a time."""
+
+    def __init__(self, engine: Engine, share: Share | None) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._share = share
+        self._connection: Connection | None = None
+        self._number = 0
+
+    def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Roles:
+        """Says what this worker is subscribed to; returns what it is to do with the queues.
+
+        Raises DBAPIError where the database cannot be reached.
+        """
+        try:
+            connection = self._connection or self._join()
+            said = {"number": self._number, "queues": sorted(subscribed)}
+            if not connection.execute(SPEAK, said).rowcount:
+                # It was frozen for so long that it was taken for dead.
+                self._disconnect()
+                return self.take_part(subscribed, queues)
+            connection.execute(
+                FORGET_DEAD,
+                {
+                    "number": self._number,
+                    "silent_seconds": SILENT_SECONDS,
+                    "lock_class": LOCK_CLASS,
+                },
+            )
+            return roles_of(self._number, queues, living(connection))
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def leave(self) -> None:
+        """So that the others need not find out. Raises DBAPIError."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(LEAVE, {"number": self._number})
+            finally:
+                self._disconnect()
+
+    def _join(self) -> Connection:
+        self._connection = self._engine.connect()
+        row = self._connection.execute(
+            JOIN,
+            {
+                "hostname": socket.gethostname(),
+                "pid": os.getpid(),
+                "share_index": self._share and self._share.index,
+                "share_count": self._share and self._share.count,
+                "lock_class": LOCK_CLASS,
+            },
+        ).one()
+        self._number = row.number
+        return self._connection
+
+    def _disconnect(self) -> None:
+        """With the connection goes the lock."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+
+def living(connection: Connection) -> list[Member]:
+    """The workers that have not been found dead, the one that came first first."""
+    return [
+        Member(
+            row.number,
+            row.hostname,
+            row.pid,
+            Share(row.share_index, row.share_count) if row.share_index else None,
+            frozenset(row.queues),
+        )
+        for row in connection.execute(MEMBERS, {"silent_seconds": SILENT_SECONDS})
+    ]

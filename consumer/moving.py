@@ -1,0 +1,149 @@
+"""Changes the number of partitions while events come: nothing is lost, all stays in order.
+
+No queue may be consumed before all that came earlier, through other queues, is applied. So all
+slots move to interim queues that nobody consumes yet; when the old queues are applied to their end,
+the workers go over to the interim ones, and the old ones are deleted. Then the same again, from the
+interim queues to the new ones. Every slot is bound to somewhere all the time.
+
+What has been reached is in the database (`layout`), so that whoever was interrupted goes on there.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pika
+from msgspec.structs import replace
+from pika.adapters.blocking_connection import BlockingChannel
+from sqlalchemy import Connection, Engine, text
+
+from consumer.layout import Layout, Stage, changing_layout, read_layout, write_layout
+from consumer.topology import (
+    broker_channel,
+    declare_partitions,
+    message_count,
+    unbind_partitions,
+)
+from contract import wire
+from contract.events import Envelope, ScriptRun
+
+FENCES = 2
+"""A publisher's message that was routed before the slots were unbound may arrive behind the first
+fence, not behind one that is published when that was applied."""
+FENCE_NAME = "mirror-consumer topology"
+POLL_SECONDS = 0.2
+PERSISTENT = 2
+
+APPLIED = text("""
+    SELECT count(*) FROM script_activity
+    WHERE name = :name AND date_started = :at AND hostname = ANY(:queues)
+""")
+
+Report = Callable[[str], None]
+
+
+def move(engine: Engine, parameters: pika.URLParameters, partitions: int, report: Report) -> None:
+    """Moves to so many partitions, or goes on where an earlier call was interrupted.
+
+    Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
+    another number is under way, BrokerUnavailable or DBAPIError where a server cannot be reached.
+    """
+    layout = _begin(engine, partitions)
+    while layout.stage is not Stage.STEADY:
+        with broker_channel(parameters) as channel:
+            layout = _advance(engine, channel, layout, report)
+
+
+def _begin(engine: Engine, partitions: int) -> Layout:
+    with changing_layout(engine) as connection:
+        layout = read_layout(connection, partitions)
+        if layout.moving_to not in (None, partitions):
+            raise ValueError(
+                f"a move to {layout.moving_to} partitions is under way: finish it first, with"
+                f" mirror-consumer topology --partitions {layout.moving_to}"
+            )
+        if layout.stage is Stage.STEADY and layout.partitions != partitions:
+            layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
+            write_layout(connection, layout)
+        return layout
+
+
+def _advance(engine: Engine, channel: BlockingChannel, layout: Layout, report: Report) -> Layout:
+    match layout.stage:
+        case Stage.TO_INTERIM:
+            report(f"moving from {layout.partitions} partitions to interim queues")
+            _switch(engine, channel, layout.old, layout.interim, report)
+            following = replace(layout, stage=Stage.DELETING_OLD)
+        case Stage.DELETING_OLD:
+            _delete(channel, layout.old)
+            following = replace(layout, stage=Stage.TO_FINAL)
+        case Stage.TO_FINAL:
+            report(f"moving from interim queues to {layout.moving_to} partitions")
+            _switch(engine, channel, layout.interim, layout.final, report)
+            following = replace(layout, stage=Stage.DELETING_INTERIM)
+        case _:
+            _delete(channel, layout.interim)
+            following = Layout(len(layout.final))
+    with changing_layout(engine) as connection:
+        write_layout(connection, following)
+    return following
+
+
+def _switch(
+    engine: Engine,
+    channel: BlockingChannel,
+    source: Sequence[str],
+    target: Sequence[str],
+    report: Report,
+) -> None:
+    """Returns when all that ever came into the source queues is applied."""
+    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    declare_partitions(channel, target)
+    unbind_partitions(channel, source)
+    for _ in range(FENCES):
+        fenced_at = datetime.now(UTC)
+        _publish_fences(channel, source, fenced_at)
+        with engine.connect() as connection:
+            _await_fences(connection, channel, source, fenced_at, report)
+
+
+def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> None:
+    """An event behind all others of each queue: where it is applied, they are."""
+    channel.confirm_delivery()
+    for queue in queues:
+        event = ScriptRun(FENCE_NAME, queue, at, at)
+        envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
+        properties = pika.BasicProperties(
+            content_type=wire.CONTENT_TYPE,
+            delivery_mode=PERSISTENT,
+            message_id=envelope.id,
+            type=event.TYPE,
+        )
+        channel.basic_publish("", queue, wire.encode(envelope), properties, mandatory=True)
+
+
+def _await_fences(
+    connection: Connection,
+    channel: BlockingChannel,
+    queues: Sequence[str],
+    at: datetime,
+    report: Report,
+) -> None:
+    parameters = {"name": FENCE_NAME, "at": at, "queues": list(queues)}
+    reported = None
+    while True:
+        applied = connection.scalar(APPLIED, parameters)
+        connection.rollback()
+        waiting = sum(message_count(channel, queue) for queue in queues)
+        if applied == len(queues) and not waiting:
+            return
+        if waiting != reported:
+            report(f"waiting for the workers to apply {waiting:,} messages")
+            reported = waiting
+        time.sleep(POLL_SECONDS)
+
+
+def _delete(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    for queue in queues:
+        channel.queue_delete(queue)

@@ -1,0 +1,119 @@
+"""The command of `mirror-consumer` that shows the partitions, and changes how many there are."""
+
+import sys
+from typing import Annotated
+
+import typer
+from msgspec import Struct, to_builtins
+
+from consumer.console import (
+    DatabaseUrlOption,
+    JsonOption,
+    print_json,
+    print_table,
+    ready_engine,
+)
+from consumer.layout import Layout, Stage, read_layout
+from consumer.membership import Member, living, owners
+from consumer.moving import move
+from consumer.topology import broker_channel, connection_parameters, message_count
+from contract import environment, routing
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class Worker(Struct, frozen=True):
+    """Where a worker runs, and its number."""
+
+    hostname: str
+    pid: int
+    number: int
+
+
+class Partition(Struct, frozen=True):
+    """One queue that the workers consume."""
+
+    queue: str
+    slots: list[int]
+    backlog: int
+    """Messages that wait, without those that a worker has in hand."""
+    worker: Worker | None
+    """Whose turn it is to consume it."""
+    is_consumed: bool
+    """Whether that worker is subscribed."""
+
+
+@app.command()
+def topology(
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            "--partitions",
+            min=1,
+            max=routing.SLOTS,
+            help="Move to so many partitions, while events come and workers run.",
+        ),
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: Annotated[
+        str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+    ] = environment.DEFAULT_AMQP_URL,
+) -> None:
+    """Show each partition, how much waits in it and which worker consumes it; or change how many
+    there are.
+
+    A move waits until the workers have applied what the old queues hold. Interrupted, it goes on
+    when it is called again.
+
+    \b
+    Examples:
+      mirror-consumer topology
+      mirror-consumer topology --partitions 8
+    """
+    engine, parameters = ready_engine(database_url), connection_parameters(amqp_url)
+    if partitions is not None:
+        move(engine, parameters, partitions, report=lambda line: print(line, file=sys.stderr))
+    with engine.begin() as connection:
+        layout = read_layout(connection, routing.DEFAULT_PARTITIONS)
+        members = living(connection)
+    with broker_channel(parameters) as channel:
+        backlogs = {queue: message_count(channel, queue) for queue in layout.queues}
+    shown = [
+        _partition(index, queue, backlogs[queue], layout, owners(layout.queues, members))
+        for index, queue in enumerate(layout.queues)
+    ]
+    if as_json_document:
+        print_json({**to_builtins(layout), "queues": to_builtins(shown)})
+        return
+    print_table(
+        ("queue", "slots", "backlog", "worker"),
+        [(each.queue, len(each.slots), each.backlog, _named(each)) for each in shown],
+    )
+    if layout.stage is not Stage.STEADY:
+        print(
+            f"a move to {layout.moving_to} partitions was begun: go on with"
+            f" mirror-consumer topology --partitions {layout.moving_to}"
+        )
+
+
+def _partition(
+    index: int, queue: str, backlog: int, layout: Layout, dealt: dict[str, Member]
+) -> Partition:
+    count = len(layout.queues)
+    owner = dealt.get(queue)
+    return Partition(
+        queue,
+        [slot for slot in range(routing.SLOTS) if slot % count == index],
+        backlog,
+        Worker(owner.hostname, owner.pid, owner.number) if owner else None,
+        owner is not None and queue in owner.queues,
+    )
+
+
+def _named(partition: Partition) -> str:
+    worker = partition.worker
+    if worker is None:
+        return "none: start mirror-consumer run"
+    name = f"{worker.hostname}, process {worker.pid}"
+    return name if partition.is_consumed else f"{name} (not yet)"

@@ -1,0 +1,256 @@
+"""Many workers, and a number of partitions that changes while they work."""
+
+import json
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pika
+import pytest
+from pika.exceptions import ChannelClosedByBroker
+from sqlalchemy import Engine, text
+
+from contract import environment, routing
+from publisher import BranchStatusClient
+from publisher.spool import Spool
+from sandbox import wait_until
+from tests.builders import failed
+from tests.commands import Shell
+from tests.servers import publish_events, register_branches, rows, wait_for, wait_for_rows
+
+BRANCHES = range(1, 65)
+RUN = ("mirror-consumer", "run")
+MOVE = ("mirror-consumer", "topology", "--partitions")
+TAKEOVER_SECONDS = 10.0
+TRAFFIC_PAUSE_SECONDS = 0.002
+
+
+@pytest.fixture
+def shell8(amqp_url: str, database_url: str, engine: Engine) -> Shell:
+    """A mirrorfeed that was made with eight partitions."""
+    shell = Shell(
+        {
+            environment.AMQP_URL: amqp_url,
+            environment.DATABASE_URL: database_url,
+            environment.PARTITIONS: "8",
+        }
+    )
+    shell.run("mirror-consumer", "init")
+    register_branches(engine, *BRANCHES)
+    return shell
+
+
+def topology_of(shell: Shell) -> Any:
+    return json.loads(shell.run("mirror-consumer", "topology", "--json").stdout)
+
+
+def served_by(shell: Shell) -> dict[str, int]:
+    """Process id of the worker that consumes each queue."""
+    queues = topology_of(shell)["queues"]
+    return {each["queue"]: each["worker"]["pid"] for each in queues if each["is_consumed"]}
+
+
+def queue_of(branch: int) -> str:
+    return routing.partition_queue(routing.slot_of(f"branch:{branch}") % 8)
+
+
+def await_shares(shell: Shell, *shares: int) -> None:
+    def are_so() -> bool:
+        return sorted(Counter(served_by(shell).values()).values()) == list(shares)
+
+    wait_for(are_so, f"workers to share the partitions {shares}")
+
+
+def test_workers_share_evenly_and_take_over(shell8: Shell, engine: Engine) -> None:
+    """Two, four and eight of them; what a killed one leaves is applied within 10 s."""
+    workers: list[Popen[str]] = []
+    try:
+        for count in (2, 4, 8):
+            workers += [shell8.start(*RUN) for _ in range(count - len(workers))]
+            await_shares(shell8, *[8 // count] * count)
+        workers[2].kill()
+        amqp_url = shell8.variables[environment.AMQP_URL]
+        publish_events(amqp_url, *(failed(branch, 0, "x") for branch in BRANCHES))
+        wait_until(
+            lambda: rows(engine, "SELECT count(*) FROM mirror_attempt") == [(len(BRANCHES),)],
+            TAKEOVER_SECONDS,
+            "the killed worker's share to be taken over",
+        )
+        await_shares(shell8, 1, 1, 1, 1, 1, 1, 2)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+def test_the_broker_serves_each_queue_to_its_owner(shell8: Shell, engine: Engine) -> None:
+    """And to nobody else: what a frozen worker owns waits, and is applied when it wakes up."""
+    with shell8.running(*RUN) as first:
+        await_shares(shell8, 8)
+        with shell8.running(*RUN) as second:
+            await_shares(shell8, 4, 4)
+            amqp_url = shell8.variables[environment.AMQP_URL]
+            # The first events end the caution with which a subscription begins.
+            publish_events(amqp_url, *(failed(branch, 0, "x") for branch in BRANCHES))
+            wait_for_rows(engine, "SELECT count(*) FROM mirror_attempt", [(len(BRANCHES),)])
+            servers = served_by(shell8)
+            own = [branch for branch in BRANCHES if servers[queue_of(branch)] == first.pid]
+            second.send_signal(signal.SIGSTOP)
+            publish_events(amqp_url, *(failed(branch, 1, "x") for branch in BRANCHES))
+            wait_for_rows(
+                engine,
+                "SELECT count(*) FROM branch WHERE mirror_failures = 2",
+                [(len(own),)],
+            )
+            second.send_signal(signal.SIGCONT)
+            wait_for_rows(
+                engine,
+                "SELECT count(*) FROM branch WHERE mirror_failures = 2",
+                [(len(BRANCHES),)],
+            )
+
+
+@contextmanager
+def traffic(amqp_url: str, spool: Path) -> Iterator[list[int]]:
+    """One branch after the other is mirrored, again and again; how many attempts there were."""
+    attempts = [0]
+    stop = threading.Event()
+
+    def report() -> None:
+        with closing(BranchStatusClient(spool, amqp_url)) as client:
+            while not stop.is_set():
+                for branch in BRANCHES:
+                    client.start_mirroring(branch)
+                    client.mirror_complete(branch, f"r{attempts[0]}")
+                    attempts[0] += 1
+                    stop.wait(TRAFFIC_PAUSE_SECONDS)
+            with closing(Spool(spool)) as view:
+                wait_for(lambda: not view.status().pending, "the spool to be sent")
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield attempts
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def readers_see_only_progress(engine: Engine) -> Iterator[None]:
+    """No branch ever shows an older attempt than it did before."""
+    stop = threading.Event()
+    steps_back: list[Any] = []
+
+    def watch() -> None:
+        seen: dict[int, Any] = {}
+        while not stop.is_set():
+            for branch, at in rows(engine, "SELECT id, last_mirrored FROM branch"):
+                if at is not None and branch in seen and at < seen[branch]:
+                    steps_back.append((branch, seen[branch], at))
+                if at is not None:
+                    seen[branch] = at
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not steps_back
+
+
+@contextmanager
+def events_are_applied_in_order(engine: Engine) -> Iterator[None]:
+    """Within each branch; PostgreSQL refuses to do anything else, and then letters show it."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            CREATE FUNCTION in_order() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.last_mirror_attempt < OLD.last_mirror_attempt
+                    OR EXISTS (SELECT FROM mirror_attempt WHERE branch_id = NEW.id
+                        AND outcome IS NULL AND started_at < NEW.last_mirrored)
+                THEN RAISE EXCEPTION 'out of order'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER in_order BEFORE UPDATE ON branch
+            FOR EACH ROW EXECUTE FUNCTION in_order();
+            """)
+        )
+    yield
+    assert rows(engine, "SELECT detail FROM dead_letter") == []
+
+
+def queues_of(amqp_url: str) -> set[str]:
+    """Those partition queues, of any kind, that are there."""
+    names = routing.partition_queues(12) + routing.interim_queues(12)
+    found = set()
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        for name in names:
+            channel = connection.channel()
+            try:
+                channel.queue_declare(name, passive=True)
+            except ChannelClosedByBroker:
+                continue
+            found.add(name)
+            channel.close()
+    return found
+
+
+def test_partitions_move_while_events_come(shell8: Shell, engine: Engine, tmp_path: Path) -> None:
+    """To more and to fewer: nothing is lost, order is kept, and no queue is left behind."""
+    amqp_url = shell8.variables[environment.AMQP_URL]
+    with shell8.running(*RUN), shell8.running(*RUN):
+        await_shares(shell8, 4, 4)
+        with (
+            events_are_applied_in_order(engine),
+            readers_see_only_progress(engine),
+            traffic(amqp_url, tmp_path / "spool.db") as attempts,
+        ):
+            for count in (11, 3):
+                before = attempts[0]
+                shell8.run(*MOVE, str(count))
+                assert attempts[0] > before
+                assert queues_of(amqp_url) == set(routing.partition_queues(count))
+        applied = "SELECT count(outcome) FROM mirror_attempt"
+        wait_for_rows(engine, applied, [(attempts[0],)])
+    audit = json.loads(shell8.run("mirror-consumer", "audit", "--json").stdout)
+    assert audit["missing_total"] == 0
+    assert [source["highest"] for source in audit["sources"]] == [2 * attempts[0]]
+
+
+def test_a_move_that_was_interrupted_goes_on(shell8: Shell, engine: Engine) -> None:
+    """It waits for a worker, survives its own end, and gets mixed up with no other move."""
+    amqp_url = shell8.variables[environment.AMQP_URL]
+    publish_events(amqp_url, *(failed(branch, 0, "x") for branch in BRANCHES))
+    move = shell8.start(*MOVE, "3")
+    assert move.stderr is not None
+    waiting = f"waiting for the workers to apply {len(BRANCHES) + 8} messages\n"
+    while move.stderr.readline() != waiting:
+        assert move.poll() is None
+    publish_events(amqp_url, *(failed(branch, 1, "x") for branch in BRANCHES))
+    move.kill()
+    move.communicate()
+    assert topology_of(shell8)["stage"] == "to-interim"
+    other = shell8.run(*MOVE, "5", expect=2)
+    assert "a move to 3 partitions is under way" in other.stderr
+    with shell8.running(*RUN):
+        shell8.run(*MOVE, "3")
+        wait_for_rows(
+            engine, "SELECT count(*) FROM branch WHERE mirror_failures = 2", [(len(BRANCHES),)]
+        )
+    assert topology_of(shell8)["stage"] == "steady"
+    assert queues_of(amqp_url) == set(routing.partition_queues(3))
+
+
+def test_the_number_of_partitions_is_said_once(shell8: Shell) -> None:
+    """Who says another one later is told how to change it."""
+    result = shell8.run("mirror-consumer", "init", "--partitions", "4", expect=2)
+    assert "there are 8 partitions already, not 4" in result.stderr
+    assert "mirror-consumer topology --partitions 4" in result.stderr

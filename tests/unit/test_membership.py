@@ -1,0 +1,67 @@
+"""Who consumes what."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.membership import Member, Share, owners, roles_of
+from contract.routing import partition_queues
+
+partitions = st.integers(1, 64)
+counts = st.integers(1, 20)
+
+
+def workers(count: int, *, shares: bool = False) -> list[Member]:
+    return [
+        Member(number, "host", number, Share(number, count) if shares else None, frozenset())
+        for number in range(1, count + 1)
+    ]
+
+
+@given(partitions, counts)
+def test_workers_share_the_partitions_evenly(partitions: int, count: int) -> None:
+    """None has two more than another, and every partition has one owner."""
+    queues = partition_queues(partitions)
+    dealt = owners(queues, workers(count))
+    owned = [sum(owner == worker for owner in dealt.values()) for worker in workers(count)]
+    assert sorted(dealt) == sorted(queues)
+    assert max(owned) - min(owned) <= 1
+
+
+@given(partitions, counts, st.data())
+def test_who_stands_by_is_who_takes_over(partitions: int, count: int, data: st.DataObject) -> None:
+    """When a worker ends, each of its partitions goes to the worker that stood by for it."""
+    queues = partition_queues(partitions)
+    members = workers(count + 1)
+    gone = data.draw(st.sampled_from(members))
+    left = [member for member in members if member != gone]
+    lost = roles_of(gone.number, queues, members).own
+    for member in left:
+        before = roles_of(member.number, queues, members)
+        after = roles_of(member.number, queues, left)
+        assert after.own & lost == before.standby & lost
+
+
+def test_a_share_is_taken_first() -> None:
+    """Every N-th partition from the I-th on."""
+    queues = partition_queues(4)
+    members = workers(2, shares=True)
+    assert roles_of(1, queues, members).own == {queues[0], queues[2]}
+    assert roles_of(2, queues, members).own == {queues[1], queues[3]}
+
+
+def test_a_share_that_nobody_has_is_dealt_out() -> None:
+    """To the workers without one, or else to all."""
+    queues = partition_queues(4)
+    first, second, _ = workers(3, shares=True)
+    free = Member(9, "host", 9, None, frozenset())
+    assert roles_of(9, queues, [first, second, free]).own == {queues[2]}
+    assert roles_of(1, queues, [first, second]).own == {queues[0], queues[2], queues[3]}
+
+
+def test_a_partition_is_served_once_its_owner_is_subscribed() -> None:
+    """Before that, whoever has it keeps it."""
+    queues = partition_queues(2)
+    first, second = workers(2)
+    assert roles_of(1, queues, [first, second]).served == set()
+    subscribed = Member(2, "host", 2, None, frozenset({queues[1]}))
+    assert roles_of(1, queues, [first, subscribed]).served == {queues[1]}
