@@ -14,12 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import calls, dead_letters, drain, forwarding, latency, memory
+from benchmarks import calls, dead_letters, drain, forwarding, latency, memory, workers
 from benchmarks.report import Row, table_of
 from benchmarks.stand import Stand, open_stand
 
 SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "drain": drain.measure,
+    "workers": workers.measure,
     "dead-letters": dead_letters.measure,
     "memory": memory.measure,
     "calls": calls.measure,

@@ -60,7 +60,7 @@ def drain_by_worker(
     So neither the interpreter's start counts nor how a drain makes sure that it is at its end.
     Every event of a branch that `is_refused` must end as a letter.
     """
-    last = _last_outcomes(batch, is_refused)
+    last = last_outcomes(batch, is_refused)
     with (
         stand.running(*command) as worker,
         closing(stand.connect()) as connection,
@@ -85,8 +85,8 @@ def drain_by_worker(
     return seconds
 
 
-def _last_outcomes(
-    batch: Sequence[Publication], is_refused: Callable[[int], bool]
+def last_outcomes(
+    batch: Sequence[Publication], is_refused: Callable[[int], bool] = lambda branch_id: False
 ) -> tuple[tuple[object, object], ...]:
     """Branch and start of the last attempt that ended, one a partition."""
     last: dict[int, tuple[object, object]] = {}

@@ -68,13 +68,7 @@ class Stand:
 
         It is sent SIGTERM where it still runs in the end. Raises RuntimeError where it fails.
         """
-        with subprocess.Popen(
-            self._arguments(command),
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with self.start(*command) as process:
             try:
                 yield process
             finally:
@@ -82,6 +76,15 @@ class Stand:
                 _, log = process.communicate(timeout=20)
             if process.returncode:
                 raise RuntimeError(f"{command} ended with {process.returncode}:\n{log}")
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self._arguments(command),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def exit_code(self, *command: str) -> int:
         """Runs a command to its end, unseen."""

@@ -257,7 +257,6 @@ class Session:
             self._moving.remove(careful.queue)
 
         full = Subscription(careful.queue, self._prefetch, careful.is_owned)
-        full.served_since = careful.served_since
         self._subscribe(full, cancel_careful)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
