@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := contract publisher consumer sandbox demo tests benchmarks
 
-.PHONY: help demo test lint types imports check bench format clean
+.PHONY: help demo test lint types imports check bench fuzz format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ imports: .venv/ready ## Check that imports point one way
 
 bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (7 min)
 	$(BIN)/python -m benchmarks
+
+fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	$(BIN)/python -m tests.fuzz decoding
+	$(BIN)/python -m tests.fuzz answering
+	$(BIN)/python -m sandbox -- $(BIN)/python -m tests.fuzz applying
 
 format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,50 @@
+"""What holds whatever comes in. Hypothesis looks for a counterexample, and so does a fuzzer."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from consumer.applier import Applier
+from consumer.messages import read_message
+from contract import wire
+from contract.events import Envelope
+from tests.fuzz.bodies import BRANCHES, bodies
+
+Property = Any
+"""A function that hypothesis has wrapped: without types."""
+
+
+@given(bodies)
+def decoding(body: bytes) -> None:
+    """A body is an event, which means the same when it is encoded again, or is refused with words
+    that can be stored."""
+    content = read_message(body).content
+    if isinstance(content, Envelope):
+        assert wire.decode(wire.encode(content)) == content
+        return
+    assert content.detail
+    for said in (content.detail, content.source, content.event_id, content.type):
+        assert "\0" not in (said or "")
+        (said or "").encode()
+
+
+def applying(engine: Engine) -> Property:
+    """Every message of a batch is applied or buried."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO branch (id, unique_name) SELECT id, 'b' || id FROM unnest(:ids) id"
+                " ON CONFLICT DO NOTHING"
+            ),
+            {"ids": list(BRANCHES)},
+        )
+    applier = Applier(engine)
+
+    @given(st.lists(bodies, min_size=1, max_size=10))
+    def batch_is_settled(batch: list[bytes]) -> None:
+        tally = applier.apply([read_message(body) for body in batch])
+        assert tally.applied + tally.buried.total() == len(batch)
+
+    return batch_is_settled

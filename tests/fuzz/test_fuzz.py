@@ -1,0 +1,15 @@
+"""A look at each property; `make fuzz` looks longer, and where the code has not been yet."""
+
+from sqlalchemy import Engine
+
+from tests.fuzz import properties
+
+
+def test_every_body_is_an_event_or_refused() -> None:
+    """With words that can be stored."""
+    properties.decoding()
+
+
+def test_every_message_is_applied_or_buried(engine: Engine) -> None:
+    """Whatever it is, and whatever stands near it."""
+    properties.applying(engine)()
