@@ -319,7 +319,8 @@ def authserver(
     from publisher.authserver import Authserver  # for no other command need these be imported
     from publisher.forwarder import Forwarder
 
-    if token == "" or os.environ.get(environment.AUTHSERVER_TOKEN) == "":
+    # Of an empty variable typer says nothing, and the door would stand open unnoticed.
+    if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):
         refuse(f"the token is empty: put one into {environment.AUTHSERVER_TOKEN}, or unset it")
     log_to_standard_error()
     forwarder = Forwarder(spool_path(spool), amqp_url)

@@ -131,12 +131,6 @@ def fault_of(body: bytes) -> Fault:
     return caught.value
 
 
-def fault_for(url: str, method: str, *values: Any) -> Fault:
-    with ServerProxy(url, allow_none=True) as proxy, pytest.raises(Fault) as caught:
-        getattr(proxy, method)(*values)
-    return caught.value
-
-
 def posted(url: str, body: bytes) -> Fault:
     """The fault that answers the body."""
     parts = urlsplit(url)
@@ -167,21 +161,13 @@ def test_an_unmodified_puller_reports(offline: Shell, path: Path) -> None:
     assert run == ScriptRun("branch-puller", "vostok", BEGAN, ENDED)
 
 
-@pytest.mark.parametrize(
-    "times",
-    [
-        (DateTime("20070705T19:32:01"), DateTime("20070705T19:34:24")),
-        (DateTime("2007-07-05T21:32:01+02:00"), DateTime("20070705T19:34:24Z")),
-    ],
-    ids=["dateTime", "dateTime with an offset"],
-)
-def test_times_may_be_of_xml_rpcs_own_type(
-    offline: Shell, path: Path, times: tuple[DateTime, DateTime]
-) -> None:
+def test_times_may_be_of_xml_rpcs_own_type(offline: Shell, path: Path) -> None:
     """Where nothing else is said they are UTC."""
     with authserver(offline) as (url, _), ServerProxy(url) as proxy:
-        assert proxy.recordSuccess("branch-puller", "vostok", *times) is True
-    assert events(path) == [ScriptRun("branch-puller", "vostok", BEGAN, ENDED)]
+        started = DateTime("20070705T19:32:01"), DateTime("2007-07-05T21:32:01+02:00")
+        for time in started:
+            assert proxy.recordSuccess("puller", "vostok", time, DateTime("20070705T19:34:24Z"))
+    assert events(path) == [ScriptRun("puller", "vostok", BEGAN, ENDED)] * 2
 
 
 def test_a_call_becomes_a_branch_row(shell: Shell, engine: Engine) -> None:
@@ -215,56 +201,36 @@ def test_the_server_tells_what_it_can_do(shared: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "values", "says"),
+    ("method", "values", "code", "says"),
     [
-        ("startMirroring", ("1",), "startMirroring: id must be an int, got the string '1'"),
-        ("startMirroring", (True,), "id must be an int, got the boolean True"),
-        ("startMirroring", (1.0,), "id must be an int, got float 1.0"),
-        ("startMirroring", (None,), "id must be an int, got nil"),
-        ("startMirroring", ([1],), "id must be an int, got an array of 1"),
-        ("startMirroring", ({"id": 1},), "id must be an int, got a struct of 1"),
-        ("startMirroring", (0,), "branch_id must be a whole number from 1 to"),
-        ("startMirroring", (), "startMirroring(id) takes 1 parameters, got 0"),
-        ("mirrorComplete", (1,), "mirrorComplete(id, revision) takes 2 parameters, got 1"),
-        ("mirrorComplete", (1, 5), "revision must be a string, got int 5"),
-        ("mirrorFailed", (1, Binary(b"why")), "reason must be a string, got base64 of 3 bytes"),
-        ("mirrorFailed", (1, "why", "more"), "mirrorFailed(id, reason) takes 2 parameters, got 3"),
-        ("recordSuccess", ("", "h", *TIMES), "name must not be empty"),
-        ("recordSuccess", ("n", 3, *TIMES), "hostname must be a string, got int 3"),
-        ("recordSuccess", ("n", "h", *TIMES[::-1]), "completed_at must not be before started_at"),
-        ("recordSuccess", ("n", "h", TIMES[0][:6], TIMES[1]), "started must be a dateTime or an"),
-        ("recordSuccess", ("n", "h", TIMES[0], "2007"), "completed must be a dateTime or an"),
-        ("recordSuccess", ("n", "h", (2007, 13, *TIMES[0][2:]), TIMES[1]), "a time that exists"),
-        ("recordSuccess", ("n", "h", (2**31 - 1, *TIMES[0][1:]), TIMES[1]), "a time that exists"),
-        ("recordSuccess", ("n", "h", (True, *TIMES[0][1:]), TIMES[1]), "an array of nine ints"),
-        ("recordSuccess", ("n", "h", DateTime("yesterday"), TIMES[1]), "got the dateTime 'yest"),
-        ("system.methodHelp", (1,), "method must be a string, got int 1"),
+        ("startMirroring", ("1",), -32602, "startMirroring: id must be an int, got the string '1'"),
+        ("startMirroring", (True,), -32602, "id must be an int, got the boolean True"),
+        ("startMirroring", (None,), -32602, "id must be an int, got nil"),
+        ("startMirroring", ([1],), -32602, "id must be an int, got an array of 1"),
+        ("startMirroring", (0,), -32602, "branch_id must be a whole number from 1 to"),
+        ("startMirroring", (), -32602, "startMirroring(id) takes 1 parameters, got 0"),
+        ("mirrorComplete", (1, 5), -32602, "revision must be a string, got int 5"),
+        ("mirrorComplete", (99, "r"), -32500, "branch 99 has no attempt under way"),
+        ("mirrorFailed", (1, Binary(b"x")), -32602, "reason must be a string, got base64 of 1"),
+        ("recordSuccess", ("", "h", *TIMES), -32602, "name must not be empty"),
+        ("recordSuccess", ("n", "h", *TIMES[::-1]), -32602, "completed_at must not be before"),
+        ("recordSuccess", ("n", "h", TIMES[0][:6], BEGAN), -32602, "started must be a dateTime or"),
+        ("recordSuccess", ("n", "h", BEGAN, "2007"), -32602, "completed must be a dateTime or an"),
+        ("recordSuccess", ("n", "h", (2007, 13, *range(7)), BEGAN), -32602, "a time that exists"),
+        ("recordSuccess", ("n", "h", (2**31 - 1,) * 9, BEGAN), -32602, "a time that exists"),
+        ("recordSuccess", ("n", "h", DateTime("today"), BEGAN), -32602, "got the dateTime 'today'"),
+        ("system.methodHelp", ("x",), -32601, "there is no method 'x'"),
+        ("stopMirroring", (1,), -32601, "no method 'stopMirroring': there is startMirroring, "),
     ],
 )  # fmt: skip
-def test_a_wrong_value_gets_a_fault(
-    shared: str, method: str, values: tuple[Any, ...], says: str
+def test_a_wrong_call_gets_a_fault(
+    shared: str, method: str, values: tuple[Any, ...], code: int, says: str
 ) -> None:
     """That names the parameter, what it must be and what it was."""
-    fault = fault_for(shared, method, *values)
-    assert fault.faultCode == -32602
-    assert says in fault.faultString
-
-
-def test_an_unknown_method_gets_a_fault(shared: str) -> None:
-    """Also one that Python objects have; the known ones are named."""
-    for name in ("stopMirroring", "__class__", "close"):
-        body = dumps((1,), name).encode()
-        fault = posted(shared, body)
-        assert fault.faultCode == -32601
-        assert f"there is no method '{name}': there is startMirroring" in fault.faultString
-    assert fault_for(shared, "system.methodHelp", "x").faultCode == -32601
-
-
-def test_an_end_without_a_start_gets_a_fault(shared: str) -> None:
-    """When the branch was mirrored would not be known."""
-    fault = fault_for(shared, "mirrorComplete", 99, "rev-1")
-    assert fault.faultCode == -32500
-    assert "branch 99 has no attempt under way" in fault.faultString
+    with ServerProxy(shared, allow_none=True) as proxy, pytest.raises(Fault) as caught:
+        getattr(proxy, method)(*values)
+    assert caught.value.faultCode == code
+    assert says in caught.value.faultString
 
 
 @pytest.mark.parametrize(
@@ -272,12 +238,9 @@ def test_an_end_without_a_start_gets_a_fault(shared: str) -> None:
     [
         (b"", -32700, "not well-formed"),
         (b"\xff\xfe\x00", -32700, "not well-formed"),
-        (b"{}", -32700, "not well-formed"),
         (b"<methodCall><methodName>startMirroring", -32700, "not well-formed"),
-        (b"<methodCall>\x01</methodCall>", -32700, "not well-formed"),
         (b"<html/>", -32600, "no XML-RPC call"),
         (dumps((1,), methodresponse=True).encode(), -32600, "it has no method"),
-        (dumps(Fault(1, "yours")).encode(), -32600, "no XML-RPC call"),
         (dumps(("x",), "startMirroring").replace("string", "int").encode(), -32600, "'x'"),
         (dumps((1,), "startMirroring").replace("1<", "9" * 5000 + "<").encode(), -32600, "no XML"),
         (b"<methodCall><methodName>startMirroring</methodName><params><param>"
