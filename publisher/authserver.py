@@ -28,7 +28,7 @@ BODY_SECONDS = 5.0
 """How long a client may take to send a body."""
 HEAD_SECONDS = 5
 """After at least so long, and at most twice, a client that does not complete a head is left."""
-END_SECONDS = 7
+END_SECONDS = 6
 """How long requests in hand may take once the server is told to end: longer than a body."""
 
 Message = Mapping[str, Any]
