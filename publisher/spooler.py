@@ -35,15 +35,18 @@ class Spooler:
         made = asyncio.get_running_loop().create_future()
         self._waiting.append((call, made))
         if not self._is_busy:
-            self._hand_over_soon()
+            self._is_busy = True
+            self._gather(known=0)
         await made
 
-    def _hand_over_soon(self) -> None:
-        """After one more turn of the loop: what is ready to be read comes along, and what was made
-        is answered first."""
-        self._is_busy = True
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._hand_over)
+    def _gather(self, known: int) -> None:
+        """Hands over what waits, once a turn of the loop, from a request to its call, brings no
+        more. Meanwhile those who got an answer can ask again."""
+        if len(self._waiting) > known:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._gather, len(self._waiting))
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -69,6 +72,6 @@ class Spooler:
         for _, made in batch:
             if not made.done():  # a server that ends gives up who waits too long
                 made.set_result(None)
-        self._is_busy = False
-        if self._waiting:
-            self._hand_over_soon()
+        self._is_busy = bool(self._waiting)
+        if self._is_busy:
+            self._gather(known=0)
