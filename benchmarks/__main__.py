@@ -14,7 +14,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import calls, dead_letters, drain, forwarding, latency, memory, workers
+from benchmarks import (
+    authserver,
+    calls,
+    dead_letters,
+    drain,
+    forwarding,
+    latency,
+    memory,
+    workers,
+)
 from benchmarks.report import Row, table_of
 from benchmarks.stand import Stand, open_stand
 
@@ -26,6 +35,7 @@ SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "calls": calls.measure,
     "forwarding": forwarding.measure,
     "latency": latency.measure,
+    "authserver": authserver.measure,
 }
 
 

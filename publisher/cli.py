@@ -22,12 +22,16 @@ from publisher.errors import PublisherError, SpoolFull
 from publisher.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
+    import ssl
+
     from publisher.forwarder import Forwarder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 COUNT_SECONDS = 1.0
 """How often a drain looks for progress, which takes longer the more is in the spool."""
+AUTHSERVER_PORT = 8999
+"""Where the original authserver listened."""
 EXIT_NOT_SO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -225,10 +229,7 @@ def forward(
     """
     from publisher.forwarder import Forwarder  # for no other command need pika be imported
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
+    log_to_standard_error()
     path = spool_path(spool)
     waiting = Spool(path)
     if retry_refused:
@@ -278,6 +279,85 @@ def told_to_end(forwarder: "Forwarder") -> bool:
 
 
 @app.command()
+def authserver(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = AUTHSERVER_PORT,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar=environment.AUTHSERVER_TOKEN,
+            help="What callers must give as password, as in http://any:TOKEN@host/. Better set in"
+            " the environment, for an option is seen by all users of the host. [default: none is"
+            " asked for]",
+            show_default=False,
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="A PEM file with the certificate chain: speak TLS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(help="A PEM file with its key, where that is not in the same file."),
+    ] = None,
+    spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+) -> None:
+    """Serve pullers that report by XML-RPC, as the original authserver did: startMirroring,
+    mirrorComplete, mirrorFailed and recordSuccess, at any path.
+
+    A call is answered with True once its event is in the spool, from where it is sent to the
+    broker. SIGTERM ends it after the calls in hand.
+
+    \b
+    Examples:
+      mirror-publisher authserver
+      mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
+    """
+    from publisher.authserver import Authserver  # for no other command need these be imported
+    from publisher.forwarder import Forwarder
+
+    # Of an empty variable typer says nothing, and the door would stand open unnoticed.
+    if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):
+        refuse(f"the token is empty: put one into {environment.AUTHSERVER_TOKEN}, or unset it")
+    log_to_standard_error()
+    forwarder = Forwarder(spool_path(spool), amqp_url)
+    tls = tls_context(tls_certificate, tls_key)
+    server = Authserver(spooling_client(spool, spool_limit_bytes), token=token, tls=tls)
+    for number in SIGNALS:
+        signal.signal(number, server.handle_exit)
+    forwarder.wake()
+    try:
+        server.listen(host, port)
+    except OSError as error:
+        refuse(
+            f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port"
+        )
+    finally:
+        forwarder.stop()
+
+
+def tls_context(certificate: Path | None, key: Path | None) -> "ssl.SSLContext | None":
+    import ssl
+
+    if certificate is None:
+        if key is not None:
+            refuse("--tls-key needs its certificate: give --tls-certificate, too")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password="")  # an encrypted key: do not ask
+    except (OSError, ValueError) as error:
+        refuse(
+            f"no TLS with the certificate {certificate} and the key {key or certificate}: {error};"
+            " give PEM files that belong together, the key without a passphrase"
+        )
+    return context
+
+
+@app.command()
 def status(
     spool: SpoolOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -309,6 +389,13 @@ def main() -> None:
 def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
     print(f"mirror-publisher: {message}", file=sys.stderr)
     sys.exit(exit_code)
+
+
+def log_to_standard_error() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
 
 
 def spool_path(given: Path | None) -> Path:

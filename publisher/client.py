@@ -145,6 +145,16 @@ class BranchStatusClient:
             raise
         self._end(outcome)
 
+    @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """Calls inside the block, in this thread, are durable once it has ended: all of them wait
+        for the disk once. Each succeeds or fails by itself, unless the block raises: then nothing
+        was taken.
+        """
+        with self._spool.one_commit():
+            yield
+        self._wake_forwarder()
+
     startMirroring = start_mirroring
     mirrorComplete = mirror_complete
     mirrorFailed = mirror_failed

@@ -107,6 +107,7 @@ class Spool:
         self._limit_bytes = limit_bytes
         self._appends = appends
         self.lock = threading.RLock()
+        self._shares_commit = False
         self._connection: sqlite3.Connection | None = None
         with fork_lock, self._translated_errors():
             if not self.path.exists():
@@ -126,10 +127,23 @@ class Spool:
 
         Raises SpoolFull where there is no room for it.
         """
-        with self._transaction() as connection:
-            if self._is_disk_full():
-                raise SpoolFull(self._why_full())
+        with self._part() if self._shares_commit else self._appending() as connection:
             yield SpoolWriter(connection)
+
+    @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """What `writing` does within it, in this thread, is durable once the block has ended.
+
+        A commit waits for the disk, as long for many as for one. Each `writing` is still taken
+        whole or not at all by itself, but where the block raises nothing is.
+        """
+        with self._appending() as connection:
+            self._shares_commit = True
+            try:
+                yield
+            finally:
+                self._shares_commit = False
+            self._check_transaction(connection)
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
         """Events that wait for the broker, from the first behind sequence `after`."""
@@ -218,6 +232,40 @@ class Spool:
                 if connection.in_transaction:  # a full disk ends the transaction by itself
                     connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _appending(self) -> Iterator[sqlite3.Connection]:
+        with self._transaction() as connection:
+            if self._is_disk_full():
+                raise SpoolFull(self._why_full())
+            yield connection
+
+    @contextmanager
+    def _part(self) -> Iterator[sqlite3.Connection]:
+        """A part of `one_commit`, during which a call from a signal handler is refused, too."""
+        with self._translated_errors():
+            connection = self._connect()
+            self._check_transaction(connection)
+            self._shares_commit = False
+            try:
+                connection.execute("SAVEPOINT part")
+                yield connection
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK TO part")
+                raise
+            finally:
+                if connection.in_transaction:
+                    connection.execute("RELEASE part")
+                self._shares_commit = True
+
+    def _check_transaction(self, connection: sqlite3.Connection) -> None:
+        """A full or failing disk ends a transaction by itself, with all that was done in it."""
+        if not connection.in_transaction:
+            raise SpoolError(
+                f"the spool {self.path} took back what it could not write to the disk: see that"
+                " there is room, then report again"
+            )
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:

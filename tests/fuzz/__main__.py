@@ -7,6 +7,9 @@ Ends with 0 where it found none. `applying` needs MIRRORFEED_DATABASE_URL, a dat
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import atheris
@@ -14,28 +17,37 @@ import atheris
 with atheris.instrument_imports(include=["contract", "consumer", "publisher"]):
     from consumer.database import apply_schema, open_engine
     from contract import environment
+    from publisher import BranchStatusClient
     from tests.fuzz import properties
 
 
-def property_of(name: str) -> properties.Property:
-    if name == "applying":
-        engine = open_engine(os.environ[environment.DATABASE_URL])
-        apply_schema(engine)
-        return properties.applying(engine)
-    return properties.decoding
+@contextmanager
+def property_of(name: str, folder: Path) -> Iterator[properties.Property]:
+    match name:
+        case "decoding":
+            yield properties.decoding
+        case "answering":
+            with closing(BranchStatusClient(folder / "spool.db", forward=False)) as client:
+                yield properties.answering(client)
+        case _:
+            engine = open_engine(os.environ[environment.DATABASE_URL])
+            apply_schema(engine)
+            yield properties.applying(engine)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("name", choices=["decoding", "applying"])
+    parser.add_argument("name", choices=["decoding", "applying", "answering"])
     parser.add_argument("seconds", nargs="?", type=int, default=60)
     options = parser.parse_args()
-    holds = property_of(options.name).hypothesis.fuzz_one_input
-    with TemporaryDirectory(prefix="mirrorfeed-fuzz-") as found:
-        arguments = [sys.argv[0], f"-max_total_time={options.seconds}", "-max_len=4096",
-                     "-len_control=0",
-                     f"-artifact_prefix={found}/"]  # fmt: skip
-        atheris.Setup(arguments, holds)
+    with (
+        TemporaryDirectory(prefix="mirrorfeed-fuzz-") as folder,
+        property_of(options.name, Path(folder)) as holds,
+    ):
+        settings = {"max_total_time": options.seconds, "max_len": 4096, "len_control": 0}
+        arguments = [f"-{name}={value}" for name, value in settings.items()]
+        arguments.append(f"-artifact_prefix={folder}/")
+        atheris.Setup([sys.argv[0], *arguments], holds.hypothesis.fuzz_one_input)
         atheris.Fuzz()
 
 

@@ -1,6 +1,7 @@
 """What holds whatever comes in. Hypothesis looks for a counterexample, and so does a fuzzer."""
 
 from typing import Any
+from xmlrpc.client import Fault, loads
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,10 @@ from consumer.applier import Applier
 from consumer.messages import read_message
 from contract import wire
 from contract.events import Envelope
+from publisher import BranchStatusClient
+from publisher.xmlrpc_calls import FaultCode, XmlRpcCalls, answer_of, response
 from tests.fuzz.bodies import BRANCHES, bodies
+from tests.fuzz.requests import requests
 
 Property = Any
 """A function that hypothesis has wrapped: without types."""
@@ -28,6 +32,35 @@ def decoding(body: bytes) -> None:
     for said in (content.detail, content.source, content.event_id, content.type):
         assert "\0" not in (said or "")
         (said or "").encode()
+
+
+def answering(client: BranchStatusClient) -> Property:
+    """Every XML-RPC request has an answer: a value, or a fault that says what was wrong."""
+    calls = XmlRpcCalls(client)
+
+    @given(requests)
+    def request_is_answered(body: bytes) -> None:
+        try:
+            call = calls.call_of(body)
+        except Fault as fault:
+            answer = response(fault)
+        else:
+            call.make()
+            answer = answer_of(call)
+        answered = fault_in(answer)
+        if answered is not None:
+            assert answered.faultString
+            assert answered.faultCode != FaultCode.INTERNAL_ERROR
+
+    return request_is_answered
+
+
+def fault_in(answer: bytes) -> Fault | None:
+    try:
+        loads(answer.decode())
+    except Fault as fault:
+        return fault
+    return None
 
 
 def applying(engine: Engine) -> Property:

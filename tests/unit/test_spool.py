@@ -225,6 +225,72 @@ def append_and_interrupt(spool: Spool) -> None:
         signal.raise_signal(signal.SIGUSR1)
 
 
+def test_what_shares_a_commit_is_taken_or_refused_by_itself(spool: Spool) -> None:
+    """What is refused leaves neither an event nor a hole in the numbers."""
+    with spool.one_commit():
+        append(spool)
+        with pytest.raises(InvalidEvent):
+            append_then_fail(spool)
+        append(spool)
+    assert sequences(spool) == [1, 2]
+    append(spool)
+    assert sequences(spool) == [1, 2, 3]
+
+
+def append_then_fail(spool: Spool) -> None:
+    with spool.writing() as writer:
+        writer.append(MirrorStarted(1, at(0)), occurred_at=at(0))
+        raise InvalidEvent("the second one is bad")
+
+
+def test_a_block_that_raises_takes_nothing(spool: Spool) -> None:
+    """Not even what was appended in it before."""
+    with pytest.raises(InvalidEvent):
+        append_both(spool)
+    assert sequences(spool) == []
+
+
+def append_both(spool: Spool) -> None:
+    with spool.one_commit():
+        append(spool)
+        append_then_fail(spool)
+
+
+def test_a_part_of_a_commit_cannot_be_interrupted(spool: Spool) -> None:
+    """By a call from a signal handler, any more than a call by itself."""
+    refused: list[SpoolError] = []
+
+    def handler(number: int, frame: object) -> None:
+        try:
+            append(spool, start=2)
+        except SpoolError as error:
+            refused.append(error)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with spool.one_commit():
+            append_and_interrupt(spool)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert "report from outside the signal handler" in str(refused[0])
+    assert sequences(spool) == [1]
+
+
+def test_a_spool_that_gets_full_takes_nothing_of_the_commit(tmp_path: Path) -> None:
+    """SQLite takes back all of it: the block raises, and what comes next is taken."""
+    spool = Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)
+    append(spool)
+    with pytest.raises(SpoolError, match="took back what it could not write"):
+        fill_in_one_commit(spool)
+    append(spool)
+    assert sequences(spool) == [1, 2]
+
+
+def fill_in_one_commit(spool: Spool) -> None:
+    with spool.one_commit(), pytest.raises(SpoolFull):
+        append_for_ever(spool)
+
+
 def test_a_relative_path_stays_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
