@@ -69,7 +69,13 @@ app.add_typer(reading_app)
 app.add_typer(scripts_app)
 
 AmqpUrlOption = Annotated[
-    str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        " one does not answer.",
+    ),
 ]
 PartitionsOption = Annotated[
     int,
@@ -95,9 +101,9 @@ def init(
     Example:
       mirror-consumer init
     """
-    engine, parameters = open_engine(database_url), connection_parameters(amqp_url)
+    engine, addresses = open_engine(database_url), connection_parameters(amqp_url)
     apply_schema(engine)
-    with broker_channel(parameters) as channel:
+    with broker_channel(addresses) as channel:
         declare_topology(channel, partitions)
 
 

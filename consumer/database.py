@@ -1,6 +1,8 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
+import re
 from importlib.resources import files
+from urllib.parse import urlencode
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -25,6 +27,10 @@ SETTINGS = {
     "enable_bitmapscan": "off",
     "jit": "off",
 }
+_LIST_OF_HOSTS = re.compile(
+    r"(?P<scheme>\w[\w+]*://)(?P<user>[^/?#]*@)?(?P<hosts>[^/?#@,]*,[^/?#@]*)"
+    r"(?P<path>/[^?#]*)?(?:\?(?P<query>.*))?"
+)
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 SERVER_TROUBLE = frozenset(
     ["08", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"]
@@ -35,19 +41,36 @@ SERVER_TROUBLE = frozenset(
 def open_engine(url: str) -> Engine:
     """Connects on first use. Raises ValueError for a URL that is not PostgreSQL's."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(_with_hosts_apart(url))
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValueError(
             f"the database URL {mask_secrets(url)} cannot be used: one looks like"
-            " postgresql://user:password@host:5432/mirrorfeed"
+            " postgresql://user:password@host:5432/mirrorfeed, with several hosts like"
+            " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
     # What the URL says holds.
     arguments = {name: value for name, value in CONNECTION.items() if name not in parsed.query}
     settings = [f"-c {name}={value}" for name, value in SETTINGS.items()]
     arguments["options"] = " ".join([*settings, *parsed.normalized_query.get("options", ())])
     return create_engine(parsed.set(drivername="postgresql+psycopg2"), connect_args=arguments)
+
+
+def _with_hosts_apart(url: str) -> str:
+    """A list of hosts, which libpq's URLs have in the host's place (section 34.1.1.2), as the
+    parameters `host` and `port`: SQLAlchemy's have one host there."""
+    match = _LIST_OF_HOSTS.fullmatch(url)
+    if match is None:
+        return url
+    hosts, ports = [], []
+    for each in match["hosts"].split(","):
+        host, _, port = each.rpartition(":") if re.search(r":\d*$", each) else (each, "", "")
+        hosts.append(host.strip("[]"))
+        ports.append(port)
+    query = urlencode({"host": ",".join(hosts), "port": ",".join(ports)})
+    more = f"&{match['query']}" if match["query"] else ""
+    return f"{match['scheme']}{match['user'] or '@'}{match['path'] or '/'}?{query}{more}"
 
 
 def apply_schema(engine: Engine) -> None:

@@ -1,6 +1,6 @@
 """Declares on the broker what `contract.routing` names; safe to repeat."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pika
@@ -8,7 +8,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
-from contract import environment, routing
+from contract import routing
+from contract.brokers import BrokerAddress, broker_addresses
 
 CONNECT_TIMEOUT_SECONDS = 5
 HEARTBEAT_SECONDS = 30
@@ -23,9 +24,15 @@ class BrokerUnavailable(Exception):
     """The broker cannot be reached, or refuses what was asked of it."""
 
 
-def connection_parameters(amqp_url: str) -> pika.URLParameters:
-    """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
+def connection_parameters(amqp_urls: str) -> list[pika.URLParameters]:
+    """One for each URL of the list. Raises ValueError, without a password, for one that is none."""
+    return [_parameters(address) for address in broker_addresses(amqp_urls)]
+
+
+def _parameters(address: BrokerAddress) -> pika.URLParameters:
+    parameters = pika.URLParameters(address.url)
+    if address.tls is not None:
+        parameters.ssl_options = pika.SSLOptions(address.tls, parameters.host)
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     if parameters.heartbeat is None:
@@ -35,17 +42,17 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
 
 
 @contextmanager
-def broker_channel(parameters: pika.URLParameters) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own. Raises BrokerUnavailable."""
+def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
+    """A channel of a connection of its own, to the first that answers. Raises BrokerUnavailable."""
     try:
-        connection = pika.BlockingConnection(parameters)
+        connection = pika.BlockingConnection(addresses)
         try:
             yield connection.channel()
         finally:
             if connection.is_open:
                 connection.close()
     except (AMQPError, AMQPConnectorException, OSError) as error:
-        where = f"{parameters.host}:{parameters.port}"
+        where = ", ".join(f"{each.host}:{each.port}" for each in addresses)
         raise BrokerUnavailable(f"the broker at {where} cannot be used: {error!r}") from error
 
 

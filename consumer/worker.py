@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from itertools import cycle
 
 import pika
 from pika.exceptions import AMQPError
@@ -40,9 +41,10 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Consumes until it is stopped or, where its plan says so, until the queues are empty."""
 
-    def __init__(self, engine: Engine, parameters: pika.URLParameters, plan: Plan) -> None:
+    def __init__(self, engine: Engine, addresses: Sequence[pika.URLParameters], plan: Plan) -> None:
+        """Each session is tried with the next of the addresses."""
         self._engine = engine
-        self._parameters = parameters
+        self._addresses = cycle(addresses)
         self._plan = plan
         self._applier = Applier(engine)
         tolerate_undecodable_headers()
@@ -84,9 +86,10 @@ class Worker:
         """Returns once a session that was of use has ended; raises for one that was not."""
         check_database(self._engine)
         self._applier.check()
-        with broker_channel(self._parameters) as channel:
+        address = next(self._addresses)
+        with broker_channel([address]) as channel:
             declare_topology(channel, self._plan.partitions)
-        session = Session(self._parameters, self._plan, self._apply)
+        session = Session(address, self._plan, self._apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()

@@ -60,7 +60,13 @@ LimitOption = Annotated[
     ),
 ]
 AmqpUrlOption = Annotated[
-    str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        " one does not answer.",
+    ),
 ]
 BranchArgument = Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")]
 

@@ -13,7 +13,8 @@ from pika.exceptions import (
 )
 from pika.spec import Basic
 
-from contract import environment, routing, wire
+from contract import routing, wire
+from contract.brokers import BrokerAddress, broker_addresses
 from publisher.errors import SpoolError
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
@@ -36,9 +37,15 @@ MAX_HOLD_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def connection_parameters(amqp_url: str) -> pika.URLParameters:
-    """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
+def connection_parameters(amqp_urls: str) -> list[pika.URLParameters]:
+    """One for each URL of the list. Raises ValueError, without a password, for one that is none."""
+    return [_parameters(address) for address in broker_addresses(amqp_urls)]
+
+
+def _parameters(address: BrokerAddress) -> pika.URLParameters:
+    parameters = pika.URLParameters(address.url)
+    if address.tls is not None:
+        parameters.ssl_options = pika.SSLOptions(address.tls, parameters.host)
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     if parameters.heartbeat is None:
