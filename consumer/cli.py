@@ -169,6 +169,15 @@ def run(
         int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
     ] = 1000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    required_users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require-user",
+            metavar="NAME",
+            help="Bury what the broker does not vouch for as published by this user; may be"
+            " repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Apply what the queues hold to the database: the worker service.
 
@@ -185,6 +194,7 @@ def run(
         batch_size=batch_size,
         future_tolerance=timedelta(seconds=future_tolerance_seconds),
         drain=drain,
+        required_users=frozenset(required_users or ()),
     )
     run_until_signal(Worker(open_engine(database_url), connection_parameters(amqp_url), plan))
 

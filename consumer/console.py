@@ -21,6 +21,7 @@ from consumer.database import (
     SchemaMissing,
     check_database,
     first_line,
+    lacks_right,
     message_is_to_blame,
     open_engine,
 )
@@ -66,11 +67,17 @@ def run_app(app: typer.Typer, program: str) -> None:
 
 
 def message_of(error: Exception) -> str:
-    return first_line(error) if isinstance(error, DBAPIError) else str(error)
+    if not isinstance(error, DBAPIError):
+        return str(error)
+    if lacks_right(error):
+        return f"{first_line(error)}; give this database user the role for it, see roles.sql"
+    return first_line(error)
 
 
 def exit_code_of(error: Exception) -> int:
     if isinstance(error, DBAPIError):
+        if lacks_right(error):
+            return EXIT_USAGE
         return EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
     if isinstance(error, BrokerUnavailable | DatabaseUnavailable):
         return EXIT_UNREACHABLE

@@ -5,6 +5,7 @@ from importlib.resources import files
 from urllib.parse import urlencode
 
 import psycopg2
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -85,6 +86,11 @@ def message_is_to_blame(error: DBAPIError) -> bool:
     """Whether the database refuses the data, now and always, rather than being in trouble."""
     sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
     return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
+
+
+def lacks_right(error: DBAPIError) -> bool:
+    """Whether the database user may not do what was asked for."""
+    return isinstance(error.orig, InsufficientPrivilege)
 
 
 def first_line(error: DBAPIError) -> str:

@@ -36,7 +36,7 @@ from consumer import topology
 from consumer.applier import Tally
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
-from consumer.messages import Message, given_up, read_message, redeliveries
+from consumer.messages import Message, given_up, read_message, redeliveries, require_user
 from contract import routing
 
 PATIENCE_SECONDS = 300.0
@@ -69,6 +69,8 @@ class Plan:
     batch_size: int
     future_tolerance: timedelta
     drain: bool
+    required_users: frozenset[str] = frozenset()
+    """Who may have published what is applied, by the broker's word; empty for anybody."""
 
     @property
     def prefetch(self) -> int:
@@ -197,6 +199,8 @@ class Session:
                 future_tolerance=self._plan.future_tolerance,
                 deliveries=deliveries,
             )
+            if self._plan.required_users:
+                message = require_user(message, properties.user_id, self._plan.required_users)
         self._inbox.put(Delivery(message, queue, method.delivery_tag, method.redelivered))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:

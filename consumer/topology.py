@@ -6,13 +6,15 @@ from contextlib import contextmanager
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from contract import routing
 from contract.brokers import BrokerAddress, broker_addresses
 
 CONNECT_TIMEOUT_SECONDS = 5
 HEARTBEAT_SECONDS = 30
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
 DELIVERY_LIMIT = 20
 """Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
 because RabbitMQ 4 has a default and 3.x none."""
@@ -82,6 +84,31 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> None:
         )
         for pattern in routing.bindings(partition, partitions):
             channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+
+
+def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
+    """Declares everything; as a user who may not declare, finds that every queue is there.
+
+    Raises BrokerUnavailable where a queue is missing that this user may not declare."""
+    try:
+        declare_topology(channel, partitions)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != ACCESS_REFUSED:
+            raise
+        _find_queues(channel.connection.channel(), partitions)
+
+
+def _find_queues(channel: BlockingChannel, partitions: int) -> None:
+    for queue in (routing.DEAD_QUEUE, *map(routing.partition_queue, range(partitions))):
+        try:
+            channel.queue_declare(queue, passive=True)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != NOT_FOUND:
+                raise
+            raise BrokerUnavailable(
+                f"there is no queue {queue}, and this user may not declare it: run mirror-consumer"
+                " init as one who may"
+            ) from error
 
 
 def consumer_counts(channel: BlockingChannel, partitions: int) -> list[tuple[str, int]]:

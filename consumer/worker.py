@@ -28,7 +28,7 @@ from consumer.headers import tolerate_undecodable_headers
 from consumer.ledger import fold
 from consumer.messages import Message
 from consumer.session import ConsumerCancelled, Plan, Session
-from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
+from consumer.topology import BrokerUnavailable, broker_channel, ensure_topology
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
@@ -88,7 +88,7 @@ class Worker:
         self._applier.check()
         address = next(self._addresses)
         with broker_channel([address]) as channel:
-            declare_topology(channel, self._plan.partitions)
+            ensure_topology(channel, self._plan.partitions)
         session = Session(address, self._plan, self._apply)
         self._session = session
         if self._stopping.is_set():

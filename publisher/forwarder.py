@@ -96,6 +96,7 @@ class Forwarder:
         self._link: Link | None = None
         self._careful_until = 0
         self._refused_keys: set[str] = set()
+        self._names_user = True
 
     def _start(self) -> None:
         with self._start_lock:
@@ -138,11 +139,17 @@ class Forwarder:
                 careful_until=self._careful_until,
                 held=self._refused_keys,
             )
-            self._link = link = Link(next(self._addresses), spool, pipeline)
+            self._link = link = Link(
+                next(self._addresses), spool, pipeline, names_user=self._names_user
+            )
             if self._stopping.is_set():
                 link.close()
             link.run()
             if link.error is None:
+                return
+            if link.refused_user:
+                self._names_user = False
+                logger.warning("sending without the name of the user: %s", link.error)
                 return
             if link.refusal_code is not None:
                 self._learn(link.refusal_code, pipeline.unconfirmed, spool, link.error)

@@ -26,6 +26,8 @@ BLOCKED_SECONDS = 60
 PERSISTENT = 2
 ACCESS_REFUSED = 403
 PRECONDITION_FAILED = 406
+USER_REFUSED = "user_id property set to"
+"""What RabbitMQ's reply says where a message names another user than the connection's."""
 POLL_SECONDS = 0.1
 """How often the spool is asked for what other processes appended."""
 REMOVE_SECONDS = 0.25
@@ -69,7 +71,17 @@ class Link:
     Everything runs in the thread that calls `run`, but for `wake` and `close`.
     """
 
-    def __init__(self, parameters: pika.URLParameters, spool: Spool, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        parameters: pika.URLParameters,
+        spool: Spool,
+        pipeline: Pipeline,
+        *,
+        names_user: bool = True,
+    ) -> None:
+        """With `names_user` each message names the user of the connection, which the broker checks
+        (https://www.rabbitmq.com/docs/validated-user-id)."""
+        self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
         self._pipeline = pipeline
         self._channel: Any = None
@@ -123,6 +135,12 @@ class Link:
         code: int = self.error.reply_code
         return code if code in (ACCESS_REFUSED, PRECONDITION_FAILED) else None
 
+    @property
+    def refused_user(self) -> bool:
+        """Whether the broker knows this connection's user by another name than it logged in with,
+        as after a login with a token."""
+        return self.refusal_code == PRECONDITION_FAILED and USER_REFUSED in str(self.error)
+
     def _on_connection_open(self, connection: SelectConnection) -> None:
         connection.channel(on_open_callback=self._on_channel_open)
 
@@ -167,6 +185,7 @@ class Link:
                 delivery_mode=PERSISTENT,
                 message_id=event.message_id,
                 type=event.type,
+                user_id=self._user_id,
             ),
             mandatory=True,
         )
