@@ -24,6 +24,7 @@ from consumer.console import (
     JsonOption,
     as_document,
     fail,
+    given_or_in_file,
     plural,
     print_differences,
     print_json,
@@ -73,8 +74,9 @@ AmqpUrlOption = Annotated[
     typer.Option(
         "--amqp-url",
         envvar=environment.AMQP_URL,
+        callback=given_or_in_file(environment.AMQP_URL),
         help="The broker; several addresses have commas between them, and the next is taken where"
-        " one does not answer.",
+        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
     ),
 ]
 PartitionsOption = Annotated[

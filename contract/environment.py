@@ -1,5 +1,8 @@
 """The environment variables that both sides and every command read, and their defaults."""
 
+import os
+from pathlib import Path
+
 AMQP_URL = "MIRRORFEED_AMQP_URL"
 DATABASE_URL = "MIRRORFEED_DATABASE_URL"
 SPOOL = "MIRRORFEED_SPOOL"
@@ -8,3 +11,23 @@ PARTITIONS = "MIRRORFEED_PARTITIONS"
 
 DEFAULT_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
 DEFAULT_DATABASE_URL = "postgresql://127.0.0.1/mirrorfeed"
+
+
+def url_in_file(variable: str) -> str | None:
+    """What the file holds that the variable of that name with `_FILE` behind it names, None where
+    that is not set: so a URL with its password need not be in the environment.
+
+    Raises ValueError where the file cannot be read or is empty.
+    """
+    path = os.environ.get(f"{variable}_FILE")
+    if not path:
+        return None
+    try:
+        url = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{variable}_FILE names {path}, which cannot be read: {error}; it must hold the URL"
+        ) from error
+    if not url:
+        raise ValueError(f"{variable}_FILE names {path}, which is empty; it must hold the URL")
+    return url
