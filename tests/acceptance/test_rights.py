@@ -14,7 +14,8 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from consumer.database import open_engine
-from contract import environment
+from consumer.topology import declare_topology
+from contract import environment, routing
 from publisher import BranchStatusClient
 from publisher.forwarder import Forwarder
 from sandbox import PrivateRabbitMQ, own_database
@@ -164,10 +165,17 @@ NOT_A_WORKERS: dict[str, Callable[[BlockingChannel], object]] = {
     "unbind": lambda channel: channel.queue_unbind("mirror.events.p0", "mirror.events", "*.*.00"),
     "read others": lambda channel: channel.basic_get("others"),
 }
+NOT_A_SETUPS: dict[str, Callable[[BlockingChannel], object]] = {
+    "publish": publish_to("mirror.events", "mirror.started.00"),
+    "declare another queue": lambda channel: channel.queue_declare("mirror.events.p0.mine"),
+    "declare another exchange": lambda channel: channel.exchange_declare("my.mirror.events"),
+    "read others": lambda channel: channel.basic_get("others"),
+}
 
 
 @pytest.mark.parametrize(
-    ("user", "actions"), [("puller", NOT_A_PULLERS), ("worker", NOT_A_WORKERS)]
+    ("user", "actions"),
+    [("puller", NOT_A_PULLERS), ("worker", NOT_A_WORKERS), ("setup", NOT_A_SETUPS)],
 )
 def test_a_broker_user_may_do_nothing_else(
     broker: PrivateRabbitMQ,
@@ -185,6 +193,7 @@ def test_a_broker_user_may_do_nothing_else(
     own = {
         "puller": publish_to("mirror.events", "mirror.started.00"),
         "worker": lambda channel: channel.basic_get("mirror.events.p0"),
+        "setup": lambda channel: declare_topology(channel, routing.DEFAULT_PARTITIONS),
     }
     assert not is_refused(url, own[user])
 
