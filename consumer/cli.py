@@ -24,6 +24,7 @@ from consumer.console import (
     JsonOption,
     as_document,
     fail,
+    given_or_in_file,
     plural,
     print_differences,
     print_json,
@@ -73,7 +74,14 @@ app.add_typer(scripts_app)
 app.add_typer(topology_app)
 
 AmqpUrlOption = Annotated[
-    str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        callback=given_or_in_file(environment.AMQP_URL),
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+    ),
 ]
 PartitionsOption = Annotated[
     int,
@@ -99,9 +107,9 @@ def init(
     Example:
       mirror-consumer init
     """
-    engine, parameters = open_engine(database_url), connection_parameters(amqp_url)
+    engine, addresses = open_engine(database_url), connection_parameters(amqp_url)
     apply_schema(engine)
-    with unchanging_layout(engine, partitions) as layout, broker_channel(parameters) as channel:
+    with unchanging_layout(engine, partitions) as layout, broker_channel(addresses) as channel:
         if layout.stage is not Stage.STEADY or layout.partitions != partitions:
             refuse(
                 f"there are {layout.partitions} partitions already, not {partitions}:"
@@ -172,6 +180,15 @@ def run(
         int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
     ] = 1000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    required_users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require-user",
+            metavar="NAME",
+            help="Bury what the broker does not vouch for as published by this user; may be"
+            " repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Apply what the queues hold to the database: the worker service.
 
@@ -186,6 +203,7 @@ def run(
         batch_size=batch_size,
         future_tolerance=timedelta(seconds=future_tolerance_seconds),
         drain=drain,
+        required_users=frozenset(required_users or ()),
     )
     worker = Worker(
         open_engine(database_url),

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
@@ -21,6 +21,7 @@ from consumer.database import (
     SchemaMissing,
     check_database,
     first_line,
+    lacks_right,
     message_is_to_blame,
     open_engine,
 )
@@ -42,8 +43,26 @@ TIME = "%Y-%m-%d %H:%M:%S"
 """How a person is shown an instant, in UTC."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+
+def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
+    """For an option: the URL that it or its variable gives, else that of a file."""
+
+    def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+        source = context.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name != "DEFAULT"
+        return value if is_given else environment.url_in_file(variable) or value
+
+    return choose
+
+
 DatabaseUrlOption = Annotated[
-    str, typer.Option("--database-url", envvar=environment.DATABASE_URL, help="The database.")
+    str,
+    typer.Option(
+        "--database-url",
+        envvar=environment.DATABASE_URL,
+        callback=given_or_in_file(environment.DATABASE_URL),
+        help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 FutureToleranceOption = Annotated[
@@ -66,11 +85,17 @@ def run_app(app: typer.Typer, program: str) -> None:
 
 
 def message_of(error: Exception) -> str:
-    return first_line(error) if isinstance(error, DBAPIError) else str(error)
+    if not isinstance(error, DBAPIError):
+        return str(error)
+    if lacks_right(error):
+        return f"{first_line(error)}; give this database user the role for it, see roles.sql"
+    return first_line(error)
 
 
 def exit_code_of(error: Exception) -> int:
     if isinstance(error, DBAPIError):
+        if lacks_right(error):
+            return EXIT_USAGE
         return EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
     if isinstance(error, BrokerUnavailable | DatabaseUnavailable):
         return EXIT_UNREACHABLE

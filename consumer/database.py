@@ -1,8 +1,11 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
+import re
 from importlib.resources import files
+from urllib.parse import urlencode
 
 import psycopg2
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -25,6 +28,10 @@ SETTINGS = {
     "enable_bitmapscan": "off",
     "jit": "off",
 }
+_LIST_OF_HOSTS = re.compile(
+    r"(?P<scheme>\w[\w+]*://)(?P<user>[^/?#]*@)?(?P<hosts>[^/?#@,]*,[^/?#@]*)"
+    r"(?P<path>/[^?#]*)?(?:\?(?P<query>.*))?"
+)
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 SERVER_TROUBLE = frozenset(
     [
@@ -53,19 +60,36 @@ SERVER_TROUBLE = frozenset(
 def open_engine(url: str) -> Engine:
     """Connects on first use. Raises ValueError for a URL that is not PostgreSQL's."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(_with_hosts_apart(url))
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValueError(
             f"the database URL {mask_secrets(url)} cannot be used: one looks like"
-            " postgresql://user:password@host:5432/mirrorfeed"
+            " postgresql://user:password@host:5432/mirrorfeed, with several hosts like"
+            " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
     # What the URL says holds.
     arguments = {name: value for name, value in CONNECTION.items() if name not in parsed.query}
     settings = [f"-c {name}={value}" for name, value in SETTINGS.items()]
     arguments["options"] = " ".join([*settings, *parsed.normalized_query.get("options", ())])
     return create_engine(parsed.set(drivername="postgresql+psycopg2"), connect_args=arguments)
+
+
+def _with_hosts_apart(url: str) -> str:
+    """A list of hosts, which libpq's URLs have in the host's place (section 34.1.1.2), as the
+    parameters `host` and `port`: SQLAlchemy's have one host there."""
+    match = _LIST_OF_HOSTS.fullmatch(url)
+    if match is None:
+        return url
+    hosts, ports = [], []
+    for each in match["hosts"].split(","):
+        host, _, port = each.rpartition(":") if re.search(r":\d*$", each) else (each, "", "")
+        hosts.append(host.strip("[]"))
+        ports.append(port)
+    query = urlencode({"host": ",".join(hosts), "port": ",".join(ports)})
+    more = f"&{match['query']}" if match["query"] else ""
+    return f"{match['scheme']}{match['user'] or '@'}{match['path'] or '/'}?{query}{more}"
 
 
 def apply_schema(engine: Engine) -> None:
@@ -80,6 +104,11 @@ def message_is_to_blame(error: DBAPIError) -> bool:
     """Whether the database refuses the data, now and always, rather than being in trouble."""
     sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
     return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
+
+
+def lacks_right(error: DBAPIError) -> bool:
+    """Whether the database user may not do what was asked for."""
+    return isinstance(error.orig, InsufficientPrivilege)
 
 
 def first_line(error: DBAPIError) -> str:

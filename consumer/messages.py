@@ -1,12 +1,13 @@
 """What a queue delivered, read: an event that may be applied, or why not."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from contract.events import Envelope, Event, ScriptRun
+from contract.events import Envelope, Event, ScriptRun, shown
 from contract.reasons import Reason
 from contract.wire import DecodeError, decode
 
@@ -79,6 +80,26 @@ def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
         branch_id_of(event),
         envelope.sequence,
     )
+
+
+def require_user(message: Message, user_id: str | None, users: Collection[str]) -> Message:
+    """The message, where the broker vouches that one of these users published it, else one that is
+    rejected and does not count as arrived: its source and number may be anybody's invention.
+
+    `user_id` is the AMQP property, which RabbitMQ compares with the publishing connection's user
+    (https://www.rabbitmq.com/docs/validated-user-id)."""
+    if user_id in users:
+        return message
+    content = message.content
+    detail = (
+        f"published by {'a user who is not named' if user_id is None else shown(user_id)}, not by"
+        f" {' or '.join(sorted(users))} as --require-user demands"
+    )
+    if isinstance(content, Envelope):
+        content = reject(content, Reason.INVALID, detail)
+    elif content.reason is Reason.FROM_THE_FUTURE:
+        content = replace(content, reason=Reason.INVALID, detail=detail)
+    return replace(message, content=replace(content, sequence=None))
 
 
 def branch_id_of(event: Event) -> int | None:

@@ -9,7 +9,7 @@ What has been reached is in the database (`layout`), so that whoever was interru
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -35,15 +35,22 @@ FENCE_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 PERSISTENT = 2
 
-APPLIED = text("""
-    SELECT count(*) FROM script_activity
-    WHERE name = :name AND date_started = :at AND hostname = ANY(:queues)
+# Buried is as good: workers that want to know who published would not apply it.
+SETTLED = text("""
+    SELECT
+        (SELECT count(*) FROM script_activity WHERE name = :name AND date_started = :at)
+        + (SELECT count(*) FROM dead_letter WHERE event_id = ANY(:ids))
 """)
 
 Report = Callable[[str], None]
 
 
-def move(engine: Engine, parameters: pika.URLParameters, partitions: int, report: Report) -> None:
+def move(
+    engine: Engine,
+    addresses: Sequence[pika.URLParameters],
+    partitions: int,
+    report: Report,
+) -> None:
     """Moves to so many partitions, or goes on where an earlier call was interrupted.
 
     Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
@@ -51,7 +58,7 @@ def move(engine: Engine, parameters: pika.URLParameters, partitions: int, report
     """
     layout = _begin(engine, partitions)
     while layout.stage is not Stage.STEADY:
-        with broker_channel(parameters) as channel:
+        with broker_channel(addresses) as channel:
             layout = _advance(engine, channel, layout, report)
 
 
@@ -99,18 +106,20 @@ def _switch(
 ) -> None:
     """Returns when all that ever came into the source queues is applied."""
     # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    channel.confirm_delivery()
     declare_partitions(channel, target)
     unbind_partitions(channel, source)
     for _ in range(FENCES):
         fenced_at = datetime.now(UTC)
-        _publish_fences(channel, source, fenced_at)
+        ids = _publish_fences(channel, source, fenced_at)
+        parameters = {"name": FENCE_NAME, "at": fenced_at, "ids": ids}
         with engine.connect() as connection:
-            _await_fences(connection, channel, source, fenced_at, report)
+            _await_fences(connection, parameters, channel, source, report)
 
 
-def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> None:
-    """An event behind all others of each queue: where it is applied, they are."""
-    channel.confirm_delivery()
+def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
+    """Puts an event behind all others of each queue: where it is applied, they are. Their ids."""
+    ids = []
     for queue in queues:
         event = ScriptRun(FENCE_NAME, queue, at, at)
         envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
@@ -121,22 +130,23 @@ def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetim
             type=event.TYPE,
         )
         channel.basic_publish("", queue, wire.encode(envelope), properties, mandatory=True)
+        ids.append(envelope.id)
+    return ids
 
 
 def _await_fences(
     connection: Connection,
+    parameters: Mapping[str, object],
     channel: BlockingChannel,
     queues: Sequence[str],
-    at: datetime,
     report: Report,
 ) -> None:
-    parameters = {"name": FENCE_NAME, "at": at, "queues": list(queues)}
     reported = None
     while True:
-        applied = connection.scalar(APPLIED, parameters)
+        settled = connection.scalar(SETTLED, parameters)
         connection.rollback()
         waiting = sum(message_count(channel, queue) for queue in queues)
-        if applied == len(queues) and not waiting:
+        if settled == len(queues) and not waiting:
             return
         if waiting != reported:
             report(f"waiting for the workers to apply {waiting:,} messages")

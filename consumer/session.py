@@ -37,7 +37,7 @@ from consumer.applier import Tally
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
 from consumer.membership import Roles
-from consumer.messages import Message, given_up, read_message, redeliveries
+from consumer.messages import Message, given_up, read_message, redeliveries, require_user
 from consumer.subscription import Subscription
 from contract import routing
 
@@ -69,6 +69,8 @@ class Settings:
     batch_size: int
     future_tolerance: timedelta
     drain: bool
+    required_users: frozenset[str] = frozenset()
+    """Who may have published what is applied, by the broker's word; empty for anybody."""
 
 
 class Session:
@@ -225,6 +227,8 @@ class Session:
                 future_tolerance=self._settings.future_tolerance,
                 deliveries=deliveries,
             )
+            if self._settings.required_users:
+                message = require_user(message, properties.user_id, self._settings.required_users)
         self._inbox.put(Delivery(message, subscription, method.delivery_tag, method.redelivered))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:

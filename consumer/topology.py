@@ -6,12 +6,15 @@ from contextlib import contextmanager
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from contract import environment, routing
+from contract import routing
+from contract.brokers import BrokerAddress, broker_addresses
 
 CONNECT_TIMEOUT_SECONDS = 5
 HEARTBEAT_SECONDS = 30
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
 DELIVERY_LIMIT = 20
 """Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
 because RabbitMQ 4 has a default and 3.x none."""
@@ -23,9 +26,15 @@ class BrokerUnavailable(Exception):
     """The broker cannot be reached, or refuses what was asked of it."""
 
 
-def connection_parameters(amqp_url: str) -> pika.URLParameters:
-    """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
+def connection_parameters(amqp_urls: str) -> list[pika.URLParameters]:
+    """One for each URL of the list. Raises ValueError, without a password, for one that is none."""
+    return [_parameters(address) for address in broker_addresses(amqp_urls)]
+
+
+def _parameters(address: BrokerAddress) -> pika.URLParameters:
+    parameters = pika.URLParameters(address.url)
+    if address.tls is not None:
+        parameters.ssl_options = pika.SSLOptions(address.tls, parameters.host)
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     if parameters.heartbeat is None:
@@ -35,17 +44,17 @@ def connection_parameters(amqp_url: str) -> pika.URLParameters:
 
 
 @contextmanager
-def broker_channel(parameters: pika.URLParameters) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own. Raises BrokerUnavailable."""
+def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
+    """A channel of a connection of its own, to the first that answers. Raises BrokerUnavailable."""
     try:
-        connection = pika.BlockingConnection(parameters)
+        connection = pika.BlockingConnection(addresses)
         try:
             yield connection.channel()
         finally:
             if connection.is_open:
                 connection.close()
     except (AMQPError, AMQPConnectorException, OSError) as error:
-        where = f"{parameters.host}:{parameters.port}"
+        where = ", ".join(f"{each.host}:{each.port}" for each in addresses)
         raise BrokerUnavailable(f"the broker at {where} cannot be used: {error!r}") from error
 
 
@@ -79,6 +88,31 @@ def declare_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:
         )
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+
+
+def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
+    """Declares everything; as a user who may not declare, finds that every queue is there.
+
+    Raises BrokerUnavailable where a queue is missing that this user may not declare."""
+    try:
+        declare_topology(channel, partitions)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != ACCESS_REFUSED:
+            raise
+        _find_queues(channel.connection.channel(), partitions)
+
+
+def _find_queues(channel: BlockingChannel, partitions: int) -> None:
+    for queue in (routing.DEAD_QUEUE, *map(routing.partition_queue, range(partitions))):
+        try:
+            channel.queue_declare(queue, passive=True)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != NOT_FOUND:
+                raise
+            raise BrokerUnavailable(
+                f"there is no queue {queue}, and this user may not declare it: run mirror-consumer"
+                " init as one who may"
+            ) from error
 
 
 def unbind_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:

@@ -71,13 +71,13 @@ def topology(
       mirror-consumer topology
       mirror-consumer topology --partitions 8
     """
-    engine, parameters = ready_engine(database_url), connection_parameters(amqp_url)
+    engine, addresses = ready_engine(database_url), connection_parameters(amqp_url)
     if partitions is not None:
-        move(engine, parameters, partitions, report=lambda line: print(line, file=sys.stderr))
+        move(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
     with engine.begin() as connection:
         layout = read_layout(connection, routing.DEFAULT_PARTITIONS)
         members = living(connection)
-    with broker_channel(parameters) as channel:
+    with broker_channel(addresses) as channel:
         backlogs = {queue: message_count(channel, queue) for queue in layout.queues}
     shown = [
         _partition(index, queue, backlogs[queue], layout, owners(layout.queues, members))

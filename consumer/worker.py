@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from itertools import cycle
 
 import pika
 from pika.exceptions import AMQPError
@@ -29,7 +30,7 @@ from consumer.ledger import fold
 from consumer.membership import BEAT_SECONDS, Membership, Share
 from consumer.messages import Message
 from consumer.session import ConsumerCancelled, Session, Settings
-from consumer.topology import BrokerUnavailable, broker_channel, declare_topology
+from consumer.topology import BrokerUnavailable, broker_channel, ensure_topology
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
@@ -47,15 +48,16 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        parameters: pika.URLParameters,
+        addresses: Sequence[pika.URLParameters],
         settings: Settings,
         *,
         share: Share | None,
         default_partitions: int,
     ) -> None:
-        """`default_partitions` holds where the database does not say yet how many there are."""
+        """Each session is tried with the next of the addresses. `default_partitions` holds where
+        the database does not say yet how many there are."""
         self._engine = engine
-        self._parameters = parameters
+        self._addresses = cycle(addresses)
         self._settings = settings
         self._default_partitions = default_partitions
         self._membership = Membership(engine, share)
@@ -101,8 +103,9 @@ class Worker:
         """Returns once a session that was of use has ended; raises for one that was not."""
         check_database(self._engine)
         self._applier.check()
-        layout = self._declared_layout()
-        session = Session(self._parameters, layout.queues, self._settings, self._apply)
+        address = next(self._addresses)
+        layout = self._declared_layout(address)
+        session = Session(address, layout.queues, self._settings, self._apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()
@@ -125,13 +128,13 @@ class Worker:
         if session.error is not None:
             self._recover(session, session.error)
 
-    def _declared_layout(self) -> Layout:
+    def _declared_layout(self, address: pika.URLParameters) -> Layout:
         """What is to be consumed, and is there unless it was deleted in the middle of a change."""
         try:
             with unchanging_layout(self._engine, self._default_partitions) as layout:
-                with broker_channel(self._parameters) as channel:
+                with broker_channel([address]) as channel:
                     if layout.stage is Stage.STEADY:
-                        declare_topology(channel, layout.partitions)
+                        ensure_topology(channel, layout.partitions)
                 return layout
         except DBAPIError as error:
             raise DatabaseUnavailable.because(error) from error

@@ -1,8 +1,7 @@
 """The environment variables that both sides and every command read, and their defaults."""
 
-from urllib.parse import urlsplit
-
-from contract.secrets import mask_secrets
+import os
+from pathlib import Path
 
 AMQP_URL = "MIRRORFEED_AMQP_URL"
 DATABASE_URL = "MIRRORFEED_DATABASE_URL"
@@ -15,16 +14,21 @@ DEFAULT_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
 DEFAULT_DATABASE_URL = "postgresql://127.0.0.1/mirrorfeed"
 
 
-def checked_amqp_url(url: str) -> str:
-    """The URL itself. Raises ValueError, without its password, where it is not a broker's."""
+def url_in_file(variable: str) -> str | None:
+    """What the file holds that the variable of that name with `_FILE` behind it names, None where
+    that is not set: so a URL with its password need not be in the environment.
+
+    Raises ValueError where the file cannot be read or is empty.
+    """
+    path = os.environ.get(f"{variable}_FILE")
+    if not path:
+        return None
     try:
-        parts = urlsplit(url)
-        is_fit = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
-        is_fit = False
-    if not is_fit:
+        url = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"the AMQP URL {mask_secrets(url)} cannot be read: one looks like"
-            " amqp://user:password@host:5672/vhost"
-        )
+            f"{variable}_FILE names {path}, which cannot be read: {error}; it must hold the URL"
+        ) from error
+    if not url:
+        raise ValueError(f"{variable}_FILE names {path}, which is empty; it must hold the URL")
     return url

@@ -63,8 +63,24 @@ LimitOption = Annotated[
         help="The spool takes no event beyond this size.",
     ),
 ]
+
+
+def given_or_in_file(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """The URL that the option or its variable gives, else that of a file."""
+    source = context.get_parameter_source(parameter.name or "")
+    is_given = source is not None and source.name != "DEFAULT"
+    return value if is_given else environment.url_in_file(environment.AMQP_URL) or value
+
+
 AmqpUrlOption = Annotated[
-    str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        callback=given_or_in_file,
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+    ),
 ]
 BranchArgument = Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")]
 

@@ -68,10 +68,11 @@ class BranchStatusClient:
         forward: bool = True,
     ) -> None:
         """What is not given is taken from the environment: MIRRORFEED_SPOOL, MIRRORFEED_AMQP_URL
+        (or the file that MIRRORFEED_AMQP_URL_FILE names; several URLs have commas between them)
         and MIRRORFEED_SPOOL_LIMIT_BYTES, beyond which the spool takes nothing (default 1 GiB).
 
         With `forward=False` nothing is sent: another process, such as `mirror-publisher forward`,
-        takes care of the spool. Raises ValueError for an AMQP URL that cannot be read.
+        takes care of the spool. Raises ValueError for an AMQP URL that cannot be used.
         """
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
@@ -81,7 +82,12 @@ class BranchStatusClient:
             # A command that only spools need not wait for pika to be imported.
             from publisher import forwarder
 
-            url = amqp_url or os.environ.get(environment.AMQP_URL) or environment.DEFAULT_AMQP_URL
+            url = (
+                amqp_url
+                or os.environ.get(environment.AMQP_URL)
+                or environment.url_in_file(environment.AMQP_URL)
+                or environment.DEFAULT_AMQP_URL
+            )
             self._forwarder = forwarder.Forwarder(self._spool.path, url)
             self._stop_forwarder = weakref.finalize(self, self._forwarder.stop)
             self._forwarder.wake()

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import threading
+from itertools import cycle
 from pathlib import Path
 from weakref import WeakSet
 
@@ -42,10 +43,12 @@ class LinkFailed(Exception):
 class Forwarder:
     """Sends what a spool holds, in a daemon thread of this process and of its forked children."""
 
-    def __init__(self, spool_path: Path, amqp_url: str, *, window: int = WINDOW) -> None:
-        """Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
+    def __init__(self, spool_path: Path, amqp_urls: str, *, window: int = WINDOW) -> None:
+        """Each connection is tried with the next of the URLs in the list.
+
+        Raises ValueError for one that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = spool_path
-        self._parameters = connection_parameters(amqp_url)
+        self._addresses = cycle(connection_parameters(amqp_urls))
         self._window = window
         self._lock_file = ForwarderLock(spool_path)
         self._forget_thread()
@@ -93,6 +96,7 @@ class Forwarder:
         self._link: Link | None = None
         self._careful_until = 0
         self._refused_keys: set[str] = set()
+        self._names_user = True
 
     def _start(self) -> None:
         with self._start_lock:
@@ -135,11 +139,17 @@ class Forwarder:
                 careful_until=self._careful_until,
                 held=self._refused_keys,
             )
-            self._link = link = Link(self._parameters, spool, pipeline)
+            self._link = link = Link(
+                next(self._addresses), spool, pipeline, names_user=self._names_user
+            )
             if self._stopping.is_set():
                 link.close()
             link.run()
             if link.error is None:
+                return
+            if link.refused_user:
+                self._names_user = False
+                logger.warning("sending without the name of the user: %s", link.error)
                 return
             if link.refusal_code is not None:
                 self._learn(link.refusal_code, pipeline.unconfirmed, spool, link.error)

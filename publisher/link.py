@@ -13,7 +13,8 @@ from pika.exceptions import (
 )
 from pika.spec import Basic
 
-from contract import environment, routing, wire
+from contract import routing, wire
+from contract.brokers import BrokerAddress, broker_addresses
 from publisher.errors import SpoolError
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
@@ -25,6 +26,8 @@ BLOCKED_SECONDS = 60
 PERSISTENT = 2
 ACCESS_REFUSED = 403
 PRECONDITION_FAILED = 406
+USER_REFUSED = "user_id property set to"
+"""What RabbitMQ's reply says where a message names another user than the connection's."""
 POLL_SECONDS = 0.1
 """How often the spool is asked for what other processes appended."""
 REMOVE_SECONDS = 0.25
@@ -36,9 +39,15 @@ MAX_HOLD_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def connection_parameters(amqp_url: str) -> pika.URLParameters:
-    """Raises ValueError, without the URL's password, where the URL cannot be read."""
-    parameters = pika.URLParameters(environment.checked_amqp_url(amqp_url))
+def connection_parameters(amqp_urls: str) -> list[pika.URLParameters]:
+    """One for each URL of the list. Raises ValueError, without a password, for one that is none."""
+    return [_parameters(address) for address in broker_addresses(amqp_urls)]
+
+
+def _parameters(address: BrokerAddress) -> pika.URLParameters:
+    parameters = pika.URLParameters(address.url)
+    if address.tls is not None:
+        parameters.ssl_options = pika.SSLOptions(address.tls, parameters.host)
     parameters.connection_attempts = 1
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
     if parameters.heartbeat is None:
@@ -62,7 +71,17 @@ class Link:
     Everything runs in the thread that calls `run`, but for `wake` and `close`.
     """
 
-    def __init__(self, parameters: pika.URLParameters, spool: Spool, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        parameters: pika.URLParameters,
+        spool: Spool,
+        pipeline: Pipeline,
+        *,
+        names_user: bool = True,
+    ) -> None:
+        """With `names_user` each message names the user of the connection, which the broker checks
+        (https://www.rabbitmq.com/docs/validated-user-id)."""
+        self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
         self._pipeline = pipeline
         self._channel: Any = None
@@ -116,6 +135,12 @@ class Link:
         code: int = self.error.reply_code
         return code if code in (ACCESS_REFUSED, PRECONDITION_FAILED) else None
 
+    @property
+    def refused_user(self) -> bool:
+        """Whether the broker knows this connection's user by another name than it logged in with,
+        as after a login with a token."""
+        return self.refusal_code == PRECONDITION_FAILED and USER_REFUSED in str(self.error)
+
     def _on_connection_open(self, connection: SelectConnection) -> None:
         connection.channel(on_open_callback=self._on_channel_open)
 
@@ -160,6 +185,7 @@ class Link:
                 delivery_mode=PERSISTENT,
                 message_id=event.message_id,
                 type=event.type,
+                user_id=self._user_id,
             ),
             mandatory=True,
         )

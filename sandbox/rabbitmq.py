@@ -1,11 +1,13 @@
 """A private RabbitMQ node from Debian's package `rabbitmq-server`."""
 
+import os
 import re
 import signal
 import subprocess
 from collections.abc import Mapping
 
 from sandbox import packages
+from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
 from sandbox.ports import LOOPBACK, accepts_connections
 from sandbox.private import PrivateServer
@@ -34,6 +36,34 @@ class PrivateRabbitMQ(PrivateServer):
     def __init__(self, extra_conf: Mapping[str, str] = {}) -> None:
         super().__init__()
         self._conf = {**_CONF, **extra_conf}
+
+    def control(self, *arguments: str, typed: str = "") -> str:
+        """Runs rabbitmqctl on the node, as its administrator would; `typed` is its input.
+
+        Raises:
+            SandboxError: it failed; the message is what it said. Or the node was never started.
+        """
+        folder = self.folder
+        if folder is None:
+            raise SandboxError(f"rabbitmqctl {arguments[0]}: the node was never started")
+        result = subprocess.run(
+            [packages.rabbitmq_server().with_name("rabbitmqctl"), *arguments],
+            cwd=folder.path,
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "LANG": "C.UTF-8",
+                "HOME": str(folder.path),
+                "ERL_EPMD_PORT": str(folder.ports[2]),
+                "RABBITMQ_NODENAME": "mirrorfeed@localhost",
+            },
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise SandboxError(f"rabbitmqctl {arguments[0]} failed\n{result.stdout}{result.stderr}")
+        return result.stdout
 
     def _create(self, folder: PrivateFolder) -> None:
         conf = "".join(f"{key} = {value}\n" for key, value in self._conf.items())

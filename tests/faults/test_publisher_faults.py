@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 
 import pytest
@@ -196,7 +196,7 @@ def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
     fill(ballast)
     with pytest.raises(SpoolFull):
         waiting.start_mirroring(1)
-    forwarder._parameters = connection_parameters(topology)
+    forwarder._addresses = cycle(connection_parameters(topology))
     received(topology, 50)
     ballast.unlink()
     wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")

@@ -1,6 +1,7 @@
 """`docker compose up`, as Compose itself understands the file."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,8 @@ def services() -> dict[str, Any]:
 
 
 def test_there_are_both_servers_and_the_consumer(services: dict[str, Any]) -> None:
-    """A first `docker compose up` needs nothing else."""
-    assert set(services) == {"postgres", "rabbitmq", "consumer"}
+    """A first `docker compose up` needs nothing else; what sets up ends by itself."""
+    assert set(services) == {"postgres", "rabbitmq", "setup", "roles", "consumer"}
     assert services["postgres"]["image"] == "postgres:17"
     assert services["rabbitmq"]["image"] == "rabbitmq:4-management"
 
@@ -79,19 +80,25 @@ def test_postgresql_is_asked_for_the_database_it_makes(services: dict[str, Any])
     assert (user, database) == (made["POSTGRES_USER"], made["POSTGRES_DB"])
 
 
-def test_the_consumer_waits_for_healthy_servers(services: dict[str, Any]) -> None:
-    """It starts when both can be used, not when both have been started."""
-    conditions = {
-        name: dependency["condition"]
-        for name, dependency in services["consumer"]["depends_on"].items()
+def conditions(service: Any) -> dict[str, str]:
+    return {name: each["condition"] for name, each in service["depends_on"].items()}
+
+
+def test_each_begins_when_what_it_needs_is_done(services: dict[str, Any]) -> None:
+    """Tables and queues when the servers can be used, then the roles, then the worker."""
+    assert conditions(services["setup"]) == {
+        "postgres": "service_healthy",
+        "rabbitmq": "service_healthy",
     }
-    assert conditions == {"postgres": "service_healthy", "rabbitmq": "service_healthy"}
+    assert conditions(services["roles"]) == {"setup": "service_completed_successfully"}
+    assert conditions(services["consumer"]) == {"roles": "service_completed_successfully"}
 
 
-def test_the_consumer_sets_up_then_works(services: dict[str, Any]) -> None:
-    """In the shell's place, so that SIGTERM reaches it, with time to settle its batch."""
+def test_the_worker_does_nothing_else(services: dict[str, Any]) -> None:
+    """SIGTERM reaches it, and it has time to settle its batch."""
     consumer = services["consumer"]
-    assert consumer["command"] == ["sh", "-c", "mirror-consumer init && exec mirror-consumer run"]
+    assert services["setup"]["command"] == ["mirror-consumer", "init"]
+    assert consumer["command"] == ["mirror-consumer", "run"]
     assert consumer["stop_grace_period"] == "15s"
     assert consumer["restart"] == "unless-stopped"
 
@@ -103,26 +110,55 @@ def test_data_outlives_the_containers(services: dict[str, Any]) -> None:
     assert services["rabbitmq"]["hostname"] == "rabbitmq"
 
 
-def test_a_puller_on_this_host_needs_no_settings(services: dict[str, Any]) -> None:
-    """The broker takes what the publisher uses by default."""
-    made = services["rabbitmq"]["environment"]
-    user, password = made["RABBITMQ_DEFAULT_USER"], made["RABBITMQ_DEFAULT_PASS"]
-    assert f"amqp://{user}:{password}@127.0.0.1:5672/%2F" == environment.DEFAULT_AMQP_URL
+@pytest.mark.parametrize(
+    ("variables", "database_password", "broker_password"),
+    [
+        ({}, "mirrorfeed", "mirrorfeed"),
+        ({"POSTGRES_PASSWORD": "pg0", "RABBITMQ_PASSWORD": "mq0"}, "pg0", "mq0"),
+    ],
+)
+def test_everybody_has_a_user_that_the_server_has(
+    variables: dict[str, str], database_password: str, broker_password: str
+) -> None:
+    """The worker's is no owner and may not set up; passwords come from the environment."""
+    read = compose(**variables, **{environment.PARTITIONS: "8"})
+    services, configs = read["services"], read["configs"]
+    users = json.loads(configs["rabbitmq-users"]["content"])["users"]
+    assert {user["name"]: user["password"] for user in users} == dict.fromkeys(
+        ("puller", "worker", "setup"), broker_password
+    )
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == database_password
+    for role in ("worker", "operator", "reader"):
+        made = f"ALTER ROLE {role} PASSWORD '{database_password}';"
+        assert made in configs["users"]["content"]
+    for service, database_user, broker_user in (
+        ("setup", "mirrorfeed", "setup"),
+        ("consumer", "worker", "worker"),
+    ):
+        assert services[service]["environment"] == {
+            environment.DATABASE_URL: (
+                f"postgresql://{database_user}:{database_password}@postgres:5432/mirrorfeed"
+            ),
+            environment.AMQP_URL: (f"amqp://{broker_user}:{broker_password}@rabbitmq:5672/%2F"),
+            environment.PARTITIONS: "8",
+        }
 
 
-def test_passwords_and_partitions_come_from_the_environment() -> None:
-    """The servers and the consumer get the same ones."""
-    services = compose(
-        POSTGRES_PASSWORD="pg0", RABBITMQ_PASSWORD="mq0", **{environment.PARTITIONS: "8"}
-    )["services"]
-    consumer = services["consumer"]["environment"]
-    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "pg0"
-    assert services["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"] == "mq0"
-    assert consumer == {
-        environment.DATABASE_URL: "postgresql://mirrorfeed:pg0@postgres:5432/mirrorfeed",
-        environment.AMQP_URL: "amqp://guest:mq0@rabbitmq:5672/%2F",
-        environment.PARTITIONS: "8",
-    }
+def test_the_servers_are_given_the_files_that_define_the_rights(services: dict[str, Any]) -> None:
+    """The same as anybody else's; permissions come after the users that they are of."""
+    configs = compose()["configs"]
+    assert configs["roles"]["file"] == str(ROOT / "roles.sql")
+    definitions = ROOT / "packaging" / "rabbitmq" / "definitions.json"
+    assert configs["rabbitmq-permissions"]["file"] == str(definitions)
+    targets = {each["source"]: each["target"] for each in services["rabbitmq"]["configs"]}
+    assert targets["rabbitmq-users"] < targets["rabbitmq-permissions"]
+    folder = str(Path(targets["rabbitmq-users"]).parent)
+    assert configs["rabbitmq-conf"]["content"] == f"load_definitions = {folder}\n"
+    permissions = json.loads(definitions.read_text())["permissions"]
+    assert {each["user"] for each in permissions} == {"puller", "worker", "setup"}
+    for each in permissions:
+        for right in ("configure", "write", "read"):
+            assert re.fullmatch(r"\^.*\$", each[right])  # anchored: else mirror.eventsX would fit
 
 
 def test_the_image_gets_all_that_the_package_is_built_from() -> None:

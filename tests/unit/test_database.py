@@ -50,11 +50,29 @@ def test_what_the_url_says_holds() -> None:
     assert options.endswith("-c lock_timeout=1s")
 
 
-def test_several_hosts_are_left_to_libpq() -> None:
-    """For a primary with standbys."""
-    arguments = arguments_of("postgresql://u@/x?host=a:1&host=b:2&target_session_attrs=read-write")
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://u:p%2Cw@a:1,b:2/x?", "a,b", "1,2"),
+        ("postgresql+psycopg2://u:p%2Cw@a,[::1]:2/x?", "a,::1", ",2"),
+        ("postgresql://u:p%2Cw@/x?host=a:1&host=b:2&", "a,b", "1,2"),
+    ],
+)
+def test_several_hosts_are_left_to_libpq(url: str, hosts: str, ports: str) -> None:
+    """In its spelling and in SQLAlchemy's, for a primary with standbys."""
+    arguments = arguments_of(f"{url}target_session_attrs=read-write")
+    assert arguments["host"] == hosts
+    assert arguments["port"] == ports
+    assert arguments["dbname"] == "x"
+    assert arguments["password"] == "p,w"
+    assert arguments["target_session_attrs"] == "read-write"
+
+
+def test_a_list_of_hosts_is_enough() -> None:
+    """The rest is then what libpq takes it for, as in a URL with one."""
+    arguments = arguments_of("postgresql://a,b")
     assert arguments["host"] == "a,b"
-    assert arguments["port"] == "1,2"
+    assert "user" not in arguments
 
 
 @pytest.mark.parametrize("url", ["mysql://host/x", "host/x", "", "postgresql://host:port/x"])

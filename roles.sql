@@ -1,0 +1,65 @@
+-- Who may do what in the database, as roles that cannot log in: give them to users that can (docs/security.md).
+-- Apply it as the owner of the tables who may also create roles, after `mirror-consumer init` and again
+-- after each upgrade; it may be repeated:
+--
+--     psql -1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
+--
+--     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
+--                           audit, topology, mirror-replay list, show, export; dashboards
+--     mirrorfeed_consumer   mirror-consumer run, and nothing that it does not do
+--     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches, rebuild,
+--                           prune, topology
+--
+-- None of them may delete a branch, change its name or URL, or change a table; the owner may.
+
+DO $$
+DECLARE role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['mirrorfeed_reader', 'mirrorfeed_consumer', 'mirrorfeed_operator']
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        END IF;
+    END LOOP;
+END $$;
+
+-- From nothing, so that what an earlier version granted and this one does not is gone.
+REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
+    worker, topology FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
+
+GRANT SELECT ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
+    worker, topology TO mirrorfeed_reader;
+
+-- The applier locks branch rows (SELECT … FOR NO KEY UPDATE asks for the right to update a column),
+-- upserts attempts and computes the mirror columns from them.
+GRANT SELECT, UPDATE (
+    last_mirror_attempt, last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message
+) ON branch TO mirrorfeed_consumer;
+GRANT SELECT, INSERT, UPDATE (finished_at, outcome, revision_id, failure_reason)
+    ON mirror_attempt TO mirrorfeed_consumer;
+GRANT INSERT ON script_activity TO mirrorfeed_consumer;
+-- It buries; a letter that comes again is counted.
+GRANT SELECT,
+    INSERT (reason, detail, body, headers, source, event_id, type, branch_id, attempts),
+    UPDATE (attempts, reason, detail, state, resolved_at)
+    ON dead_letter TO mirrorfeed_consumer;
+-- It notes what arrived, and folds the notes into ranges.
+GRANT SELECT, INSERT (source, sequences), DELETE ON ledger_arrival TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (source) ON ledger_source TO mirrorfeed_consumer;
+GRANT SELECT, INSERT, DELETE ON ledger_range TO mirrorfeed_consumer;
+-- It keeps its own row among the workers', and forgets the dead.
+GRANT SELECT, INSERT (hostname, pid, share_index, share_count), UPDATE (queues, seen_at), DELETE
+    ON worker TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
+
+-- Replay goes through the applier.
+GRANT mirrorfeed_reader, mirrorfeed_consumer TO mirrorfeed_operator;
+GRANT INSERT (id, unique_name, url) ON branch TO mirrorfeed_operator;
+-- mirror-replay edit, discard, restore; import.
+GRANT INSERT (original_body, first_seen_at, note),
+    UPDATE (body, original_body, source, event_id, type, branch_id, note)
+    ON dead_letter TO mirrorfeed_operator;
+-- mirror-consumer prune.
+GRANT DELETE ON mirror_attempt, dead_letter TO mirrorfeed_operator;
+-- mirror-consumer topology --partitions.
+GRANT UPDATE (partitions, moving_to, stage) ON topology TO mirrorfeed_operator;

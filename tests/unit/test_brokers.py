@@ -1,0 +1,61 @@
+"""Lists of AMQP URLs."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from contract.brokers import broker_addresses
+
+
+def test_a_list_has_every_address_in_any_order() -> None:
+    """So that the processes of many hosts spread over the nodes."""
+    listed = "amqp://one, amqp://jane:a,b@two:5673/v?heartbeat=2,amqps://three"
+    orders = {tuple(address.url for address in broker_addresses(listed)) for _ in range(200)}
+    assert len(orders) == 6
+    assert all(
+        sorted(order) == ["amqp://jane:a,b@two:5673/v?heartbeat=2", "amqp://one", "amqps://three"]
+        for order in orders
+    )
+
+
+def test_amqps_verifies_certificate_and_host_name() -> None:
+    """By default against the authorities of the system."""
+    (address,) = broker_addresses("amqps://host")
+    assert address.tls is not None
+    assert address.tls.verify_mode == ssl.CERT_REQUIRED
+    assert address.tls.check_hostname
+    (plain,) = broker_addresses("amqp://host")
+    assert plain.tls is None
+
+
+@pytest.mark.parametrize(
+    ("urls", "says"),
+    [
+        ("", "cannot be read: one looks like"),
+        ("http://jane:s3cret@host", r"http://jane:\*\*\*@host cannot be read"),
+        ("amqp://jane:s3cret@host:x", r"amqp://jane:\*\*\*@host:x cannot be read"),
+        ("amqp://one,two", "amqp://one,two cannot be read: .* several have commas between them"),
+        ("amqp://one,", "amqp://one, cannot be read"),
+        ("amqp://jane@host", "amqp://jane@host cannot be read"),
+        ("amqp://one,amqp://jane:s3cret@two:0", r"amqp://jane:\*\*\*@two:0 cannot be read"),
+        ("amqps://jane:s3cret@host?verify=verify_none", "always verified"),
+        ("amqps://jane:s3cret@host?ssl_options={}", "always verified"),
+        ("amqp://jane:s3cret@host?cacertfile=/ca.pem", "cacertfile, which needs amqps"),
+        ("amqps://jane:s3cret@host?certfile=/c.pem", "certfile and keyfile, or neither"),
+        ("amqps://jane:s3cret@host?cacertfile=/nowhere/ca.pem", r"cacertfile=/nowhere/ca\.pem"),
+    ],
+)
+def test_what_cannot_be_used_is_named(urls: str, says: str) -> None:
+    """With a remedy and without a password."""
+    with pytest.raises(ValueError, match=says) as error:
+        broker_addresses(urls)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    """At once, not at the first connection."""
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    with pytest.raises(ValueError, match=f"cacertfile={file}"):
+        broker_addresses(f"amqps://host?cacertfile={file}")
