@@ -31,6 +31,7 @@ from consumer.membership import BEAT_SECONDS, Membership, Share
 from consumer.messages import Message
 from consumer.session import ConsumerCancelled, Session, Settings
 from consumer.topology import BrokerUnavailable, broker_channel, ensure_topology
+from contract.brokers import after_each_round
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
@@ -58,6 +59,7 @@ class Worker:
         the database does not say yet how many there are."""
         self._engine = engine
         self._addresses = cycle(addresses)
+        self._address_count = len(addresses)
         self._settings = settings
         self._default_partitions = default_partitions
         self._membership = Membership(engine, share)
@@ -77,7 +79,10 @@ class Worker:
         give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
         retry = Retrying(
             retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
-            wait=wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            wait=after_each_round(
+                self._address_count,
+                wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            ),
             stop=stop_any(stop_when_event_set(self._stopping), give_up),
             sleep=sleep_using_event(self._stopping),
             before_sleep=_log_backoff,

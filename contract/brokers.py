@@ -9,9 +9,12 @@ count, and `certfile` with `keyfile`, for a broker that asks for the client's ce
 import random
 import re
 import ssl
+from collections.abc import Callable
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from msgspec import Struct
+from tenacity import RetryCallState
+from tenacity.wait import WaitBaseT
 
 from contract.secrets import mask_secrets
 
@@ -39,6 +42,12 @@ def broker_addresses(urls: str) -> list[BrokerAddress]:
     addresses = [_address(url) for url in each]
     random.shuffle(addresses)
     return addresses
+
+
+def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:
+    """Waits so only when every one of the addresses was tried; before, the next one's turn comes at
+    once."""
+    return lambda state: 0.0 if state.attempt_number % addresses else wait(state)
 
 
 def _address(url: str) -> BrokerAddress:

@@ -21,6 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from contract.brokers import after_each_round
 from publisher.forking import fork_lock
 from publisher.link import PRECONDITION_FAILED, Link, connection_parameters
 from publisher.pipeline import Pipeline
@@ -48,7 +49,9 @@ class Forwarder:
 
         Raises ValueError for one that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = spool_path
-        self._addresses = cycle(connection_parameters(amqp_urls))
+        addresses = connection_parameters(amqp_urls)
+        self._addresses = cycle(addresses)
+        self._address_count = len(addresses)
         self._window = window
         self._lock_file = ForwarderLock(spool_path)
         self._forget_thread()
@@ -114,7 +117,10 @@ class Forwarder:
         # Whatever happens, the spool is safe, and must be sent one day: never give up.
         retry = Retrying(
             retry=retry_if_exception_type(Exception),
-            wait=wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            wait=after_each_round(
+                self._address_count,
+                wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            ),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
             before_sleep=_log_failure,

@@ -4,8 +4,9 @@ import ssl
 from pathlib import Path
 
 import pytest
+from tenacity import RetryCallState, Retrying, wait_fixed
 
-from contract.brokers import broker_addresses
+from contract.brokers import after_each_round, broker_addresses
 
 
 def test_a_list_has_every_address_in_any_order() -> None:
@@ -59,3 +60,14 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     file.write_text("no certificate")
     with pytest.raises(ValueError, match=f"cacertfile={file}"):
         broker_addresses(f"amqps://host?cacertfile={file}")
+
+
+def test_a_pause_comes_after_a_whole_round() -> None:
+    """What one dead address costs is one attempt."""
+    wait = after_each_round(3, wait_fixed(5))
+    pauses = []
+    for attempt in range(1, 7):
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = attempt
+        pauses.append(wait(state))
+    assert pauses == [0, 0, 5, 0, 0, 5]
