@@ -1,10 +1,12 @@
 """Three private RabbitMQ nodes on this machine that are one cluster."""
 
+import json
 import signal
 from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
+from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
 from sandbox.rabbitmq import PrivateRabbitMQ, start_port_mapper
 
@@ -87,6 +89,15 @@ class PrivateCluster:
         start_port_mapper(self._folder, self._folder.ports[0])
         for node in self.nodes:
             node.start()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each node says that all three run."""
+        try:
+            status = [node.control("cluster_status", "--formatter", "json") for node in self.nodes]
+        except SandboxError:
+            return False
+        return all(len(json.loads(each)["running_nodes"]) == len(NODES) for each in status)
 
     def leader_of(self, queue: str) -> ClusterNode:
         """The node that leads a quorum queue.
