@@ -45,6 +45,7 @@ def print_tally(tally: Tally) -> None:
         ("sessions that workers began", tally.worker_sessions),
         ("connections that pullers made", tally.puller_connections),
         ("branch states that a reader saw", f"{tally.states_seen:,}"),
+        ("  of these out of sequence", tally.states_out_of_sequence),
         ("longest stall", f"{tally.longest_stall_seconds:.1f} s"),
         *((f"memory, {who}", f"{most:.0f} MB") for who, most in tally.most_megabytes.items()),
         ("drained after the last event in", f"{tally.drain_seconds:.1f} s"),

@@ -27,9 +27,13 @@ SHOWN = 5
 SHOWN_CHARACTERS = 500
 
 
-def complaints(stand: Stand, seed: int, witness: Witness) -> list[str]:
+def told_by(stand: Stand) -> list[list[Envelope]]:
+    """What each spool ever took, in order."""
+    return [[wire.decode(body) for body in puller.taken()] for puller in stand.pullers]
+
+
+def complaints(stand: Stand, seed: int, told: list[list[Envelope]], witness: Witness) -> list[str]:
     """Everything that is wrong, or nothing."""
-    told = [[wire.decode(body) for body in puller.taken()] for puller in stand.pullers]
     history = [envelope for each in told for envelope in each]
     found: list[str] = []
     for check in (
@@ -39,7 +43,7 @@ def complaints(stand: Stand, seed: int, witness: Witness) -> list[str]:
         attempts(stand, history),
         script_runs(stand, history),
         leftovers(stand),
-        order_seen(witness, told),
+        order_seen(witness),
         memory(witness),
     ):
         wrong = list(check)
@@ -135,44 +139,42 @@ def leftovers(stand: Stand) -> Iterator[str]:
                 yield f"{queue} has {members} members"
 
 
-def order_seen(witness: Witness, told: list[list[Envelope]]) -> Iterator[str]:
-    """No reader saw an older state over a newer one; and of a branch that only one puller mirrors,
-    each state that was seen is one that its events passed through, in their order."""
+def order_seen(witness: Witness) -> Iterator[str]:
+    """No reader saw an older attempt or an older success over a newer one."""
     for branch_id, seen in witness.seen.items():
-        starts = [state.last_mirror_attempt for state in seen if state.last_mirror_attempt]
-        for before, after in pairwise(starts):
-            if after < before:
-                yield f"branch {branch_id} went back from {before} to {after}"
-    for envelopes in told:
-        places = passed_through(envelopes)
-        for branch_id in places:
-            place = 0
-            for state in witness.seen[branch_id]:
-                found = places[branch_id].get(state)
-                if found is None:
-                    yield f"branch {branch_id} never was {state}"
-                elif found < place:
-                    yield f"branch {branch_id} went back to {state}"
-                else:
-                    place = found
+        for before, after in pairwise(seen):
+            for name in ("last_mirror_attempt", "last_mirrored"):
+                then, now = getattr(before, name), getattr(after, name)
+                if then is not None and (now is None or now < then):
+                    yield f"branch {branch_id}: {name} went back from {then} to {now}"
 
 
-def passed_through(envelopes: list[Envelope]) -> dict[int, dict[BranchState, int]]:
-    """The states of each branch that is not shared, and their places, as its events come in order.
+def states_out_of_sequence(witness: Witness, told: list[list[Envelope]]) -> int:
+    """Of branches that only one puller mirrors: how many states were seen through which the
+    branch's events do not pass in the order in which they were published. See guarantee 9."""
+    return sum(
+        state not in passed
+        for envelopes in told
+        for branch_id, passed in passed_through(envelopes).items()
+        for state in witness.seen[branch_id]
+    )
+
+
+def passed_through(envelopes: list[Envelope]) -> dict[int, set[BranchState]]:
+    """The states of each branch that is not shared, as its events come in order.
 
     A puller's client ends the attempt that it started last, so each step follows from the last.
     """
-    places: dict[int, dict[BranchState, int]] = {}
+    passed: dict[int, set[BranchState]] = {}
     states: dict[int, BranchState] = {}
     for envelope in envelopes:
         event = envelope.event
         if isinstance(event, ScriptRun) or event.branch_id <= SHARED_BRANCHES:
             continue
-        state = states.get(event.branch_id, BranchState())
-        known = places.setdefault(event.branch_id, {state: 0})
-        states[event.branch_id] = state = after(state, event)
-        known[state] = len(known)
-    return places
+        state = after(states.get(event.branch_id, BranchState()), event)
+        passed.setdefault(event.branch_id, {BranchState()}).add(state)
+        states[event.branch_id] = state
+    return passed
 
 
 def after(state: BranchState, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> BranchState:

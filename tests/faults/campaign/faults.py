@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 from uuid import uuid4
 
@@ -73,16 +74,19 @@ def fill_disk(stand: Stand, fault: Fault) -> None:
         return
     ballast = stand.disk / "ballast"
     left = RESERVED_BYTES if fault.amount < 0.5 else 0
-    room = os.statvfs(stand.disk)
-    with ballast.open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - left))
-        if not left:
-            file.seek(0, os.SEEK_END)
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
+    # In pieces, for the spool grows meanwhile; the last ones of a page.
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while (room := free_bytes(stand.disk) - left) > 0:
+            file.write(bytes(min(room, 1024**2)))
+        while not left:
+            file.write(bytes(4096))
     hold(stand, fault)
     ballast.unlink()
+
+
+def free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def kill_broker(stand: Stand, fault: Fault) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from publisher.spool import Spool
-from sandbox import SandboxError, wait_until
-from tests.faults.campaign.checks import complaints, run
-from tests.faults.campaign.faults import CALM_SECONDS, DOING, FaultFailed, has_all_workers
+from sandbox import wait_until
+from tests.faults.campaign.checks import complaints, run, states_out_of_sequence, told_by
+from tests.faults.campaign.faults import CALM_SECONDS, DOING, has_all_workers
 from tests.faults.campaign.schedule import PULLERS, Fault, Kind, Lane, schedule
 from tests.faults.campaign.stand import Stand, open_stand
 from tests.faults.campaign.witness import Witness
@@ -62,6 +62,7 @@ class Tally:
     worker_sessions: int
     puller_connections: int
     states_seen: int
+    states_out_of_sequence: int
     longest_stall_seconds: float
     most_megabytes: dict[str, float]
     """In the first and in the second half: the most that any of these services had resident."""
@@ -87,7 +88,8 @@ def run_round(plan: Plan) -> Tally:
                 drain_seconds = time.monotonic() - healed_at
                 end_services(stand)
                 witness.stop()
-                if wrong := complaints(stand, plan.seed, witness):
+                told = told_by(stand)
+                if wrong := complaints(stand, plan.seed, told, witness):
                     raise RoundFailed("\n".join(wrong))
         finally:
             stand.ended.set()
@@ -105,6 +107,7 @@ def run_round(plan: Plan) -> Tally:
                 said(each.service.log, "connected to the broker") for each in stand.pullers
             ),
             states_seen=sum(map(len, witness.seen.values())),
+            states_out_of_sequence=states_out_of_sequence(witness, told),
             longest_stall_seconds=witness.longest_stall_seconds,
             most_megabytes=witness.most_megabytes(),
             drain_seconds=drain_seconds,
@@ -198,7 +201,7 @@ def replayable(plan: Plan, stand: Stand) -> Iterator[None]:
     """Keeps the logs and spools of a round that failed, and says how to see it again."""
     try:
         yield
-    except (RoundFailed, FaultFailed, TimeoutError, SandboxError, AssertionError) as error:
+    except Exception as error:
         kept = Path(tempfile.mkdtemp(prefix="mirrorfeed-campaign-failed-"))
         for puller in stand.pullers:
             puller.service.clear_away()
