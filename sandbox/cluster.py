@@ -28,10 +28,11 @@ class ClusterNode(PrivateRabbitMQ):
             {
                 "cluster_formation.peer_discovery_backend": "classic_config",
                 **peers,
-                # Of a cluster that fell apart the lesser part waits for the other. With the
-                # default, `ignore`, each would go on by itself until somebody restarts one
-                # (https://www.rabbitmq.com/docs/partitions).
-                "cluster_partition_handling": "pause_minority",
+                # After a cluster fell apart and met again its lesser part restarts. With the
+                # default, `ignore`, it would stay apart until somebody restarts a node; and
+                # `pause_minority` misses a node that was frozen, which finds the others back
+                # before it knows that they were away (https://www.rabbitmq.com/docs/partitions).
+                "cluster_partition_handling": "autoheal",
             }
         )
         self.node_name = node_name

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +29,10 @@ class Service:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._is_killed = False
+        self._lock = threading.Lock()
 
     def start(self) -> None:
-        self._is_killed = False
-        with self.log.open("ab") as log:
+        with self._lock, self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self._folder,
@@ -41,12 +42,14 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
+            self._is_killed = False
 
     def kill(self) -> None:
         """SIGKILL; it stays dead until `start`."""
-        self._is_killed = True
-        self._running.kill()
-        self._running.wait()
+        with self._lock:
+            self._is_killed = True
+            self._running.kill()
+            self._running.wait()
 
     def freeze(self) -> None:
         self._running.send_signal(signal.SIGSTOP)
@@ -72,11 +75,10 @@ class Service:
     @property
     def ended_by_itself(self) -> str | None:
         """What to say where it is not running although nobody ended it."""
-        process = self._process
-        if process is None or self._is_killed or (code := process.poll()) is None:
-            return None
-        # It may have been killed between the two questions.
-        return None if self._is_killed else f"{self.name} ended by itself, with {code}"
+        with self._lock:
+            if self._process is None or self._is_killed or (code := self._process.poll()) is None:
+                return None
+            return f"{self.name} ended by itself, with {code}"
 
     @property
     def resident_megabytes(self) -> float | None:
