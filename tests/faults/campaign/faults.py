@@ -19,6 +19,7 @@ from sandbox import wait_until
 from sandbox.cluster import PrivateCluster
 from sandbox.rabbitmq import PrivateRabbitMQ
 from tests.builders import START
+from tests.faults.campaign.proxy import Proxy
 from tests.faults.campaign.schedule import MAX_SKEW_SECONDS, PARTITIONS, WORKERS, Fault, Kind
 from tests.faults.campaign.stand import Puller, Stand
 from tests.servers import rows
@@ -127,24 +128,23 @@ def kill_database(stand: Stand, fault: Fault) -> None:
 
 
 def cut_connections(stand: Stand, fault: Fault) -> None:
-    proxy = stand.proxies[fault.way]
-    proxy.cut()
-    hold(stand, fault)
-    proxy.heal()
+    disturb(stand, fault, Proxy.cut)
 
 
 def slow_connections(stand: Stand, fault: Fault) -> None:
-    proxy = stand.proxies[fault.way]
-    proxy.delay(0.01 + 0.2 * fault.amount)
-    hold(stand, fault)
-    proxy.heal()
+    disturb(stand, fault, lambda proxy: proxy.delay(0.01 + 0.2 * fault.amount))
 
 
 def deaden_connections(stand: Stand, fault: Fault) -> None:
-    proxy = stand.proxies[fault.way]
-    proxy.swallow()
+    disturb(stand, fault, Proxy.swallow)
+
+
+def disturb(stand: Stand, fault: Fault, how: Callable[[Proxy], None]) -> None:
+    for proxy in stand.proxies[fault.way]:
+        how(proxy)
     hold(stand, fault)
-    proxy.heal()
+    for proxy in stand.proxies[fault.way]:
+        proxy.heal()
 
 
 def publish_duplicates(stand: Stand, fault: Fault) -> None:

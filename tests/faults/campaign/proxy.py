@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 
 from sandbox.ports import LOOPBACK
 
@@ -15,12 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Proxy:
-    """Passes on what comes to `port` to the first of the upstream ports that takes a connection;
-    each connection begins with the next of them. It runs in a thread of its own."""
+    """Passes on what comes to `port`. It runs in a thread of its own."""
 
-    def __init__(self, upstream_ports: Sequence[int]) -> None:
-        self._upstream_ports = upstream_ports
-        self._turns = count()
+    def __init__(self, upstream_port: int) -> None:
+        self._upstream_port = upstream_port
         self._open: set[asyncio.StreamWriter] = set()
         self._delay_seconds = 0.0
         self._is_refusing = False
@@ -91,7 +88,7 @@ class Proxy:
             await self._flows.wait()
             if self._is_refusing:
                 return
-            answers, upstream = await self._connect()
+            answers, upstream = await asyncio.open_connection(LOOPBACK, self._upstream_port)
             self._open.add(upstream)
             ends = {
                 asyncio.create_task(self._pump(reader, upstream)),
@@ -106,14 +103,6 @@ class Proxy:
             for each in filter(None, (writer, upstream)):
                 self._open.discard(each)
                 each.close()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        turn = next(self._turns)
-        ports = self._upstream_ports
-        for attempt in range(len(ports) - 1):
-            with suppress(OSError):
-                return await asyncio.open_connection(LOOPBACK, ports[(turn + attempt) % len(ports)])
-        return await asyncio.open_connection(LOOPBACK, ports[(turn - 1) % len(ports)])
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
@@ -84,7 +85,8 @@ class Stand:
     cluster: PrivateCluster | None
     database: PrivatePostgreSQL
     engine: Engine
-    proxies: dict[Way, Proxy]
+    proxies: dict[Way, list[Proxy]]
+    """One before each server that a way leads to."""
     disk: Path | None
     """A small file system under the first puller's spool, where this user may mount one."""
     pullers: list[Puller] = field(default_factory=list)
@@ -119,11 +121,13 @@ class Stand:
         raise AssertionError("there is no node")
 
     def variables(self, broker_side: Way) -> dict[str, str]:
-        broker, database = self.proxies[broker_side], self.proxies[Way.WORKERS_TO_DATABASE]
+        """The environment of a process that goes this way to the broker."""
+        (database,) = self.proxies[Way.WORKERS_TO_DATABASE]
         url = make_url(self.database.url).set(host=LOOPBACK, port=database.port)
         return {
-            environment.AMQP_URL: (
+            environment.AMQP_URL: ",".join(
                 f"amqp://guest:guest@{LOOPBACK}:{broker.port}/%2F?heartbeat={HEARTBEAT_SECONDS}"
+                for broker in self.proxies[broker_side]
             ),
             environment.DATABASE_URL: url.render_as_string(hide_password=False),
             environment.PARTITIONS: str(PARTITIONS),
@@ -142,13 +146,12 @@ def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
             cluster.nodes if cluster else [stack.enter_context(PrivateRabbitMQ())]
         )
         database = stack.enter_context(PrivatePostgreSQL())
-        broker_ports = [port_of(node.url) for node in nodes]
         proxies = {
-            Way.PULLERS_TO_BROKER: Proxy(broker_ports),
-            Way.WORKERS_TO_BROKER: Proxy(broker_ports),
-            Way.WORKERS_TO_DATABASE: Proxy([port_of(database.url)]),
+            Way.PULLERS_TO_BROKER: [Proxy(port_of(node.url)) for node in nodes],
+            Way.WORKERS_TO_BROKER: [Proxy(port_of(node.url)) for node in nodes],
+            Way.WORKERS_TO_DATABASE: [Proxy(port_of(database.url))],
         }
-        for proxy in proxies.values():
+        for proxy in chain(*proxies.values()):
             stack.callback(proxy.close)
         engine = open_engine(database.url)
         stack.callback(engine.dispose)
