@@ -6,7 +6,7 @@ from tests.faults.campaign.history import steps
 from tests.faults.campaign.round import Plan, run_round
 from tests.faults.campaign.schedule import Kind, schedule
 
-SHORT = Plan(seed=212, events=4000, faults=9)
+SHORT = Plan(seed=6163, events=3500, faults=7)
 """It kills both servers, workers and pullers, cuts connections, freezes a worker and publishes
 twice."""
 
