@@ -1,8 +1,6 @@
 """What must hold once everything is healed and drained. Each check yields what is wrong."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -10,12 +8,11 @@ from itertools import pairwise
 from textwrap import shorten
 from typing import Any
 
-from contract import environment, routing, wire
+from contract import routing, wire
 from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
 from publisher.spool import Spool
 from tests.faults.campaign.history import SHARED_BRANCHES, steps
 from tests.faults.campaign.schedule import PARTITIONS
-from tests.faults.campaign.services import command
 from tests.faults.campaign.stand import Stand
 from tests.faults.campaign.witness import BRANCHES, Witness, state_of
 from tests.reference import BranchState, fold
@@ -72,7 +69,7 @@ def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]
 
 def accounts(stand: Stand) -> Iterator[str]:
     """`mirror-consumer audit` misses nothing, and ends where each spool does."""
-    audit = json.loads(run(stand, "mirror-consumer", "audit", "--json").stdout)
+    audit = json.loads(stand.run("mirror-consumer", "audit", "--json").stdout)
     if audit["missing_total"]:
         yield f"the audit misses {audit}"
     heard = {each["source"]: (each["highest"], each["received"]) for each in audit["sources"]}
@@ -93,7 +90,7 @@ def branch_rows(stand: Stand, history: list[Envelope]) -> Iterator[str]:
             due = expected.get(branch_id, BranchState())
             if state != due:
                 yield f"branch {branch_id} is {state}, and should be {due}"
-    rebuild = run(stand, "mirror-consumer", "rebuild", "--dry-run")
+    rebuild = stand.run("mirror-consumer", "rebuild", "--dry-run")
     if rebuild.returncode:
         yield f"mirror-consumer rebuild --dry-run: {rebuild.stdout}"
 
@@ -198,19 +195,3 @@ def memory(witness: Witness) -> Iterator[str]:
     for name, megabytes in witness.megabytes.items():
         if max(megabytes) > MEMORY_LIMIT_MEGABYTES:
             yield f"{name} took {max(megabytes):.0f} MB"
-
-
-def run(stand: Stand, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """One of the commands, past the proxies."""
-    variables = {
-        environment.AMQP_URL: stand.nodes[0].url,
-        environment.DATABASE_URL: stand.database.url,
-        environment.PARTITIONS: str(PARTITIONS),
-    }
-    return subprocess.run(
-        command(*arguments),
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )

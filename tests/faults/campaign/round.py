@@ -13,7 +13,7 @@ from pathlib import Path
 
 from publisher.spool import Spool
 from sandbox import wait_until
-from tests.faults.campaign.checks import complaints, run, states_out_of_sequence, told_by
+from tests.faults.campaign.checks import complaints, states_out_of_sequence, told_by
 from tests.faults.campaign.faults import CALM_SECONDS, DOING, has_all_workers
 from tests.faults.campaign.schedule import PULLERS, Fault, Kind, Lane, schedule
 from tests.faults.campaign.stand import Stand, open_stand
@@ -191,7 +191,7 @@ def end_services(stand: Stand) -> None:
     wrong = [complaint for each in stand.services if (complaint := each.terminate())]
     if wrong:
         raise RoundFailed("\n".join(wrong))
-    last = run(stand, "mirror-consumer", "run", "--drain")
+    last = stand.run("mirror-consumer", "run", "--drain")
     if last.returncode:
         raise RoundFailed(f"mirror-consumer run --drain: {last.returncode}\n{last.stderr}")
 

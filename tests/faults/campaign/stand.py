@@ -15,16 +15,12 @@ from urllib.parse import urlsplit
 from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Engine, make_url
 
-from consumer.database import apply_schema, open_engine
-from consumer.topology import (
-    BrokerUnavailable,
-    broker_channel,
-    connection_parameters,
-    declare_topology,
-)
+from consumer.database import open_engine
+from consumer.topology import BrokerUnavailable, broker_channel, connection_parameters
 from contract import environment
 from contract.events import ScriptRun
 from publisher.spool import Spool
+from sandbox import SandboxError
 from sandbox.cluster import PrivateCluster
 from sandbox.folder import PrivateFolder
 from sandbox.ports import LOOPBACK
@@ -120,6 +116,21 @@ class Stand:
                     raise
         raise AssertionError("there is no node")
 
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """One of the installed commands, past the proxies."""
+        variables = {
+            environment.AMQP_URL: self.nodes[0].url,
+            environment.DATABASE_URL: self.database.url,
+            environment.PARTITIONS: str(PARTITIONS),
+        }
+        return subprocess.run(
+            command(*arguments),
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def variables(self, broker_side: Way) -> dict[str, str]:
         """The environment of a process that goes this way to the broker."""
         (database,) = self.proxies[Way.WORKERS_TO_DATABASE]
@@ -155,17 +166,16 @@ def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
             stack.callback(proxy.close)
         engine = open_engine(database.url)
         stack.callback(engine.dispose)
-        apply_schema(engine)
-        register_branches(
-            engine, *sorted({each for puller in range(PULLERS) for each in branches(puller)})
-        )
         # Whatever happens to this process, what runs in this folder ends with it.
         folder = PrivateFolder("campaign")
         stack.callback(folder.remove)
         disk = stack.enter_context(small_disk(folder.path / "disk", calls))
         stand = Stand(calls, folder.path, nodes, cluster, database, engine, proxies, disk)
-        with stand.admin_channel() as channel:
-            declare_topology(channel, PARTITIONS)
+        if (init := stand.run("mirror-consumer", "init")).returncode:
+            raise SandboxError(f"mirror-consumer init: {init.stderr}")
+        register_branches(
+            engine, *sorted({each for puller in range(PULLERS) for each in branches(puller)})
+        )
         random = Random(f"{seed}/clocks")
         stand.pullers += [puller(stand, seed, each, random) for each in range(PULLERS)]
         stand.workers += [worker(stand, each) for each in range(1, WORKERS + 1)]
@@ -205,7 +215,7 @@ def puller(stand: Stand, seed: int, number: int, random: Random) -> Puller:
 
 
 def worker(stand: Stand, number: int) -> Service:
-    run = command("mirror-consumer", "run", "--share", f"{number}/{WORKERS}")
+    run = command("mirror-consumer", "run")
     return Service(f"worker-{number}", run, stand.variables(Way.WORKERS_TO_BROKER), stand.folder)
 
 
