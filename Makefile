@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := contract publisher consumer sandbox demo tests benchmarks
 
-.PHONY: help demo test faults lint types imports check bench format clean
+.PHONY: help demo test lint types imports check bench format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,7 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
 	$(BIN)/pytest
 
+.PHONY: faults
 faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
 	$(BIN)/python -m tests.faults.campaign
 
