@@ -38,24 +38,26 @@ class PrivateRabbitMQ(PrivateServer):
         super().__init__()
         self._conf = {**_CONF, **extra_conf}
 
-    def control(self, *command: str) -> str:
-        """Runs `rabbitmqctl` with a command such as ("list_queues",); returns what it prints.
+    def control(self, *arguments: str, typed: str = "") -> str:
+        """Runs rabbitmqctl on the node, as its administrator would; `typed` is its input.
 
         Raises:
-            SandboxError: the command failed; the message holds what it said.
+            SandboxError: it failed; the message is what it said. Or the node was never started.
         """
-        if self.folder is None:
-            raise SandboxError(f"rabbitmqctl {command[0]} needs a node that was started")
+        folder = self.folder
+        if folder is None:
+            raise SandboxError(f"rabbitmqctl {arguments[0]}: the node was never started")
         result = subprocess.run(
-            [packages.rabbitmq_server().with_name("rabbitmqctl"), "--quiet", *command],
-            cwd=self.folder.path,
-            env={"PATH": os.environ.get("PATH", os.defpath), **self._environment(self.folder)},
+            [packages.rabbitmq_server().with_name("rabbitmqctl"), "--quiet", *arguments],
+            cwd=folder.path,
+            env={"PATH": os.environ.get("PATH", os.defpath), **self._environment(folder)},
+            input=typed,
             capture_output=True,
             text=True,
             check=False,
         )
         if result.returncode != 0:
-            raise SandboxError(f"rabbitmqctl {command[0]} failed: {result.stderr or result.stdout}")
+            raise SandboxError(f"rabbitmqctl {arguments[0]} failed\n{result.stdout}{result.stderr}")
         return result.stdout
 
     def _create(self, folder: PrivateFolder) -> None:
