@@ -121,9 +121,10 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
     pace = events / (len(faults) * PACE_SECONDS_A_FAULT)
     began_at = time.monotonic()
     doing: dict[Lane, Future[None]] = {}
-    with ExitOfLanes(stand) as lanes:
+    with Lanes(stand) as lanes:
 
         def go_on(next_point: int) -> None:
+            """Lets pullers call, and looks whether all is well."""
             due = (time.monotonic() - began_at) * pace
             grant(stand, min(next_point + AHEAD * events, due))
             for service in stand.services:
@@ -134,13 +135,10 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
             stand.ended.wait(POLL_SECONDS)
 
         for number, fault in enumerate(faults, 1):
-            following = faults[number].at_event if number < len(faults) else events
             while stand.reported < fault.at_event or not is_free(fault.lane, doing):
-                go_on(max(fault.at_event, min(following, stand.reported)))
+                go_on(fault.at_event)
             logger.info("%d of %d, %s", number, len(faults), fault)
             doing[fault.lane] = lanes.submit(fault)
-            while fault.lane is Lane.ALONE and doing:
-                go_on(following)
         while doing or stand.reported < events:
             go_on(events)
 
@@ -149,7 +147,7 @@ def is_free(lane: Lane, doing: dict[Lane, Future[None]]) -> bool:
     return not doing if lane is Lane.ALONE else lane not in doing and Lane.ALONE not in doing
 
 
-class ExitOfLanes:
+class Lanes:
     """A thread a lane; however a round ends, none is left."""
 
     def __init__(self, stand: Stand) -> None:
@@ -159,7 +157,7 @@ class ExitOfLanes:
     def submit(self, fault: Fault) -> "Future[None]":
         return self._threads.submit(DOING[fault.kind], self._stand, fault)
 
-    def __enter__(self) -> "ExitOfLanes":
+    def __enter__(self) -> "Lanes":
         return self
 
     def __exit__(self, *_: object) -> None:
