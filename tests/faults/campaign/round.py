@@ -205,9 +205,16 @@ def replayable(plan: Plan, stand: Stand) -> Iterator[None]:
             puller.service.clear_away()
         for file in [*stand.folder.rglob("*.log"), *stand.folder.rglob("*.db*")]:
             shutil.copy(file, kept)
+        for server in [*stand.nodes, stand.database]:
+            if server.folder is not None:
+                shutil.copytree(server.folder.path, kept / server.folder.path.name, ignore=not_logs)
         raise RoundFailed(
             f"{type(error).__name__}: {error}\nlogs and spools: {kept}\nagain: {plan.command}"
         ) from error
+
+
+def not_logs(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".log")]
 
 
 def said(log: Path, words: str) -> int:
