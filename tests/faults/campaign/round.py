@@ -23,8 +23,9 @@ DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.05
 PACE_SECONDS_A_FAULT = 2.0
 """Calls are spread over the time that the faults are thought to need, so that each meets some."""
-AHEAD = 0.02
-"""How much of the history may be reported beyond the next fault's point before it is done."""
+FAULTS_AHEAD = 4
+"""How far pullers may go beyond the point of a fault that has to wait for its turn: so they call on
+while faults last, and yet the schedule holds."""
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
     """Does each fault when its point in the history is reached; returns when all are over."""
     events = stand.calls * PULLERS
     pace = events / (len(faults) * PACE_SECONDS_A_FAULT)
+    ahead = FAULTS_AHEAD * events / len(faults)
     began_at = time.monotonic()
     doing: dict[Lane, Future[None]] = {}
     with Lanes(stand) as lanes:
@@ -126,7 +128,7 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
         def go_on(next_point: int) -> None:
             """Lets pullers call, and looks whether all is well."""
             due = (time.monotonic() - began_at) * pace
-            grant(stand, min(next_point + AHEAD * events, due))
+            grant(stand, min(next_point + ahead, due))
             for service in stand.services:
                 if (ended := service.ended_by_itself) is not None:
                     raise RoundFailed(f"{ended}; it said last:\n{tail(service.log)}")
