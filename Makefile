@@ -16,6 +16,10 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
 	$(BIN)/pytest
 
+.PHONY: faults
+faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
+	$(BIN)/python -m tests.faults.campaign
+
 check: lint types imports ## Check all that needs no server
 
 lint: .venv/ready ## Check style and formatting

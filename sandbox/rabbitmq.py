@@ -32,6 +32,7 @@ class PrivateRabbitMQ(PrivateServer):
 
     _folder_prefix = "rabbitmq"
     _shutdown_signal = signal.SIGTERM
+    node_name = "mirrorfeed@localhost"
 
     def __init__(self, extra_conf: Mapping[str, str] = {}) -> None:
         super().__init__()
@@ -47,15 +48,9 @@ class PrivateRabbitMQ(PrivateServer):
         if folder is None:
             raise SandboxError(f"rabbitmqctl {arguments[0]}: the node was never started")
         result = subprocess.run(
-            [packages.rabbitmq_server().with_name("rabbitmqctl"), *arguments],
+            [packages.rabbitmq_server().with_name("rabbitmqctl"), "--quiet", *arguments],
             cwd=folder.path,
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "LANG": "C.UTF-8",
-                "HOME": str(folder.path),
-                "ERL_EPMD_PORT": str(folder.ports[2]),
-                "RABBITMQ_NODENAME": "mirrorfeed@localhost",
-            },
+            env={"PATH": os.environ.get("PATH", os.defpath), **self._environment(folder)},
             input=typed,
             capture_output=True,
             text=True,
@@ -72,42 +67,47 @@ class PrivateRabbitMQ(PrivateServer):
 
     def _launch(self, folder: PrivateFolder) -> subprocess.Popen[bytes]:
         server = packages.rabbitmq_server()
-        node_port, distribution_port, epmd_port = folder.ports
-        # A port mapper of its own, in the foreground: the one Erlang would start by itself is a
-        # daemon that every node on the machine shares.
-        folder.spawn(["epmd", "-address", LOOPBACK, "-port", str(epmd_port)], env={})
-        wait_until(lambda: accepts_connections(epmd_port), 10, "epmd to listen")
+        self._start_port_mapper(folder)
+        return folder.spawn([server], env=self._environment(folder))
+
+    def _start_port_mapper(self, folder: PrivateFolder) -> None:
+        """A port mapper of its own, in the foreground: the one Erlang would start by itself is a
+        daemon that every node on the machine shares."""
+        start_port_mapper(folder, self._epmd_port(folder))
+
+    def _epmd_port(self, folder: PrivateFolder) -> int:
+        return folder.ports[2]
+
+    def _environment(self, folder: PrivateFolder) -> dict[str, str]:
         path = folder.path
-        return folder.spawn(
-            [server],
-            env={
-                # Here Erlang makes its secret cookie, so that no other node can join this one.
-                "HOME": str(path),
-                "ERL_EPMD_ADDRESS": LOOPBACK,
-                "ERL_EPMD_PORT": str(epmd_port),
-                "RABBITMQ_NODENAME": "mirrorfeed@localhost",
-                "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
-                "RABBITMQ_NODE_PORT": str(node_port),
-                "RABBITMQ_DIST_PORT": str(distribution_port),
-                # Loading code is thousands of short turns between a scheduler and the threads for
-                # files. If these sleep at once, as RabbitMQ has it, a start on a virtual machine
-                # takes twice as long.
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                    "-kernel inet_dist_use_interface {127,0,0,1} +sbwtdio very_short"
-                ),
-                "RABBITMQ_MNESIA_BASE": str(path / "data"),
-                "RABBITMQ_LOG_BASE": str(path),
-                "RABBITMQ_LOGS": str(path / "rabbitmq.log"),
-                "RABBITMQ_PID_FILE": str(path / "pid"),
-                "RABBITMQ_CONFIG_FILE": str(path / "rabbitmq.conf"),
-                "RABBITMQ_ADVANCED_CONFIG_FILE": str(path / "none.config"),
-                "RABBITMQ_CONF_ENV_FILE": str(path / "none.conf"),
-                "RABBITMQ_ENABLED_PLUGINS_FILE": str(path / "enabled_plugins"),
-                # The script then becomes the node instead of waiting for it, so that our child is
-                # the node itself and shuts down at SIGTERM.
-                "RUNNING_UNDER_SYSTEMD": "true",
-            },
-        )
+        return {
+            # Here Erlang makes its secret cookie, so that no other node can join this one.
+            "HOME": str(path),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": LOOPBACK,
+            "ERL_EPMD_PORT": str(self._epmd_port(folder)),
+            "RABBITMQ_NODENAME": self.node_name,
+            "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
+            "RABBITMQ_NODE_PORT": str(folder.ports[0]),
+            "RABBITMQ_DIST_PORT": str(folder.ports[1]),
+            # Loading code is thousands of short turns between a scheduler and the threads for
+            # files. If these sleep at once, as RabbitMQ has it, a start on a virtual machine
+            # takes twice as long.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwtdio very_short"
+            ),
+            "RABBITMQ_MNESIA_BASE": str(path / "data"),
+            "RABBITMQ_LOG_BASE": str(path),
+            "RABBITMQ_LOGS": str(path / "rabbitmq.log"),
+            "RABBITMQ_PID_FILE": str(path / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(path / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(path / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(path / "none.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(path / "enabled_plugins"),
+            # The script then becomes the node instead of waiting for it, so that our child is
+            # the node itself and shuts down at SIGTERM.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
 
     def _answers(self, folder: PrivateFolder) -> bool:
         output = (folder.path / "output.log").read_text(errors="replace")
@@ -118,3 +118,9 @@ class PrivateRabbitMQ(PrivateServer):
         self.name = f"RabbitMQ {version[1] if version else ''} (private node)"
         self.url = f"amqp://guest:guest@{LOOPBACK}:{port}/%2F"
         return True
+
+
+def start_port_mapper(folder: PrivateFolder, port: int) -> None:
+    """Runs Erlang's port mapper, by which nodes find each other, in the folder."""
+    folder.spawn(["epmd", "-address", LOOPBACK, "-port", str(port)], env={})
+    wait_until(lambda: accepts_connections(port), 10, "epmd to listen")

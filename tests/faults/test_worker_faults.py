@@ -1,6 +1,7 @@
 """A worker among servers, and workers, that die."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -201,6 +202,26 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_up(
         _, log = frozen.communicate(timeout=20)
         assert frozen.returncode == 0, log
     assert_rows_are_those_of(first + second, engine)
+
+
+def test_a_batch_that_takes_long_costs_no_connection(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """The broker gets its heartbeats while a transaction waits: nothing is delivered again."""
+    register_branches(engine, *BRANCHES)
+    events = history(1)
+    impatient = f"{topology}?heartbeat=1"  # the broker gives up after two
+    with shell.running("mirror-consumer", "run", "--amqp-url", impatient) as worker:
+        with held(engine):
+            publish_events(topology, *events)
+            wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")
+            begun_at = time.monotonic()
+            wait_for(lambda: time.monotonic() > begun_at + 5, "several heartbeats")
+        wait_for_rows(engine, ATTEMPTS, [(len(BRANCHES),)])
+        worker.send_signal(signal.SIGTERM)
+        _, log = worker.communicate(timeout=10)
+        assert log.count('"consuming"') == 1, log
+    assert_rows_are_those_of(events, engine)
 
 
 # The order in which attempts were first written.

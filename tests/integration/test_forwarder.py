@@ -10,6 +10,7 @@ from pathlib import Path
 import pika
 import pytest
 
+from consumer.topology import broker_channel, connection_parameters, declare_topology
 from contract import routing, wire
 from contract.events import Envelope
 from publisher import BranchStatusClient
@@ -108,6 +109,22 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
         channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
     assert [event.sequence for event in events_of(topology, 2)] == [1, 2]
     wait_for(lambda: is_empty(path), "the spool to empty")
+
+
+def test_a_broker_without_the_exchange_is_waited_for(
+    path: Path, amqp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It closes the channel (404), which is no event's fault: none is set aside."""
+    client = BranchStatusClient(path, amqp_url)
+    client.start_mirroring(1)
+    client.mirror_failed(1, "why")
+    wait_for(lambda: "NOT_FOUND - no exchange" in caplog.text, "the broker to refuse")
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        declare_topology(channel, routing.DEFAULT_PARTITIONS)
+    assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
+    wait_for(lambda: is_empty(path), "the spool to empty")
+    assert Spool(path).status().refused == 0
+    client.close()
 
 
 def test_a_nacked_event_stays_until_there_is_room(

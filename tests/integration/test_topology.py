@@ -1,5 +1,7 @@
 """What is declared on a real broker."""
 
+from itertools import islice
+
 import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
@@ -10,9 +12,9 @@ from consumer.topology import (
     connection_parameters,
     declare_topology,
 )
-from contract import routing
-from tests.builders import bodies, started
-from tests.servers import publish_events, take_all
+from contract import routing, wire
+from tests.builders import START, bodies, failed, started
+from tests.servers import PATIENCE_SECONDS, publish_events, take_all
 
 
 def test_declaring_again_changes_nothing(topology: str) -> None:
@@ -73,6 +75,30 @@ def test_a_message_past_the_delivery_limit_goes_to_the_dead_queue(topology: str)
             dead.basic_ack(method.delivery_tag)
             break
         dead.cancel()
+
+
+def test_what_is_lost_twice_comes_behind_what_was_lost_with_it(topology: str) -> None:
+    """The limit of guarantee 9: the broker returns what a lost connection had in hand in order, but
+    what the next connection takes of it and loses, too, does not come first again."""
+    publish_events(topology, *(failed(1, second, "why") for second in range(5)))
+    slot = routing.slot_of("branch:1")
+    queue = routing.partition_queue(slot % routing.DEFAULT_PARTITIONS)
+    assert take(topology, queue, 5) == [0, 1, 2, 3, 4]
+    assert take(topology, queue, 1) == [0]
+    assert take(topology, queue, 5) == [1, 2, 3, 4, 0]
+
+
+def take(amqp_url: str, queue: str, count: int) -> list[float]:
+    """When the next events began; they are not acked."""
+    parameters = pika.URLParameters(amqp_url)
+    with pika.BlockingConnection(parameters) as connection:
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=count)
+        deliveries = channel.consume(queue, inactivity_timeout=PATIENCE_SECONDS)
+        bodies = [body for _, _, body in islice(deliveries, count)]
+        channel.close()
+    starts = [wire.decode(body).event.started_at for body in bodies]
+    return [(start - START).total_seconds() for start in starts]
 
 
 def test_a_broker_that_is_away_is_named(amqp_url: str) -> None:

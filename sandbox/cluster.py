@@ -1,0 +1,145 @@
+"""Three private RabbitMQ nodes on this machine that are one cluster."""
+
+import json
+import signal
+from secrets import token_hex
+from types import TracebackType
+from typing import Self
+
+from sandbox.errors import SandboxError
+from sandbox.folder import PrivateFolder
+from sandbox.rabbitmq import PrivateRabbitMQ, start_port_mapper
+
+NODES = ("one@localhost", "two@localhost", "three@localhost")
+NET_TICK_SECONDS = 8
+"""A node that is silent for so long (a quarter more or less) is down for the others; RabbitMQ has
+60 seconds unless told otherwise (https://www.rabbitmq.com/docs/nettick)."""
+
+
+class ClusterNode(PrivateRabbitMQ):
+    """One of the three."""
+
+    def __init__(self, node_name: str, cookie: str, epmd_port: int) -> None:
+        peers = {
+            f"cluster_formation.classic_config.nodes.{number}": peer
+            for number, peer in enumerate(NODES, 1)
+        }
+        super().__init__(
+            {
+                "cluster_formation.peer_discovery_backend": "classic_config",
+                **peers,
+                # After a cluster fell apart and met again its lesser part restarts. With the
+                # default, `ignore`, it would stay apart until somebody restarts a node; and
+                # `pause_minority` misses a node that was frozen, which finds the others back
+                # before it knows that they were away (https://www.rabbitmq.com/docs/partitions).
+                "cluster_partition_handling": "autoheal",
+            }
+        )
+        self.node_name = node_name
+        self._cookie = cookie
+        self._shared_epmd_port = epmd_port
+
+    def freeze(self) -> None:
+        """Stops the node with SIGSTOP: it takes connections, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets a frozen node go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, signal_number: signal.Signals) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal_number)
+
+    def _create(self, folder: PrivateFolder) -> None:
+        super()._create(folder)
+        cookie = folder.path / ".erlang.cookie"
+        cookie.write_text(self._cookie)
+        cookie.chmod(0o400)
+        (folder.path / "advanced.config").write_text(
+            f"[{{kernel, [{{net_ticktime, {NET_TICK_SECONDS}}}]}}].\n"
+        )
+
+    def _start_port_mapper(self, folder: PrivateFolder) -> None:
+        """All three share that of the cluster."""
+
+    def _epmd_port(self, folder: PrivateFolder) -> int:
+        return self._shared_epmd_port
+
+
+class PrivateCluster:
+    """Three nodes, of which each may be killed, frozen and started again. A context manager."""
+
+    def __init__(self) -> None:
+        # The port mapper must outlive the nodes that are killed: a folder of its own.
+        self._folder = PrivateFolder("cluster")
+        cookie = token_hex(16).upper()
+        self.nodes = [ClusterNode(name, cookie, self._folder.ports[0]) for name in NODES]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients connect to, one URL a node."""
+        return [node.url for node in self.nodes]
+
+    def start(self) -> None:
+        """Starts all nodes, one after the other: the first makes the cluster, the others join it.
+
+        Raises:
+            SandboxError: a node cannot be started.
+        """
+        start_port_mapper(self._folder, self._folder.ports[0])
+        for node in self.nodes:
+            node.start()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each node says that all three run."""
+        try:
+            status = [node.control("cluster_status", "--formatter", "json") for node in self.nodes]
+        except SandboxError:
+            return False
+        return all(len(json.loads(each)["running_nodes"]) == len(NODES) for each in status)
+
+    def leader_of(self, queue: str) -> ClusterNode:
+        """The node that leads a quorum queue.
+
+        Raises:
+            SandboxError: no node answers.
+        """
+        return self._named(self._column("leader", queue))
+
+    def members_of(self, queue: str) -> list[ClusterNode]:
+        """The nodes that have a copy of a quorum queue."""
+        names = self._column("members", queue).strip("[]").split(",")
+        return [self._named(name.strip()) for name in names]
+
+    def stop(self) -> None:
+        """Ends all nodes and wipes their data."""
+        for node in self.nodes:
+            node.kill()  # a node that shuts down cleanly may wait for the others
+            node.stop()
+        self._folder.remove()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _named(self, name: str) -> ClusterNode:
+        return next(node for node in self.nodes if node.node_name == name)
+
+    def _column(self, column: str, queue: str) -> str:
+        listed = self.nodes[0].control("list_queues", "--no-table-headers", "name", column)
+        rows = dict(line.split("\t", 1) for line in listed.splitlines())
+        return rows[queue]

@@ -1,0 +1,7 @@
+"""A random history, a random schedule of faults, both from one seed, and a check of the outcome.
+
+    python -m tests.faults.campaign --seed 7 --events 20000 --faults 20
+
+`history` says what the pullers do and `schedule` what is done to them; `proxy`, `puller`,
+`services` and `stand` are what it happens to; `faults` does it; `witness` watches; `checks` judges.
+"""

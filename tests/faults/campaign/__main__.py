@@ -1,0 +1,60 @@
+"""`python -m tests.faults.campaign`: a round of faults from a seed, and what came of it."""
+
+import argparse
+import logging
+import random
+import sys
+
+from sandbox import SandboxError
+from tests.faults.campaign.round import Plan, RoundFailed, Tally, run_round
+from tests.faults.campaign.schedule import PULLERS, WORKERS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
+    parser.add_argument("--seed", type=int, help="the same seed, the same round; else by chance")
+    parser.add_argument("--events", type=int, default=40_000, help="what the pullers report")
+    parser.add_argument("--faults", type=int, default=40, help="what is done meanwhile")
+    parser.add_argument("--cluster", action="store_true", help="on three broker nodes")
+    given = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    for noisy in ("pika", "tests.faults.campaign.proxy"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    seed = random.randrange(2**31) if given.seed is None else given.seed
+    plan = Plan(seed, given.events, given.faults, given.cluster)
+    print(f"seed {seed}: {plan.command}", flush=True)
+    try:
+        tally = run_round(plan)
+    except RoundFailed as failure:
+        print(f"FAILED\n{failure}")
+        return 1
+    except SandboxError as error:
+        print(f"cannot begin: {error}", file=sys.stderr)
+        return 3
+    print_tally(tally)
+    return 0
+
+
+def print_tally(tally: Tally) -> None:
+    rows: list[tuple[str, object]] = [
+        ("events", f"{tally.events:,} of {PULLERS} pullers, applied by {WORKERS} workers"),
+        ("faults", tally.faults.total()),
+        *((f"  {kind}", count) for kind, count in tally.faults.most_common()),
+        *((f"  {kind}", f"skipped: {why}") for kind, why in tally.skipped.items()),
+        ("calls refused by a full disk", tally.refused_calls),
+        ("sessions that workers began", tally.worker_sessions),
+        ("connections that pullers made", tally.puller_connections),
+        ("branch states that a reader saw", f"{tally.states_seen:,}"),
+        ("  of these out of sequence", tally.states_out_of_sequence),
+        ("longest stall", f"{tally.longest_stall_seconds:.1f} s"),
+        *((f"memory, {who}", f"{most:.0f} MB") for who, most in tally.most_megabytes.items()),
+        ("drained after the last event in", f"{tally.drain_seconds:.1f} s"),
+        ("all in all", f"{tally.seconds:.0f} s"),
+    ]
+    for name, value in rows:
+        print(f"{name:38}{value}")
+    print("everything that was reported is in the tables, and nothing else")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
