@@ -119,7 +119,7 @@ CREATE TABLE IF NOT EXISTS worker (
     -- What `run --share I/N` asked for; null without it.
     share_index integer,
     share_count integer,
-    -- What it is subscribed to, whether the broker serves it or it stands by.
+    -- What it is subscribed to.
     queues      text[] NOT NULL DEFAULT '{}',
     seen_at     timestamptz NOT NULL DEFAULT now()
 );

@@ -71,12 +71,11 @@ def _sharing(stand: Stand, count: int) -> Iterator[list["Popen[str]"]]:
         workers = [stack.enter_context(_service(stand)) for _ in range(count)]
 
         def have_settled() -> bool:
-            """Each queue has its owner and, where there are several, one who stands by."""
             with closing(stand.connect()) as connection, connection.cursor() as cursor:
                 cursor.execute(
                     "SELECT count(DISTINCT number), count(queue) FROM worker, unnest(queues) queue"
                 )
-                return cursor.fetchone() == (count, len(QUEUES) * min(count, 2))
+                return cursor.fetchone() == (count, len(QUEUES))
 
         wait_until(have_settled, PATIENCE_SECONDS, f"{count} workers to share the partitions")
         yield workers

@@ -2,7 +2,7 @@
 
 Every worker keeps one row of the table `worker`, and holds an advisory lock for as long as its
 process lives. Once a second it says what it is subscribed to and reads what the others say. From
-that each computes by itself who owns which queue, and who stands by for it; nobody is in charge.
+that each computes by itself who owns which queue; nobody is in charge.
 Where two disagree for a moment, the single active consumer of each queue keeps the order.
 """
 
@@ -65,12 +65,11 @@ class Member(Struct, frozen=True):
 
 
 class Roles(Struct, frozen=True):
-    """What one worker is to do with each queue."""
+    """What one worker is to do."""
 
-    own: frozenset[str] = frozenset()
-    standby: frozenset[str] = frozenset()
-    """Those it would own if their owner ended."""
-    served: frozenset[str] = frozenset()
+    own: frozenset[str]
+    """The queues to consume."""
+    served: frozenset[str]
     """Those of others whose owner is subscribed, and so would get what is given up."""
 
 
@@ -92,19 +91,13 @@ def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member
 
 def roles_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Roles:
     """What the worker of this number is to do."""
-    own: set[str] = set()
-    standby: set[str] = set()
-    served: set[str] = set()
-    for queue, owner in owners(queues, members).items():
-        if owner.number == number:
-            own.add(queue)
-            continue
-        if queue in owner.queues:
-            served.add(queue)
-        others = [member for member in members if member != owner]
-        if owners(queues, others)[queue].number == number:
-            standby.add(queue)
-    return Roles(frozenset(own), frozenset(standby), frozenset(served))
+    dealt = owners(queues, members).items()
+    return Roles(
+        own=frozenset(queue for queue, owner in dealt if owner.number == number),
+        served=frozenset(
+            queue for queue, owner in dealt if owner.number != number and queue in owner.queues
+        ),
+    )
 
 
 class Membership:

@@ -51,9 +51,6 @@ broker."""
 DEAD_PREFETCH = 1
 READABLE_DELIVERIES = 2
 """Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
-WRONGLY_SERVED_SECONDS = 10.0
-"""A standby that is served although the queue's owner lives and is subscribed, too, gives it back
-after so long: by then it is known whether the owner really lives."""
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +130,7 @@ class Session:
 
     @property
     def subscribed(self) -> list[str]:
-        """The partition queues it is subscribed to, served or standing by. Any thread may ask."""
+        """The partition queues it is subscribed to. Any thread may ask."""
         subscriptions = map(self._subscriptions.get, self._queues)
         return [each.queue for each in subscriptions if each and each.is_open]
 
@@ -159,28 +156,15 @@ class Session:
             subscription = self._subscriptions.get(queue)
             if queue in roles.own:
                 if subscription is None:
-                    self._subscribe_carefully(queue, is_owned=True)
-                else:
-                    subscription.is_owned = True
-            elif queue in roles.served:
-                if subscription is None:
-                    if queue in roles.standby:
-                        self._subscribe_carefully(queue, is_owned=False)
-                elif queue not in self._moving and self._is_anothers(subscription, roles):
-                    del self._subscriptions[queue]
-                    subscription.give_back()
+                    self._subscribe_carefully(queue)
+            elif subscription and queue in roles.served and queue not in self._moving:
+                del self._subscriptions[queue]
+                subscription.give_back()
 
-    def _is_anothers(self, subscription: Subscription, roles: Roles) -> bool:
-        """Whether to give up a queue whose owner is there to get it."""
-        if subscription.is_owned or subscription.queue not in roles.standby:
-            return True
-        served_since = subscription.served_since
-        return served_since is not None and time.monotonic() > served_since + WRONGLY_SERVED_SECONDS
-
-    def _subscribe_carefully(self, queue: str, *, is_owned: bool) -> None:
+    def _subscribe_carefully(self, queue: str) -> None:
         """What is delivered first may have ended a worker before. Should it do so again, nothing
         else that is in hand counts one more delivery towards its limit: there is nothing else."""
-        self._subscribe(Subscription(queue, 1, is_owned, is_careful=True))
+        self._subscribe(Subscription(queue, 1, is_careful=True))
 
     def _subscribe(
         self, subscription: Subscription, then: Callable[[], object] = lambda: None
@@ -198,7 +182,6 @@ class Session:
             subscription.consumer_tag = channel.basic_consume(
                 subscription.queue,
                 partial(self._receive, subscription),
-                arguments={"x-priority": int(subscription.is_owned)},
                 callback=lambda _: then(),
             )
 
@@ -209,8 +192,6 @@ class Session:
         self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
     ) -> None:
         self._received += 1
-        if subscription.served_since is None:
-            subscription.served_since = time.monotonic()
         headers = properties.headers or {}
         deliveries = redeliveries(headers) if method.redelivered else 1
         if subscription.queue == routing.DEAD_QUEUE:
@@ -260,8 +241,7 @@ class Session:
                 careful.channel.close()
             self._moving.remove(careful.queue)
 
-        full = Subscription(careful.queue, self._prefetch, careful.is_owned)
-        self._subscribe(full, cancel_careful)
+        self._subscribe(Subscription(careful.queue, self._prefetch), cancel_careful)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained is when two rounds in a row find every queue empty and nothing on its way.

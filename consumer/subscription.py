@@ -6,19 +6,16 @@ from typing import Any
 
 @dataclass(eq=False)
 class Subscription:
-    """`is_owned` where the queue is this worker's own, else it stands by for its owner."""
+    """Deliveries come by it, and are acked on its channel or not at all."""
 
     queue: str
     prefetch: int
-    is_owned: bool = True
     is_careful: bool = False
     """With one message in hand, until it is known that none of those that come was in a worker's
     hands before."""
     channel: Any = None
     """None until the broker has opened it."""
     consumer_tag: str = ""
-    served_since: float | None = None
-    """When the first message came, on the monotonic clock; None while it stands by."""
 
     @property
     def is_open(self) -> bool:

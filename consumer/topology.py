@@ -128,6 +128,6 @@ def message_count(channel: BlockingChannel, queue: str) -> int:
 
 
 def consumer_count(channel: BlockingChannel, queue: str) -> int:
-    """How many workers the broker serves from a queue; one that stands by does not count."""
+    """How many workers the broker serves from a queue: one at most, of all that are subscribed."""
     count: int = channel.queue_declare(queue, passive=True).method.consumer_count
     return count

@@ -1,5 +1,6 @@
 """Servers for the tests: found once a run, and clean for each test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from tests.servers import delete_topology, new_database
 # Examples are drawn from a fixed seed: a run that was green stays green.
 settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
 settings.load_profile("mirrorfeed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes with servers of their own; on a broker that was given only one has room."""
+    return 1 if environment.AMQP_URL in os.environ else 2
 
 
 @pytest.fixture(scope="session")

@@ -272,7 +272,7 @@ def test_a_database_without_tables_is_told_apart(shell: Shell, engine: Engine) -
     assert "run mirror-consumer init" in result.stderr
 
 
-def test_two_workers_share_and_stand_by(shell: Shell, engine: Engine, topology: str) -> None:
+def test_two_workers_share_and_take_over(shell: Shell, engine: Engine, topology: str) -> None:
     """What one of them leaves when it ends, the other goes on with."""
     register_branches(engine, *range(1, 41))
     first = shell.start("mirror-consumer", "run", "--share", "1/2")

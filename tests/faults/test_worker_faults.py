@@ -247,7 +247,7 @@ STEPS_BACK = """
 def test_a_worker_told_to_end_leaves_its_partition_in_order(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """The one that stands by goes on where it stopped, and sees nothing newer first."""
+    """Another one goes on where it stopped, and sees nothing newer first."""
     register_branches(engine, *BRANCHES)
     first, second = ([failed(1, n, "x") for n in range(begin, begin + 600)] for begin in (0, 600))
     with engine.begin() as connection:
@@ -256,9 +256,9 @@ def test_a_worker_told_to_end_leaves_its_partition_in_order(
         active = shell.start("mirror-consumer", "run", "--batch-size", "400")
         publish_events(topology, failed(1, -1, "x"))
         wait_for_rows(engine, WRITTEN, [(1,)])
-        with shell.running("mirror-consumer", "run", "--batch-size", "400") as standby:
-            assert standby.stderr is not None
-            assert '"consuming"' in standby.stderr.readline()
+        with shell.running("mirror-consumer", "run", "--batch-size", "400") as other:
+            assert other.stderr is not None
+            assert '"consuming"' in other.stderr.readline()
             with held(engine):
                 publish_events(topology, *first)
                 wait_for(lambda: has_batch_in_hand(engine), "a batch in hand")

@@ -27,20 +27,6 @@ def test_workers_share_the_partitions_evenly(partitions: int, count: int) -> Non
     assert max(owned) - min(owned) <= 1
 
 
-@given(partitions, counts, st.data())
-def test_who_stands_by_is_who_takes_over(partitions: int, count: int, data: st.DataObject) -> None:
-    """When a worker ends, each of its partitions goes to the worker that stood by for it."""
-    queues = partition_queues(partitions)
-    members = workers(count + 1)
-    gone = data.draw(st.sampled_from(members))
-    left = [member for member in members if member != gone]
-    lost = roles_of(gone.number, queues, members).own
-    for member in left:
-        before = roles_of(member.number, queues, members)
-        after = roles_of(member.number, queues, left)
-        assert after.own & lost == before.standby & lost
-
-
 def test_a_share_is_taken_first() -> None:
     """Every N-th partition from the I-th on."""
     queues = partition_queues(4)
