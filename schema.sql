@@ -81,7 +81,8 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 -- A message that is delivered again finds its letter, edited or not.
 CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body
     ON dead_letter (sha256(coalesce(original_body, body)));
-CREATE INDEX IF NOT EXISTS dead_letter_state ON dead_letter (state, id);
+-- Only of these there may be many to choose from.
+CREATE INDEX IF NOT EXISTS dead_letter_dead ON dead_letter (id) WHERE state = 'dead';
 
 -- The ledger: which numbered events have arrived, applied or buried, by source. It is the union of
 -- the two tables below. Whoever commits a batch only ever inserts into the first, so that nobody

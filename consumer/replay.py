@@ -46,13 +46,16 @@ RATE_SECONDS = 0.25
 TRIES = 5
 FIRST = datetime.min.replace(tzinfo=UTC)
 
-# Another operator may have claimed, resolved or edited some since they were selected.
+# Another operator may have claimed, resolved or edited some since they were selected. One by one by
+# the primary key: the planner would rather compute the digest of every dead letter there is.
 CLAIM = text("""
-    SELECT id, body, headers FROM dead_letter
-    JOIN unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[]))
-        AS planned (id, digest) USING (id)
-    WHERE state = 'dead' AND sha256(body) = digest
-    ORDER BY id FOR UPDATE OF dead_letter SKIP LOCKED
+    SELECT planned.id, letter.body, letter.headers
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[])) AS planned (id, digest)
+    CROSS JOIN LATERAL (
+        SELECT body, headers FROM dead_letter
+        WHERE id = planned.id AND state = 'dead' AND sha256(body) = planned.digest
+        FOR UPDATE SKIP LOCKED
+    ) AS letter
 """)
 
 MARK_REPLAYED = text("""
