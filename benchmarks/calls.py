@@ -9,17 +9,20 @@ from uuid import uuid4
 
 from benchmarks.load import BRANCHES
 from benchmarks.report import Row, Target, quantile
-from benchmarks.stand import Stand
+from benchmarks.stand import PARTITIONS, Stand
+from consumer.topology import broker_channel, connection_parameters, declare_topology
 from contract import wire
 from contract.events import Envelope, MirrorStarted
 from publisher import BranchStatusClient
 from publisher.spool import Spool
 from sandbox import wait_until
+from sandbox.rabbitmq import PrivateRabbitMQ
 
 SUBJECT = "client, one call"
 CALLS = 3000
 BLOCK = 100
 """Calls of one kind in a row, before it is the next kind's turn."""
+BLOCKS_OF_A_DEATH = 15
 ROUNDS = 3
 NOBODY_LISTENS = "amqp://guest:guest@127.0.0.1:1/%2F"
 Call = Callable[[int], None]
@@ -27,10 +30,14 @@ Call = Callable[[int], None]
 
 def measure(stand: Stand) -> list[Row]:
     stand.clear()
-    seconds: dict[str, list[list[float]]] = {"bare": [], "up": [], "down": []}
-    for number in range(ROUNDS):
-        for kind, durations in _round(stand, number).items():
-            seconds[kind].append(durations)
+    seconds: dict[str, list[list[float]]] = {"bare": [], "up": [], "down": [], "dying": []}
+    with PrivateRabbitMQ() as mortal:
+        with broker_channel(connection_parameters(mortal.url)) as channel:
+            declare_topology(channel, PARTITIONS)
+        for number in range(ROUNDS):
+            for kind, durations in _round(stand, number).items():
+                seconds[kind].append(durations)
+            seconds["dying"].append(_through_a_death(stand, number, mortal))
     rows: list[Row] = []
     for percent, targets in ((50, []), (99, [Target("≤", 3)])):
         milliseconds = {
@@ -39,7 +46,7 @@ def measure(stand: Stand) -> list[Row]:
         }
         bare = Row(SUBJECT, f"bare commit, p{percent}", "ms", milliseconds["bare"])
         rows.append(bare)
-        for kind in ("up", "down"):
+        for kind in ("up", "down", "dying"):
             what = f"start_mirroring, broker {kind}, p{percent}"
             rows.append(Row(SUBJECT, what, "ms", milliseconds[kind], bare, targets))
     return rows
@@ -71,6 +78,21 @@ def _round(stand: Stand, number: int) -> dict[str, list[float]]:
                 # What one kind left to do shall not slow the next one down.
                 wait_until(all_sent, 10, "the forwarder to send what was spooled")
         view.close()
+    return durations
+
+
+def _through_a_death(stand: Stand, number: int, broker: PrivateRabbitMQ) -> list[float]:
+    """The seconds of each call before, while and after the broker's node is killed."""
+    broker.start()
+    durations: list[float] = []
+    spool = stand.folder / f"dying-{number}.db"
+    with closing(BranchStatusClient(spool, broker.url)) as client, closing(Spool(spool)) as view:
+        client.start_mirroring(1)
+        wait_until(lambda: not view.pending(after=0, limit=1), 10, "a connection")
+        for block in range(BLOCKS_OF_A_DEATH):
+            if block == BLOCKS_OF_A_DEATH // 3:
+                broker.kill()
+            durations += _time(client.start_mirroring)
     return durations
 
 
