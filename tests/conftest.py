@@ -22,6 +22,7 @@ settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
 settings.load_profile("mirrorfeed")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two processes with servers of their own; on a broker that was given only one has room."""
     return 1 if environment.AMQP_URL in os.environ else 2
