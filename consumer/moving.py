@@ -9,7 +9,8 @@ What has been reached is in the database (`layout`), so that whoever was interru
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -20,10 +21,11 @@ from sqlalchemy import Connection, Engine, text
 
 from consumer.layout import Layout, Stage, changing_layout, read_layout, write_layout
 from consumer.topology import (
+    bind_slots,
     broker_channel,
-    declare_partitions,
+    declare_queues,
     message_count,
-    unbind_partitions,
+    unbind_slots,
 )
 from contract import wire
 from contract.events import Envelope, ScriptRun
@@ -42,6 +44,8 @@ SETTLED = text("""
         + (SELECT count(*) FROM dead_letter WHERE event_id = ANY(:ids))
 """)
 
+LOCK = 0x6D6F7665  # "move" in ASCII
+
 Report = Callable[[str], None]
 
 
@@ -54,12 +58,28 @@ def move(
     """Moves to so many partitions, or goes on where an earlier call was interrupted.
 
     Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
-    another number is under way, BrokerUnavailable or DBAPIError where a server cannot be reached.
+    another number is under way or somebody else is at it, BrokerUnavailable or DBAPIError where a
+    server cannot be reached.
     """
-    layout = _begin(engine, partitions)
-    while layout.stage is not Stage.STEADY:
-        with broker_channel(addresses) as channel:
-            layout = _advance(engine, channel, layout, report)
+    with _alone(engine):
+        layout = _begin(engine, partitions)
+        while layout.stage is not Stage.STEADY:
+            with broker_channel(addresses) as channel:
+                layout = _advance(engine, channel, layout, report)
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Two who move at once would bind and delete what the other one is done with."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
+            raise ValueError(
+                "another mirror-consumer topology --partitions is at work: wait until it has ended"
+            )
+        try:
+            yield
+        finally:
+            connection.invalidate()  # and with it goes the lock
 
 
 def _begin(engine: Engine, partitions: int) -> Layout:
@@ -77,22 +97,27 @@ def _begin(engine: Engine, partitions: int) -> Layout:
 
 
 def _advance(engine: Engine, channel: BlockingChannel, layout: Layout, report: Report) -> Layout:
+    done_with: Sequence[str] = ()
     match layout.stage:
         case Stage.TO_INTERIM:
             report(f"moving from {layout.partitions} partitions to interim queues")
             _switch(engine, channel, layout.old, layout.interim, report)
             following = replace(layout, stage=Stage.DELETING_OLD)
         case Stage.DELETING_OLD:
-            _delete(channel, layout.old)
+            done_with = layout.old
             following = replace(layout, stage=Stage.TO_FINAL)
         case Stage.TO_FINAL:
             report(f"moving from interim queues to {layout.moving_to} partitions")
             _switch(engine, channel, layout.interim, layout.final, report)
             following = replace(layout, stage=Stage.DELETING_INTERIM)
         case _:
-            _delete(channel, layout.interim)
+            done_with = layout.interim
             following = Layout(len(layout.final))
     with changing_layout(engine) as connection:
+        if read_layout(connection, layout.partitions) != layout:
+            raise ValueError("somebody else went on with this move: look at it, and call again")
+        for queue in done_with:
+            channel.queue_delete(queue)
         write_layout(connection, following)
     return following
 
@@ -105,10 +130,11 @@ def _switch(
     report: Report,
 ) -> None:
     """Returns when all that ever came into the source queues is applied."""
-    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
     channel.confirm_delivery()
-    declare_partitions(channel, target)
-    unbind_partitions(channel, source)
+    declare_queues(channel, [*source, *target])  # the old ones, too: somebody may have deleted one
+    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    bind_slots(channel, target)
+    unbind_slots(channel, source)
     for _ in range(FENCES):
         fenced_at = datetime.now(UTC)
         ids = _publish_fences(channel, source, fenced_at)
@@ -152,8 +178,3 @@ def _await_fences(
             report(f"waiting for the workers to apply {waiting:,} messages")
             reported = waiting
         time.sleep(POLL_SECONDS)
-
-
-def _delete(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    for queue in queues:
-        channel.queue_delete(queue)

@@ -49,10 +49,10 @@ FIRST = datetime.min.replace(tzinfo=UTC)
 # Another operator may have claimed, resolved or edited some since they were selected. One by one by
 # the primary key: the planner would rather compute the digest of every dead letter there is.
 CLAIM = text("""
-    SELECT planned.id, letter.body, letter.headers
+    SELECT planned.id, letter.body
     FROM unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[])) AS planned (id, digest)
     CROSS JOIN LATERAL (
-        SELECT body, headers FROM dead_letter
+        SELECT body FROM dead_letter
         WHERE id = planned.id AND state = 'dead' AND sha256(body) = planned.digest
         FOR UPDATE SKIP LOCKED
     ) AS letter
@@ -214,9 +214,9 @@ class Replay:
         branch_ids = {each.branch_id for each in chunk if each.branch_id is not None}
         lock_branches(connection, branch_ids)
         before = mirror_states(connection, branch_ids) if self._dry_run else {}
-        claimed = {
-            row.id: row
-            for row in connection.execute(
+        bodies = {
+            letter_id: bytes(body)
+            for letter_id, body in connection.execute(
                 CLAIM,
                 {
                     "ids": [each.id for each in chunk],
@@ -224,14 +224,9 @@ class Replay:
                 },
             )
         }
-        ids = [each.id for each in chunk if each.id in claimed]
+        ids = [each.id for each in chunk if each.id in bodies]
         messages = [
-            read_message(
-                bytes(claimed[each].body),
-                claimed[each].headers,
-                future_tolerance=self._future_tolerance,
-            )
-            for each in ids
+            read_message(bodies[each], future_tolerance=self._future_tolerance) for each in ids
         ]
         known = _Known(connection, messages)
         dead = {id(message): rejection for message, rejection in write_batch(connection, messages)}

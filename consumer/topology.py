@@ -68,26 +68,9 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> None:
         arguments={"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED_DELIVERIES},
     )
     channel.queue_bind(routing.DEAD_QUEUE, routing.DEAD_EXCHANGE)
-    declare_partitions(channel, routing.partition_queues(partitions))
-
-
-def declare_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Declares partition queues, among which the slots are dealt out in turn."""
-    for partition, queue in enumerate(queues):
-        channel.queue_declare(
-            queue,
-            durable=True,
-            arguments={
-                "x-queue-type": "quorum",
-                "x-single-active-consumer": True,
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": routing.DEAD_EXCHANGE,
-                "x-dead-letter-strategy": "at-least-once",
-                "x-overflow": "reject-publish",
-            },
-        )
-        for pattern in routing.bindings(partition, len(queues)):
-            channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+    queues = routing.partition_queues(partitions)
+    declare_queues(channel, queues)
+    bind_slots(channel, queues)
 
 
 def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
@@ -115,7 +98,32 @@ def _find_queues(channel: BlockingChannel, partitions: int) -> None:
             ) from error
 
 
-def unbind_partitions(channel: BlockingChannel, queues: Sequence[str]) -> None:
+def declare_queues(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    """Declares partition queues."""
+    for queue in queues:
+        channel.queue_declare(
+            queue,
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-single-active-consumer": True,
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": routing.DEAD_EXCHANGE,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            },
+        )
+
+
+def bind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    """Deals the slots out to the queues, in turn."""
+    for partition, queue in enumerate(queues):
+        for pattern in routing.bindings(partition, len(queues)):
+            channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
+
+
+def unbind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
+    """Takes back what `bind_slots` did."""
     for partition, queue in enumerate(queues):
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
