@@ -19,12 +19,12 @@ from consumer.console import (
     EXIT_USAGE,
     FUTURE_TOLERANCE_SECONDS,
     MAX_SECONDS,
+    AmqpUrlOption,
     DatabaseUrlOption,
     FutureToleranceOption,
     JsonOption,
     as_document,
     fail,
-    given_or_in_file,
     plural,
     print_differences,
     print_json,
@@ -73,16 +73,6 @@ app.add_typer(reading_app)
 app.add_typer(scripts_app)
 app.add_typer(topology_app)
 
-AmqpUrlOption = Annotated[
-    str,
-    typer.Option(
-        "--amqp-url",
-        envvar=environment.AMQP_URL,
-        callback=given_or_in_file(environment.AMQP_URL),
-        help="The broker; several addresses have commas between them, and the next is taken where"
-        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
-    ),
-]
 PartitionsOption = Annotated[
     int,
     typer.Option(
@@ -97,6 +87,7 @@ PartitionsOption = Annotated[
 
 @app.command()
 def init(
+    context: typer.Context,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
@@ -109,8 +100,15 @@ def init(
     """
     engine, addresses = open_engine(database_url), connection_parameters(amqp_url)
     apply_schema(engine)
-    with unchanging_layout(engine, partitions) as layout, broker_channel(addresses) as channel:
-        if layout.stage is not Stage.STEADY or layout.partitions != partitions:
+    source = context.get_parameter_source("partitions")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
+        if layout.stage is not Stage.STEADY:
+            refuse(
+                f"a move to {layout.moving_to} partitions is under way: finish it first, with"
+                f" mirror-consumer topology --partitions {layout.moving_to}"
+            )
+        if is_typed and layout.partitions != partitions:
             refuse(
                 f"there are {layout.partitions} partitions already, not {partitions}:"
                 f" mirror-consumer topology --partitions {partitions} changes their number"
@@ -332,7 +330,6 @@ def prune(
 def health(
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
-    partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
 ) -> None:
     """Exit 0 where the database can be written and every partition has a worker, else say why not.
 
@@ -341,8 +338,8 @@ def health(
       mirror-consumer health
     """
     engine = ready_engine(database_url)
-    with engine.begin() as connection:
-        layout = read_layout(connection, partitions)
+    with engine.connect() as connection:
+        layout = read_layout(connection)
     with broker_channel(connection_parameters(amqp_url)) as channel:
         idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
     if idle:

@@ -64,6 +64,16 @@ DatabaseUrlOption = Annotated[
         help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
     ),
 ]
+AmqpUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        callback=given_or_in_file(environment.AMQP_URL),
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 FutureToleranceOption = Annotated[
     float,

@@ -14,6 +14,9 @@ from contract import routing
 
 LOCK = 0x746F706F  # "topo" in ASCII
 
+PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+"""A transaction here waits for the broker to declare or delete many queues."""
+
 BEGIN_WITH = text("INSERT INTO topology (partitions) VALUES (:partitions) ON CONFLICT DO NOTHING")
 READ = text("SELECT partitions, moving_to, stage FROM topology")
 WRITE = text("UPDATE topology SET partitions = :partitions, moving_to = :moving_to, stage = :stage")
@@ -53,19 +56,24 @@ class Layout(Struct, frozen=True):
 
     @property
     def interim(self) -> list[str]:
-        return routing.interim_queues(self.moving_to or 0)
+        return routing.interim_queues(self._target)
 
     @property
     def final(self) -> list[str]:
-        return routing.partition_queues(self.moving_to or 0)
+        return routing.partition_queues(self._target)
+
+    @property
+    def _target(self) -> int:
+        if self.moving_to is None:
+            raise ValueError("the number of partitions is not being changed")
+        return self.moving_to
 
 
-def read_layout(connection: Connection, default_partitions: int) -> Layout:
-    """The layout; where none was said yet, from now on so many partitions."""
+def read_layout(connection: Connection) -> Layout:
+    """Raises ValueError where nobody has said yet how many partitions there are."""
     row = connection.execute(READ).one_or_none()
     if row is None:
-        connection.execute(BEGIN_WITH, {"partitions": default_partitions})
-        row = connection.execute(READ).one()
+        raise ValueError("it is not known how many partitions there are: run mirror-consumer init")
     return Layout(row.partitions, row.moving_to, Stage(row.stage))
 
 
@@ -82,15 +90,19 @@ def write_layout(connection: Connection, layout: Layout) -> None:
 
 @contextmanager
 def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layout]:
-    """The layout, which nobody changes meanwhile: for whoever declares it on the broker."""
+    """The layout, which nobody changes meanwhile: for whoever declares it on the broker. Where
+    none was said yet, there are so many partitions from now on."""
     with engine.begin() as connection:
+        connection.exec_driver_sql(PATIENCE)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
-        yield read_layout(connection, default_partitions)
+        connection.execute(BEGIN_WITH, {"partitions": default_partitions})
+        yield read_layout(connection)
 
 
 @contextmanager
 def changing_layout(engine: Engine) -> Iterator[Connection]:
     """For whoever changes it: nobody declares meanwhile what was so far."""
     with engine.begin() as connection:
+        connection.exec_driver_sql(PATIENCE)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         yield connection

@@ -39,9 +39,11 @@ PERSISTENT = 2
 
 # Buried is as good: workers that want to know who published would not apply it.
 SETTLED = text("""
-    SELECT
-        (SELECT count(*) FROM script_activity WHERE name = :name AND date_started = :at)
-        + (SELECT count(*) FROM dead_letter WHERE event_id = ANY(:ids))
+    SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS fence (queue, id)
+    WHERE EXISTS (
+        SELECT FROM script_activity
+        WHERE name = :name AND date_started = :at AND hostname = fence.queue
+    ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = fence.id)
 """)
 
 LOCK = 0x6D6F7665  # "move" in ASCII
@@ -61,30 +63,31 @@ def move(
     another number is under way or somebody else is at it, BrokerUnavailable or DBAPIError where a
     server cannot be reached.
     """
-    with _alone(engine):
-        layout = _begin(engine, partitions)
+    with _alone(engine) as guard, broker_channel(addresses) as channel:
+        channel.confirm_delivery()
+        layout = _begin(engine, channel, partitions)
         while layout.stage is not Stage.STEADY:
-            with broker_channel(addresses) as channel:
-                layout = _advance(engine, channel, layout, report)
+            layout = _advance(engine, guard, channel, layout, report)
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[None]:
-    """Two who move at once would bind and delete what the other one is done with."""
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """Two who move at once would bind and delete what the other one is done with. While the
+    connection that it yields answers, there is no other."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
             raise ValueError(
                 "another mirror-consumer topology --partitions is at work: wait until it has ended"
             )
         try:
-            yield
+            yield connection
         finally:
             connection.invalidate()  # and with it goes the lock
 
 
-def _begin(engine: Engine, partitions: int) -> Layout:
+def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
     with changing_layout(engine) as connection:
-        layout = read_layout(connection, partitions)
+        layout = read_layout(connection)
         if layout.moving_to not in (None, partitions):
             raise ValueError(
                 f"a move to {layout.moving_to} partitions is under way: finish it first, with"
@@ -92,29 +95,35 @@ def _begin(engine: Engine, partitions: int) -> Layout:
             )
         if layout.stage is Stage.STEADY and layout.partitions != partitions:
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
+            # Who may not declare learns it before anything is begun.
+            declare_queues(channel, layout.interim)
             write_layout(connection, layout)
         return layout
 
 
-def _advance(engine: Engine, channel: BlockingChannel, layout: Layout, report: Report) -> Layout:
+def _advance(
+    engine: Engine, guard: Connection, channel: BlockingChannel, layout: Layout, report: Report
+) -> Layout:
     done_with: Sequence[str] = ()
     match layout.stage:
         case Stage.TO_INTERIM:
             report(f"moving from {layout.partitions} partitions to interim queues")
-            _switch(engine, channel, layout.old, layout.interim, report)
+            _switch(engine, guard, channel, layout.old, layout.interim, report)
             following = replace(layout, stage=Stage.DELETING_OLD)
         case Stage.DELETING_OLD:
             done_with = layout.old
             following = replace(layout, stage=Stage.TO_FINAL)
         case Stage.TO_FINAL:
             report(f"moving from interim queues to {layout.moving_to} partitions")
-            _switch(engine, channel, layout.interim, layout.final, report)
+            _switch(engine, guard, channel, layout.interim, layout.final, report)
             following = replace(layout, stage=Stage.DELETING_INTERIM)
-        case _:
+        case Stage.DELETING_INTERIM:
             done_with = layout.interim
             following = Layout(len(layout.final))
+        case Stage.STEADY:
+            return layout
     with changing_layout(engine) as connection:
-        if read_layout(connection, layout.partitions) != layout:
+        if read_layout(connection) != layout:
             raise ValueError("somebody else went on with this move: look at it, and call again")
         for queue in done_with:
             channel.queue_delete(queue)
@@ -124,21 +133,22 @@ def _advance(engine: Engine, channel: BlockingChannel, layout: Layout, report: R
 
 def _switch(
     engine: Engine,
+    guard: Connection,
     channel: BlockingChannel,
     source: Sequence[str],
     target: Sequence[str],
     report: Report,
 ) -> None:
     """Returns when all that ever came into the source queues is applied."""
-    channel.confirm_delivery()
     declare_queues(channel, [*source, *target])  # the old ones, too: somebody may have deleted one
     # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
     bind_slots(channel, target)
+    guard.exec_driver_sql("SELECT 1")
     unbind_slots(channel, source)
     for _ in range(FENCES):
         fenced_at = datetime.now(UTC)
         ids = _publish_fences(channel, source, fenced_at)
-        parameters = {"name": FENCE_NAME, "at": fenced_at, "ids": ids}
+        parameters = {"name": FENCE_NAME, "at": fenced_at, "queues": list(source), "ids": ids}
         with engine.connect() as connection:
             _await_fences(connection, parameters, channel, source, report)
 
@@ -169,11 +179,12 @@ def _await_fences(
 ) -> None:
     reported = None
     while True:
-        settled = connection.scalar(SETTLED, parameters)
-        connection.rollback()
         waiting = sum(message_count(channel, queue) for queue in queues)
-        if settled == len(queues) and not waiting:
-            return
+        if not waiting:
+            settled = connection.scalar(SETTLED, parameters)
+            connection.rollback()
+            if settled == len(queues):
+                return
         if waiting != reported:
             report(f"waiting for the workers to apply {waiting:,} messages")
             reported = waiting

@@ -98,6 +98,8 @@ class Session:
         self.applied = 0
         self.buried = 0
         self.is_drained = False
+        self.opened = threading.Event()
+        """Whether the broker has taken the connection."""
         self.error: BaseException | None = None
         self._connection = SelectConnection(
             parameters,
@@ -124,6 +126,10 @@ class Session:
         end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
         self._ioloop.add_callback_threadsafe(end)
 
+    def fail(self, error: BaseException) -> None:
+        """Ends the session because of the error. From any thread."""
+        self._ioloop.add_callback_threadsafe(partial(self._end, error))
+
     def rebalance(self, roles: Roles) -> None:
         """Says what this worker is to do from now on. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._take_roles, roles))
@@ -144,13 +150,13 @@ class Session:
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
         self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
-        self._take_roles(self._roles)
+        self.opened.set()
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
 
-    def _take_roles(self, roles: Roles | None) -> None:
+    def _take_roles(self, roles: Roles) -> None:
         self._roles = roles
-        if roles is None or not self._connection.is_open:
+        if not self._connection.is_open:
             return
         for queue in self._queues:
             subscription = self._subscriptions.get(queue)

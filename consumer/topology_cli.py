@@ -7,6 +7,7 @@ import typer
 from msgspec import Struct, to_builtins
 
 from consumer.console import (
+    AmqpUrlOption,
     DatabaseUrlOption,
     JsonOption,
     print_json,
@@ -56,9 +57,7 @@ def topology(
     ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-    amqp_url: Annotated[
-        str, typer.Option("--amqp-url", envvar=environment.AMQP_URL, help="The broker.")
-    ] = environment.DEFAULT_AMQP_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
 ) -> None:
     """Show each partition, how much waits in it and which worker consumes it; or change how many
     there are.
@@ -74,8 +73,8 @@ def topology(
     engine, addresses = ready_engine(database_url), connection_parameters(amqp_url)
     if partitions is not None:
         move(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
-    with engine.begin() as connection:
-        layout = read_layout(connection, routing.DEFAULT_PARTITIONS)
+    with engine.connect() as connection:
+        layout = read_layout(connection)
         members = living(connection)
     with broker_channel(addresses) as channel:
         backlogs = {queue: message_count(channel, queue) for queue in layout.queues}

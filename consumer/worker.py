@@ -35,7 +35,8 @@ from contract.brokers import after_each_round
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
-MEMBERSHIP_SECONDS = 5.0
+POLL_SECONDS = 0.1
+MEMBERSHIP_SECONDS = 2.0
 """How long a session's end waits for a database that does not answer."""
 FOLD_SECONDS = 1.0
 """How much of the ledger, in time, waits to be folded while messages come."""
@@ -62,7 +63,7 @@ class Worker:
         self._address_count = len(addresses)
         self._settings = settings
         self._default_partitions = default_partitions
-        self._membership = Membership(engine, share)
+        self._share = share
         self._applier = Applier(engine)
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
@@ -94,8 +95,6 @@ class Worker:
         except (BrokerUnavailable, DatabaseUnavailable):
             if not self._stopping.is_set():
                 raise
-        finally:
-            self._leave()
 
     def stop(self) -> None:
         """Ends `run` once the batch in hand is committed and acked. From any other thread."""
@@ -124,9 +123,12 @@ class Worker:
             session.run()
         finally:
             ended.set()
-        membership.join(MEMBERSHIP_SECONDS)
+            membership.join(MEMBERSHIP_SECONDS)
         self._session = None
-        self._is_drained = session.is_drained
+        # In the middle of a change, events wait in queues that nobody consumes yet.
+        self._is_drained = session.is_drained and layout.stage is Stage.STEADY
+        if session.is_drained and not self._is_drained:
+            self._stopping.wait(BEAT_SECONDS)
         if session.is_drained:
             self._fold()
         logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
@@ -136,37 +138,49 @@ class Worker:
     def _declared_layout(self, address: pika.URLParameters) -> Layout:
         """What is to be consumed, and is there unless it was deleted in the middle of a change."""
         try:
-            with unchanging_layout(self._engine, self._default_partitions) as layout:
-                with broker_channel([address]) as channel:
-                    if layout.stage is Stage.STEADY:
-                        ensure_topology(channel, layout.partitions)
+            with (
+                broker_channel([address]) as channel,
+                unchanging_layout(self._engine, self._default_partitions) as layout,
+            ):
+                if layout.stage is Stage.STEADY:
+                    ensure_topology(channel, layout.partitions)
                 return layout
         except DBAPIError as error:
             raise DatabaseUnavailable.because(error) from error
 
     def _take_part(self, session: Session, layout: Layout, ended: threading.Event) -> None:
-        """Tells the session what it is to consume while others come and go."""
-        while not ended.is_set():
-            try:
-                roles = self._membership.take_part(session.subscribed, layout.queues)
-                with self._engine.connect() as connection:
-                    layout_now = read_layout(connection, self._default_partitions)
-            except DBAPIError as error:
-                # The applier has the same trouble, and deals with it.
-                logger.warning("cannot ask for the other workers: %s", first_line(error))
-            else:
-                if layout_now.queues != layout.queues:
-                    logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
-                    session.stop()
-                    return
-                session.rebalance(roles)
-            ended.wait(BEAT_SECONDS)
-
-    def _leave(self) -> None:
+        """Is one of the workers for as long as the session lasts, and tells it what it is to
+        consume while others come and go."""
+        membership = Membership(self._engine, self._share)
         try:
-            self._membership.leave()
+            # Who cannot reach the broker does not keep others from it.
+            while not session.opened.wait(POLL_SECONDS):
+                if ended.is_set():
+                    return
+            while not ended.is_set():
+                self._consult(membership, session, layout)
+                ended.wait(BEAT_SECONDS)
+        except Exception as error:  # handed to the thread that can end the session
+            session.fail(error)
+        finally:
+            _leave(membership)
+
+    def _consult(self, membership: Membership, session: Session, layout: Layout) -> None:
+        try:
+            roles = membership.take_part(session.subscribed, layout.queues)
+            with self._engine.connect() as connection:
+                layout_now = read_layout(connection)
         except DBAPIError as error:
-            logger.warning("the other workers will notice the end later: %s", first_line(error))
+            if self._settings.drain:
+                raise
+            # The applier has the same trouble, and deals with it.
+            logger.warning("cannot ask for the other workers: %s", first_line(error))
+            return
+        if layout_now.queues != layout.queues:
+            logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
+            session.stop()
+        else:
+            session.rebalance(roles)
 
     def _apply(self, messages: Sequence[Message]) -> Tally:
         tally = self._applier.apply(messages)
@@ -191,6 +205,13 @@ class Worker:
         if session.applied + session.buried == 0:
             raise trouble
         logger.warning("beginning again", extra={"because": str(trouble)})
+
+
+def _leave(membership: Membership) -> None:
+    try:
+        membership.leave()
+    except DBAPIError as error:
+        logger.warning("the other workers will notice the end later: %s", first_line(error))
 
 
 def _log_backoff(state: RetryCallState) -> None:

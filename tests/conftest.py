@@ -11,6 +11,7 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
 
 from consumer.database import apply_schema, open_engine
+from consumer.layout import unchanging_layout
 from consumer.topology import broker_channel, connection_parameters, declare_topology
 from contract import environment, routing
 from sandbox import find_broker, find_database
@@ -67,6 +68,8 @@ def template_url() -> Iterator[URL]:
     with find_database() as database, new_database(make_url(database.url)) as url:
         engine = open_engine(url.render_as_string(hide_password=False))
         apply_schema(engine)
+        with unchanging_layout(engine, routing.DEFAULT_PARTITIONS):
+            pass  # is said
         engine.dispose()
         yield url
 

@@ -40,6 +40,8 @@ def shell8(amqp_url: str, database_url: str, engine: Engine) -> Shell:
             environment.PARTITIONS: "8",
         }
     )
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM topology"))
     shell.run("mirror-consumer", "init")
     register_branches(engine, *BRANCHES)
     return shell
@@ -256,3 +258,13 @@ def test_the_number_of_partitions_is_said_once(shell8: Shell) -> None:
     result = shell8.run("mirror-consumer", "init", "--partitions", "4", expect=2)
     assert "there are 8 partitions already, not 4" in result.stderr
     assert "mirror-consumer topology --partitions 4" in result.stderr
+
+
+def test_what_the_environment_says_counts_once(shell8: Shell) -> None:
+    """A service that sets itself up whenever it starts goes on after a move."""
+    with shell8.running(*RUN):
+        shell8.run(*MOVE, "2")
+    shell8.run("mirror-consumer", "init")
+    assert [each["queue"] for each in topology_of(shell8)["queues"]] == (
+        routing.partition_queues(2)
+    )
