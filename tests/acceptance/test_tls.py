@@ -200,7 +200,9 @@ def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_pa
     shell = Shell({environment.AMQP_URL: demanding_url, environment.SPOOL: str(spool)})
     shell.run("mirror-publisher", "failed", "1", "why")
     result = shell.run("mirror-publisher", "forward", "--drain", "--stall-seconds", "1", expect=3)
-    assert "certificate required" in result.stderr.lower()
+    # The broker says so, unless the end of the connection overtakes its word.
+    said = ("certificate required", "eof occurred in violation of protocol", "connection reset")
+    assert any(each in result.stderr.lower() for each in said)
     assert Spool(spool).status().pending == 1
 
 

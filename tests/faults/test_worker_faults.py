@@ -58,6 +58,7 @@ def assert_rows_are_those_of(events: list[Envelope], engine: Engine) -> None:
 def held(engine: Engine) -> Iterator[Connection]:
     """Holds the branches' row locks, so that a batch stays in hand for as long as a test wants."""
     with engine.begin() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("SELECT id FROM branch FOR UPDATE"))
         yield connection
 
