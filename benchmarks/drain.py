@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
+from psycopg2.extensions import cursor as Cursor
+
 from benchmarks.baselines import drain_one_by_one, drain_raw
 from benchmarks.load import Publication, publications, publish
 from benchmarks.report import Row, Target
@@ -68,14 +70,7 @@ def drain_by_worker(
     ):
         wait_for_log(worker, "consuming")
         began_at = time.perf_counter()
-        while True:
-            cursor.execute(
-                "SELECT count(*) FROM mirror_attempt"
-                " WHERE (branch_id, started_at) IN %s AND outcome IS NOT NULL",
-                (last,),
-            )
-            if cursor.fetchone() == (len(last),):
-                break
+        while not have_ended(cursor, last):
             time.sleep(WATCH_SECONDS)
             if worker.poll() is not None:
                 raise RuntimeError("the worker ended before its backlog did")
@@ -83,6 +78,16 @@ def drain_by_worker(
         worker.wait()
         _check(stand, batch, is_refused)
     return seconds
+
+
+def have_ended(cursor: Cursor, attempts: tuple[tuple[object, object], ...]) -> bool:
+    """Whether the outcomes of these attempts are committed."""
+    cursor.execute(
+        "SELECT count(*) FROM mirror_attempt"
+        " WHERE (branch_id, started_at) IN %s AND outcome IS NOT NULL",
+        (attempts,),
+    )
+    return cursor.fetchone() == (len(attempts),)
 
 
 def last_outcomes(

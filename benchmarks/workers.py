@@ -2,11 +2,11 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from subprocess import Popen
 
-from benchmarks.drain import ROUNDS, last_outcomes
+from benchmarks.drain import ROUNDS, have_ended, last_outcomes
 from benchmarks.load import publications, publish
 from benchmarks.report import Row, Target
 from benchmarks.stand import QUEUES, Stand
@@ -91,15 +91,6 @@ def _service(stand: Stand) -> Iterator["Popen[str]"]:
         worker.communicate()
 
 
-def _await_outcomes(stand: Stand, last: Sequence[tuple[object, object]]) -> None:
+def _await_outcomes(stand: Stand, last: tuple[tuple[object, object], ...]) -> None:
     with closing(stand.connect()) as connection, connection.cursor() as cursor:
-
-        def are_there() -> bool:
-            cursor.execute(
-                "SELECT count(*) FROM mirror_attempt"
-                " WHERE (branch_id, started_at) IN %s AND outcome IS NOT NULL",
-                (tuple(last),),
-            )
-            return cursor.fetchone() == (len(last),)
-
-        wait_until(are_there, PATIENCE_SECONDS, "the last events")
+        wait_until(lambda: have_ended(cursor, last), PATIENCE_SECONDS, "the last events")

@@ -104,10 +104,7 @@ def init(
     is_typed = source is not None and source.name == "COMMANDLINE"
     with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
         if layout.stage is not Stage.STEADY:
-            refuse(
-                f"a move to {layout.moving_to} partitions is under way: finish it first, with"
-                f" mirror-consumer topology --partitions {layout.moving_to}"
-            )
+            refuse(layout.under_way)
         if is_typed and layout.partitions != partitions:
             refuse(
                 f"there are {layout.partitions} partitions already, not {partitions}:"

@@ -63,6 +63,14 @@ class Layout(Struct, frozen=True):
         return routing.partition_queues(self._target)
 
     @property
+    def under_way(self) -> str:
+        """What somebody is told who wants something else in the middle of a change."""
+        return (
+            f"a move to {self.moving_to} partitions is under way: finish it first, with"
+            f" mirror-consumer topology --partitions {self.moving_to}"
+        )
+
+    @property
     def _target(self) -> int:
         if self.moving_to is None:
             raise ValueError("the number of partitions is not being changed")

@@ -8,7 +8,6 @@ interim queues to the new ones. Every slot is bound to somewhere all the time.
 What has been reached is in the database (`layout`), so that whoever was interrupted goes on there.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -89,10 +88,7 @@ def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
     with changing_layout(engine) as connection:
         layout = read_layout(connection)
         if layout.moving_to not in (None, partitions):
-            raise ValueError(
-                f"a move to {layout.moving_to} partitions is under way: finish it first, with"
-                f" mirror-consumer topology --partitions {layout.moving_to}"
-            )
+            raise ValueError(layout.under_way)
         if layout.stage is Stage.STEADY and layout.partitions != partitions:
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
             # Who may not declare learns it before anything is begun.
@@ -188,4 +184,4 @@ def _await_fences(
         if waiting != reported:
             report(f"waiting for the workers to apply {waiting:,} messages")
             reported = waiting
-        time.sleep(POLL_SECONDS)
+        channel.connection.sleep(POLL_SECONDS)  # and answers the broker's heartbeats

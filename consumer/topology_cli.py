@@ -14,7 +14,7 @@ from consumer.console import (
     print_table,
     ready_engine,
 )
-from consumer.layout import Layout, Stage, read_layout
+from consumer.layout import Stage, read_layout
 from consumer.membership import Member, living, owners
 from consumer.moving import move
 from consumer.topology import broker_channel, connection_parameters, message_count
@@ -78,8 +78,15 @@ def topology(
         members = living(connection)
     with broker_channel(addresses) as channel:
         backlogs = {queue: message_count(channel, queue) for queue in layout.queues}
+    dealt = owners(layout.queues, members)
     shown = [
-        _partition(index, queue, backlogs[queue], layout, owners(layout.queues, members))
+        Partition(
+            queue,
+            routing.slots(index, len(layout.queues)),
+            backlogs[queue],
+            _worker(dealt.get(queue)),
+            queue in dealt and queue in dealt[queue].queues,
+        )
         for index, queue in enumerate(layout.queues)
     ]
     if as_json_document:
@@ -96,18 +103,8 @@ def topology(
         )
 
 
-def _partition(
-    index: int, queue: str, backlog: int, layout: Layout, dealt: dict[str, Member]
-) -> Partition:
-    count = len(layout.queues)
-    owner = dealt.get(queue)
-    return Partition(
-        queue,
-        [slot for slot in range(routing.SLOTS) if slot % count == index],
-        backlog,
-        Worker(owner.hostname, owner.pid, owner.number) if owner else None,
-        owner is not None and queue in owner.queues,
-    )
+def _worker(member: Member | None) -> Worker | None:
+    return Worker(member.hostname, member.pid, member.number) if member else None
 
 
 def _named(partition: Partition) -> str:

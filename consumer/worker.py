@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Consumes until it is stopped or, where its plan says so, until the queues are empty."""
+    """Consumes until it is stopped or, where its settings say so, until the queues are empty."""
 
     def __init__(
         self,

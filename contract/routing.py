@@ -37,6 +37,11 @@ def interim_queues(partitions: int) -> list[str]:
     return [f"mirror.events.interim.p{partition}" for partition in range(partitions)]
 
 
+def slots(partition: int, partitions: int) -> list[int]:
+    """Those that belong to one partition."""
+    return list(range(partition, SLOTS, partitions))
+
+
 def bindings(partition: int, partitions: int) -> list[str]:
     """The topic patterns of one partition's slots, whatever the event type."""
-    return [f"*.*.{slot:02}" for slot in range(SLOTS) if slot % partitions == partition]
+    return [f"*.*.{slot:02}" for slot in slots(partition, partitions)]

@@ -3,11 +3,10 @@
 import json
 import signal
 from secrets import token_hex
-from types import TracebackType
-from typing import Self
 
 from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
+from sandbox.private import Throwaway
 from sandbox.rabbitmq import PrivateRabbitMQ, start_port_mapper
 
 NODES = ("one@localhost", "two@localhost", "three@localhost")
@@ -67,7 +66,7 @@ class ClusterNode(PrivateRabbitMQ):
         return self._shared_epmd_port
 
 
-class PrivateCluster:
+class PrivateCluster(Throwaway):
     """Three nodes, of which each may be killed, frozen and started again. A context manager."""
 
     def __init__(self) -> None:
@@ -119,22 +118,6 @@ class PrivateCluster:
             node.kill()  # a node that shuts down cleanly may wait for the others
             node.stop()
         self._folder.remove()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _named(self, name: str) -> ClusterNode:
         return next(node for node in self.nodes if node.node_name == name)

@@ -14,7 +14,33 @@ _START_TIMEOUT_SECONDS = 60
 _SHUTDOWN_TIMEOUT_SECONDS = 30
 
 
-class PrivateServer(ABC):
+class Throwaway(ABC):
+    """As a context manager it starts, and stops whatever happens."""
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class PrivateServer(Throwaway):
     """A throwaway server from installed packages: own folder, own loopback ports, own processes.
 
     `name` is for people; `name` and `url` are valid once started. From the first `start` to `stop`
@@ -96,22 +122,6 @@ class PrivateServer(ABC):
             if self.folder is not None:
                 self.folder.remove()
             self.folder = self._server = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @abstractmethod
     def _create(self, folder: PrivateFolder) -> None:
