@@ -133,7 +133,7 @@ def wait_for_rows(engine: Engine, query: str, expected: list[tuple[Any, ...]]) -
     try:
         wait_until(is_so, PATIENCE_SECONDS, query)
     except TimeoutError:
-        assert seen == expected, query
+        assert seen == expected, f"{query}: {seen}, not {expected}"
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
