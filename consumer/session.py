@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import pika
-from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
@@ -34,6 +33,7 @@ from tenacity import (
 
 from consumer import topology
 from consumer.applier import Tally
+from consumer.connection import DeliveryConnection
 from consumer.database import first_line
 from consumer.inbox import Delivery, Inbox
 from consumer.membership import Roles
@@ -101,7 +101,7 @@ class Session:
         self.opened = threading.Event()
         """Whether the broker has taken the connection."""
         self.error: BaseException | None = None
-        self._connection = SelectConnection(
+        self._connection = DeliveryConnection(
             parameters,
             on_open_callback=self._on_connection_open,
             on_open_error_callback=self._on_connection_ended,
@@ -148,7 +148,7 @@ class Session:
 
     # In the I/O thread, in the order in which it happens.
 
-    def _on_connection_open(self, connection: SelectConnection) -> None:
+    def _on_connection_open(self, connection: DeliveryConnection) -> None:
         self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
         self.opened.set()
         if self._settings.drain:
@@ -291,7 +291,7 @@ class Session:
         if not isinstance(reason, ChannelClosedByClient):
             self._end(reason)
 
-    def _on_connection_ended(self, connection: SelectConnection, reason: Exception) -> None:
+    def _on_connection_ended(self, connection: DeliveryConnection, reason: Exception) -> None:
         if not isinstance(reason, ConnectionClosedByClient):
             self.error = self.error or reason
         self._ioloop.stop()
