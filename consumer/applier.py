@@ -29,7 +29,10 @@ LOCK_BRANCHES = text("""
     ORDER BY id FOR NO KEY UPDATE
 """)
 
-UPSERT_ATTEMPTS = text("""
+IS_FAILURE = """
+    is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
+"""
+UPSERT = """
     INSERT INTO mirror_attempt AS known
         (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
     SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt (
@@ -51,6 +54,66 @@ UPSERT_ATTEMPTS = text("""
         coalesce(known.revision_id, known.failure_reason) IS NOT NULL,
         coalesce(known.revision_id, known.failure_reason, '') COLLATE "C"
     ))
+"""
+UPSERT_ATTEMPTS = text(UPSERT)
+
+# The row as it was, and what changes from the first changed attempt on, say all of a branch whose
+# last success began before that: however many attempts it has, or failures, none of them is read.
+# Returns the other branches, which PROJECT_BRANCHES must compute anew: something came late.
+APPLY_ATTEMPTS = text(f"""
+    WITH changed AS (
+        {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
+    ),
+    touched AS (
+        SELECT branch_id, min(started_at) AS first FROM changed GROUP BY branch_id
+    ),
+    recent AS (
+        SELECT *, true AS is_so, false AS was_failed FROM changed
+        UNION ALL
+        -- As it was before: a statement does not see its own changes.
+        SELECT known.*,
+            (known.branch_id, started_at) NOT IN (SELECT branch_id, started_at FROM changed),
+            outcome IS NOT DISTINCT FROM 'failed'
+        FROM touched CROSS JOIN LATERAL (
+            SELECT branch_id, started_at, outcome, revision_id, failure_reason
+            FROM mirror_attempt
+            WHERE branch_id = touched.branch_id AND started_at >= touched.first
+            OFFSET 0  -- by its index, branch by branch
+        ) known
+    ),
+    dated AS (
+        SELECT *, max(started_at) FILTER (WHERE is_so AND outcome = 'completed')
+            OVER (PARTITION BY branch_id) AS success_at
+        FROM recent
+    ),
+    state AS (
+        SELECT
+            branch_id,
+            min(started_at) AS first,
+            max(started_at) AS latest,
+            max(success_at) AS success_at,
+            max(revision_id) FILTER (WHERE is_so AND started_at = success_at) AS revision_id,
+            count(*) FILTER (WHERE was_failed) AS failures_before,
+            count(*) FILTER (WHERE {IS_FAILURE}) AS failures,
+            (array_agg(failure_reason ORDER BY started_at DESC) FILTER (WHERE {IS_FAILURE}))[1]
+                AS failure_reason
+        FROM dated GROUP BY branch_id
+    ),
+    projected AS (
+        UPDATE branch SET
+            last_mirror_attempt = greatest(last_mirror_attempt, latest),
+            last_mirrored = coalesce(success_at, last_mirrored),
+            last_mirrored_id =
+                CASE WHEN success_at IS NULL THEN last_mirrored_id ELSE revision_id END,
+            mirror_failures = failures
+                + CASE WHEN success_at IS NULL THEN mirror_failures - failures_before ELSE 0 END,
+            mirror_status_message = CASE
+                WHEN failures > 0 THEN failure_reason
+                WHEN success_at IS NULL THEN mirror_status_message
+            END
+        FROM state WHERE id = branch_id AND (first <= last_mirrored) IS NOT TRUE
+    )
+    SELECT branch_id FROM state JOIN branch ON id = branch_id WHERE first <= last_mirrored
 """)
 
 # Backwards along the primary key: no row before the last success is read.
@@ -176,7 +239,7 @@ class Applier:
         try:
             with self._engine.begin() as connection:
                 connection.execute(LOCK_BRANCHES, {"branch_ids": []})
-                connection.execute(UPSERT_ATTEMPTS, {"attempts": "[]"})
+                connection.execute(APPLY_ATTEMPTS, {"attempts": "[]"})
                 connection.execute(PROJECT_BRANCHES, {"branch_ids": []})
                 connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
                 connection.execute(RECORD, {"arrivals": "[]"})
@@ -202,7 +265,7 @@ def write_batch(connection: Connection, messages: Iterable[Message]) -> list[Dea
     Raises DBAPIError for a database in trouble.
     """
     events, dead = _sift(connection, messages)
-    if events and _try(connection, _writes(events)) is not None:
+    if events and not _try(connection, _shortcut(events)):
         dead += _isolate(connection, events)
     return dead
 
@@ -246,12 +309,17 @@ def _sift(connection: Connection, messages: Iterable[Message]) -> tuple[list[Eve
     return events, dead
 
 
+def _shortcut(events: Sequence[Event]) -> list[Statement]:
+    """All that the events do, without computing anew what follows from what is there."""
+    return [(CHECK_CONSTRAINTS, {}), *_inserts(events, APPLY_ATTEMPTS)]
+
+
 def _writes(events: Sequence[Event]) -> list[Statement]:
     """All that the events do."""
     return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
 
 
-def _inserts(events: Sequence[Event]) -> list[Statement]:
+def _inserts(events: Sequence[Event], upsert: TextClause = UPSERT_ATTEMPTS) -> list[Statement]:
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
     for _, envelope in events:
@@ -264,13 +332,13 @@ def _inserts(events: Sequence[Event]) -> list[Statement]:
         if attempt.supersedes(attempts.get(key)):
             attempts[key] = attempt
     statements: list[Statement] = []
-    if attempts:
-        rows = [attempts[key] for key in sorted(attempts)]
-        statements.append((UPSERT_ATTEMPTS, {"attempts": msgspec.json.encode(rows).decode()}))
     if runs:
         columns = ("name", "hostname", "started_at", "completed_at")
         named = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
         statements.append((INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(named).decode()}))
+    if attempts:
+        rows = [attempts[key] for key in sorted(attempts)]
+        statements.append((upsert, {"attempts": msgspec.json.encode(rows).decode()}))
     return statements
 
 
@@ -279,27 +347,30 @@ def _projections(events: Sequence[Event]) -> list[Statement]:
     return [(PROJECT_BRANCHES, {"branch_ids": branch_ids})] if branch_ids else []
 
 
-def _try(connection: Connection, statements: Sequence[Statement]) -> DBAPIError | None:
-    """Runs the statements, or none where the database refuses one: then returns the error.
+def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
+    """Runs the statements, or none where the database refuses one; returns whether it took them.
 
-    In a savepoint, and in one round trip, which is most of what a few rows cost.
+    In one round trip, which is most of what a few rows cost; in another where something came late.
     """
     script = _as_trial(tuple(statement for statement, _ in statements))
     parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
-        connection.execute(script, parameters)
+        result = connection.execute(script, parameters)
+        late = list(result.scalars()) if result.returns_rows else []
+        if late:
+            connection.execute(PROJECT_BRANCHES, {"branch_ids": late})
     except DBAPIError as error:
         if not message_is_to_blame(error):
             raise
         connection.execute(UNDO_TRIAL)
-        return error
-    return None
+        return False
+    return True
 
 
 @cache
 def _as_trial(statements: tuple[TextClause, ...]) -> TextClause:
     texts = [statement.text for statement in statements]
-    return text(";".join(["SAVEPOINT trial", *texts, "RELEASE SAVEPOINT trial"]))
+    return text(";".join(["SAVEPOINT trial", *texts]))
 
 
 def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
@@ -314,7 +385,7 @@ def _isolate(connection: Connection, events: Sequence[Event]) -> list[Dead]:
     dead = _try_pieces(connection, events, _inserts)
     offenders = {id(message) for message, _ in dead}
     good = [event for event in events if id(event[0]) not in offenders]
-    if _try(connection, [*_projections(good), (CHECK_CONSTRAINTS, {})]) is None:
+    if _try(connection, [(CHECK_CONSTRAINTS, {}), *_projections(good)]):
         trial.commit()
         return dead
     trial.rollback()
