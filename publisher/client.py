@@ -22,7 +22,13 @@ from contract.events import (
 )
 from publisher.errors import AttemptNotStarted
 from publisher.reasons import reason_from
-from publisher.spool import DEFAULT_LIMIT_BYTES, Attempt, Spool, SpoolWriter
+from publisher.spool import (
+    BUSY_TIMEOUT_SECONDS,
+    DEFAULT_LIMIT_BYTES,
+    Attempt,
+    Spool,
+    SpoolWriter,
+)
 
 if TYPE_CHECKING:
     from publisher.forwarder import Forwarder
@@ -152,12 +158,15 @@ class BranchStatusClient:
         self._end(outcome)
 
     @contextmanager
-    def one_commit(self) -> Iterator[None]:
+    def one_commit(self, *, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """Calls inside the block, in this thread, are durable once it has ended: all of them wait
         for the disk once. Each succeeds or fails by itself, unless the block raises: then nothing
         was taken.
+
+        Raises SpoolBusy, before the block begins, where somebody else writes to the spool for
+        `patience_seconds`.
         """
-        with self._spool.one_commit():
+        with self._spool.one_commit(patience_seconds=patience_seconds):
             yield
         self._wake_forwarder()
 

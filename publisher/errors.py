@@ -2,7 +2,8 @@
 
     PublisherError
     ├── SpoolError          the spool cannot be used: no permission, no spool file, a broken one
-    │   └── SpoolFull       it, or the disk under it, has no room for the event
+    │   ├── SpoolFull       it, or the disk under it, has no room for the event
+    │   └── SpoolBusy       another process writes to it, and did not end
     └── AttemptNotStarted   an attempt was completed that nobody started
 
 A bad argument raises `contract.events.InvalidEvent`, a ValueError. The network raises nothing: no
@@ -20,6 +21,10 @@ class SpoolError(PublisherError):
 
 class SpoolFull(SpoolError):
     """The spool has no room; the event was not taken, and none that was taken is dropped."""
+
+
+class SpoolBusy(SpoolError):
+    """Somebody else was writing to the spool for too long; the event was not taken."""
 
 
 class AttemptNotStarted(PublisherError):

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from contract import wire
 from contract.events import Envelope, Event
-from publisher.errors import SpoolError, SpoolFull
+from publisher.errors import SpoolBusy, SpoolError, SpoolFull
 from publisher.forking import close_before_fork, fork_lock
 
 DEFAULT_LIMIT_BYTES = 1024**3
@@ -131,13 +131,16 @@ class Spool:
             yield SpoolWriter(connection)
 
     @contextmanager
-    def one_commit(self) -> Iterator[None]:
+    def one_commit(self, *, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """What `writing` does within it, in this thread, is durable once the block has ended.
 
         A commit waits for the disk, as long for many as for one. Each `writing` is still taken
         whole or not at all by itself, but where the block raises nothing is.
+
+        Raises SpoolBusy, before the block begins, where another connection writes for
+        `patience_seconds`.
         """
-        with self._appending() as connection:
+        with self._appending(patience_seconds) as connection:
             self._shares_commit = True
             try:
                 yield
@@ -216,7 +219,9 @@ class Spool:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(
+        self, patience_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> Iterator[sqlite3.Connection]:
         with self.lock, self._translated_errors():
             connection = self._connect()
             if connection.in_transaction:
@@ -225,7 +230,7 @@ class Spool:
                     " report from outside the signal handler"
                 )
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection, patience_seconds)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -233,9 +238,21 @@ class Spool:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _begin(self, connection: sqlite3.Connection, patience_seconds: float) -> None:
+        if patience_seconds == BUSY_TIMEOUT_SECONDS:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        connection.execute(f"PRAGMA busy_timeout = {patience_seconds * 1000:.0f}")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
+
     @contextmanager
-    def _appending(self) -> Iterator[sqlite3.Connection]:
-        with self._transaction() as connection:
+    def _appending(
+        self, patience_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> Iterator[sqlite3.Connection]:
+        with self._transaction(patience_seconds) as connection:
             if self._is_disk_full():
                 raise SpoolFull(self._why_full())
             yield connection
@@ -311,8 +328,15 @@ class Spool:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            # The low byte: the rest of a code tells more than anybody asks here.
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
                 raise SpoolFull(self._why_full()) from error
+            if code == sqlite3.SQLITE_BUSY:
+                raise SpoolBusy(
+                    f"the spool {self.path} cannot be used: another process keeps it locked; see"
+                    " which one, as with fuser, then report again"
+                ) from error
             raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
         except OSError as error:
             raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error

@@ -79,6 +79,7 @@ class Call:
         return not self.name.startswith("system.")
 
     def make(self) -> None:
+        self.error = None
         try:
             self.result = self.run(*self.values)
         except Exception as error:

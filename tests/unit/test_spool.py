@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from contract import wire
 from contract.events import InvalidEvent, MirrorStarted
 from publisher import BranchStatusClient, SpoolError, SpoolFull
 from publisher.client import default_spool_path
+from publisher.errors import SpoolBusy
 from publisher.spool import Spool
 from tests.builders import at
 
@@ -274,6 +276,20 @@ def test_a_part_of_a_commit_cannot_be_interrupted(spool: Spool) -> None:
         signal.signal(signal.SIGUSR1, previous)
     assert "report from outside the signal handler" in str(refused[0])
     assert sequences(spool) == [1]
+
+
+def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spool) -> None:
+    """And the block does not begin; other calls have their own patience again."""
+    with closing(Spool(spool.path)) as other:
+        with (
+            other.writing(),
+            pytest.raises(SpoolBusy, match="another process keeps it locked"),
+            spool.one_commit(patience_seconds=0),
+        ):
+            pytest.fail("the block began")
+        with spool.one_commit(patience_seconds=0):
+            append(spool)
+    assert spool._connect().execute("PRAGMA busy_timeout").fetchone() == (30_000,)
 
 
 def test_a_spool_that_gets_full_takes_nothing_of_the_commit(tmp_path: Path) -> None:
