@@ -27,6 +27,16 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = struct.pack("!h", -1)
 
 
+def take_raw(stand: Stand, count: int) -> float:
+    """Takes and acks `count` bodies, and does nothing with them.
+
+    Returns the seconds from before it subscribes until the last ack.
+    """
+    consumer = _RawConsumer(stand.amqp_url, count, lambda bodies: None)
+    consumer.run()
+    return consumer.seconds
+
+
 def drain_raw(stand: Stand, count: int) -> float:
     """Copies `count` bodies into a table, as many a transaction as have arrived.
 

@@ -7,6 +7,7 @@ one before it took long is due all the same: its wait counts.
 import json
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,13 +16,19 @@ from publisher.spool import Spool
 from sandbox import wait_until
 
 
+def at_pace(rate: float, count: int) -> Iterator[float]:
+    """When each of `count` calls is due, in seconds of the monotonic clock; not before it is."""
+    began_at = time.monotonic()
+    for number in range(count):
+        due = began_at + number / rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        yield due
+
+
 def main(spool: str, rate: int, calls: int) -> None:
     client = BranchStatusClient(spool)
     due_at: dict[str, float] = {}
-    began_at = time.monotonic()
-    for number in range(calls):
-        due = began_at + number / rate
-        time.sleep(max(0.0, due - time.monotonic()))
+    for number, due in enumerate(at_pace(rate, calls)):
         branch_id, is_end = number // 2 + 1, number % 2
         if is_end:
             client.mirror_complete(branch_id, "0123456789abcdef0123456789abcdef01234567")

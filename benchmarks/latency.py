@@ -3,7 +3,8 @@
 import json
 import select
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from psycopg2.extensions import connection as PsycopgConnection
 
@@ -34,23 +35,30 @@ TRIGGER = """
 def measure(stand: Stand) -> list[Row]:
     p50: list[float] = []
     p99: list[float] = []
-    with closing(stand.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(TRIGGER)
-        try:
-            for number in range(ROUNDS):
-                milliseconds = _round(stand, connection, number)
-                p50.append(quantile(milliseconds, 50))
-                p99.append(quantile(milliseconds, 99))
-        finally:
-            cursor.execute("DROP FUNCTION notify_benchmark CASCADE")
+    with closing(stand.connect()) as connection, notifying(connection):
+        for number in range(ROUNDS):
+            milliseconds = _round(stand, connection, number)
+            p50.append(quantile(milliseconds, 50))
+            p99.append(quantile(milliseconds, 99))
     return [
         Row(SUBJECT, "p50", "ms", p50, targets=[Target("≤", 15, of_ratio=False)]),
         Row(SUBJECT, "p99", "ms", p99, targets=[Target("≤", 100, of_ratio=False)]),
     ]
 
 
+@contextmanager
+def notifying(connection: PsycopgConnection) -> Iterator[None]:
+    """While each commit of an attempt is told to whoever listens."""
+    with connection.cursor() as cursor:
+        cursor.execute(TRIGGER)
+        try:
+            yield
+        finally:
+            cursor.execute("DROP FUNCTION notify_benchmark CASCADE")
+
+
 def _round(stand: Stand, connection: PsycopgConnection, number: int) -> list[float]:
-    """The milliseconds of each call that counts, from when it was due."""
+    """The milliseconds of each call that counts."""
     stand.clear()
     spool = str(stand.folder / f"latency-{number}.db")
     caller = ("python", "-m", "benchmarks.caller", spool, str(RATE), str(WARM_UP + CALLS))
@@ -61,14 +69,24 @@ def _round(stand: Stand, connection: PsycopgConnection, number: int) -> list[flo
                 PATIENCE_SECONDS,
                 "the worker to consume",
             )
-        with connection.cursor() as cursor, stand.running(*caller) as calls:
-            cursor.execute("LISTEN benchmark")
-            committed_at = _listen(connection, WARM_UP + CALLS)
-            cursor.execute("UNLISTEN benchmark")
-            assert calls.stdout is not None
-            due_at: dict[str, float] = json.loads(calls.stdout.read())
-            calls.wait()
-    counted = list(due_at)[WARM_UP:]
+        return delays(stand, connection, caller, WARM_UP, CALLS)
+
+
+def delays(
+    stand: Stand, connection: PsycopgConnection, caller: Sequence[str], warm_up: int, count: int
+) -> list[float]:
+    """The milliseconds of each of `count` calls, from when it was due; those before do not count.
+
+    The caller prints when each was due, in their order, under the name that `_listen` gives it.
+    """
+    with connection.cursor() as cursor, stand.running(*caller) as calls:
+        cursor.execute("LISTEN benchmark")
+        committed_at = _listen(connection, warm_up + count)
+        cursor.execute("UNLISTEN benchmark")
+        assert calls.stdout is not None
+        due_at: dict[str, float] = json.loads(calls.stdout.read())
+        calls.wait()
+    counted = list(due_at)[warm_up:]
     return [1000 * (committed_at[key] - due_at[key]) for key in counted]
 
 

@@ -85,20 +85,21 @@ def history(count: int) -> Iterator[Envelope]:
 
 
 def publications(count: int) -> list[Publication]:
-    return [
-        Publication(
-            routing.routing_key(envelope.event.TYPE, envelope.event.partition_key),
-            wire.encode(envelope),
-            pika.BasicProperties(
-                content_type=wire.CONTENT_TYPE,
-                delivery_mode=2,
-                message_id=envelope.id,
-                type=envelope.event.TYPE,
-            ),
-            envelope,
-        )
-        for envelope in history(count)
-    ]
+    return list(map(publication, history(count)))
+
+
+def publication(envelope: Envelope) -> Publication:
+    return Publication(
+        routing.routing_key(envelope.event.TYPE, envelope.event.partition_key),
+        wire.encode(envelope),
+        pika.BasicProperties(
+            content_type=wire.CONTENT_TYPE,
+            delivery_mode=2,
+            message_id=envelope.id,
+            type=envelope.event.TYPE,
+        ),
+        envelope,
+    )
 
 
 def publish(amqp_url: str, batch: Sequence[Publication]) -> float:
