@@ -1,4 +1,6 @@
-"""A puller that calls its client at an even pace: `python -m benchmarks.caller SPOOL RATE CALLS`.
+"""A puller that calls its client at an even pace.
+
+`python -m benchmarks.caller SPOOL RATE CALLS FIRST_BRANCH` mirrors one branch after the other.
 
 Prints when each call was due, in seconds of the monotonic clock. A call that is late because the
 one before it took long is due all the same: its wait counts.
@@ -25,11 +27,11 @@ def at_pace(rate: float, count: int) -> Iterator[float]:
         yield due
 
 
-def main(spool: str, rate: int, calls: int) -> None:
+def main(spool: str, rate: int, calls: int, first_branch: int) -> None:
     client = BranchStatusClient(spool)
     due_at: dict[str, float] = {}
     for number, due in enumerate(at_pace(rate, calls)):
-        branch_id, is_end = number // 2 + 1, number % 2
+        branch_id, is_end = first_branch + number // 2, number % 2
         if is_end:
             client.mirror_complete(branch_id, "0123456789abcdef0123456789abcdef01234567")
         else:
@@ -42,4 +44,4 @@ def main(spool: str, rate: int, calls: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,5 +1,10 @@
-"""The events that everything is measured with, and the fastest way to publish them."""
+"""The events that everything is measured with, and the fastest way to publish them.
 
+`python -m benchmarks.load AMQP_URL COUNT RATE` publishes so many of them, so many a second.
+"""
+
+import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +32,8 @@ UNDER_WAY = 50
 """Attempts that run at the same time."""
 STEP = timedelta(milliseconds=50)
 WINDOW = 1000
+PACE_SECONDS = 0.005
+"""How often a publisher that keeps a pace sends what is due."""
 REASON = (
     "fatal: unable to access 'https://git.example.org/project.git/':"
     " Could not resolve host: git.example.org"
@@ -102,9 +109,10 @@ def publication(envelope: Envelope) -> Publication:
     )
 
 
-def publish(amqp_url: str, batch: Sequence[Publication]) -> float:
-    """Publishes pipelined and returns the seconds from the open channel to the last confirm."""
-    publisher = _PipelinedPublisher(amqp_url, batch)
+def publish(amqp_url: str, batch: Sequence[Publication], rate: float = math.inf) -> float:
+    """Publishes pipelined, no more than `rate` events a second, and returns the seconds from the
+    open channel to the last confirm."""
+    publisher = _PipelinedPublisher(amqp_url, batch, rate)
     publisher.run()
     return publisher.seconds
 
@@ -112,8 +120,9 @@ def publish(amqp_url: str, batch: Sequence[Publication]) -> float:
 class _PipelinedPublisher:
     """The least that publishes safely: mandatory, persistent, at most WINDOW unconfirmed."""
 
-    def __init__(self, amqp_url: str, batch: Sequence[Publication]) -> None:
+    def __init__(self, amqp_url: str, batch: Sequence[Publication], rate: float) -> None:
         self._batch = batch
+        self._rate = rate
         self._sent = 0
         self._unconfirmed: dict[int, None] = {}  # delivery tags in order
         self.seconds = 0.0
@@ -137,10 +146,16 @@ class _PipelinedPublisher:
 
     def _begin(self, _frame: Any) -> None:
         self._began_at = time.perf_counter()
+        self._keep_pace() if self._rate < math.inf else self._fill_window()
+
+    def _keep_pace(self) -> None:
         self._fill_window()
+        if self._sent < len(self._batch):
+            self._connection.ioloop.call_later(PACE_SECONDS, self._keep_pace)
 
     def _fill_window(self) -> None:
-        while self._sent < len(self._batch) and len(self._unconfirmed) < WINDOW:
+        due = min(len(self._batch), (time.perf_counter() - self._began_at) * self._rate)
+        while self._sent < due and len(self._unconfirmed) < WINDOW:
             routing_key, body, properties, _ = self._batch[self._sent]
             self._channel.basic_publish(
                 routing.EVENTS_EXCHANGE, routing_key, body, properties, mandatory=True
@@ -156,7 +171,7 @@ class _PipelinedPublisher:
         else:
             del self._unconfirmed[tag]
         self._fill_window()
-        if not self._unconfirmed:
+        if not self._unconfirmed and self._sent == len(self._batch):
             self.seconds = time.perf_counter() - self._began_at
             self._connection.close()
 
@@ -167,3 +182,7 @@ class _PipelinedPublisher:
     def _on_end(self, _connection: SelectConnection, error: Exception) -> None:
         self._error = error
         self._connection.ioloop.stop()
+
+
+if __name__ == "__main__":
+    publish(sys.argv[1], publications(int(sys.argv[2])), float(sys.argv[3]))
