@@ -22,6 +22,7 @@ from benchmarks import (
     forwarding,
     latency,
     memory,
+    shell,
     workers,
 )
 from benchmarks.report import Row, table_of
@@ -35,6 +36,7 @@ SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "calls": calls.measure,
     "forwarding": forwarding.measure,
     "latency": latency.measure,
+    "shell": shell.measure,
     "authserver": authserver.measure,
 }
 
