@@ -126,8 +126,8 @@ class Pipeline:
     def _hold(self, event: SpooledEvent) -> None:
         waiting = self._waiting[event.partition_key]
         numbers: list[int] = []
-        while waiting and isinstance(waiting[-1], SpooledEvent):
-            kept = waiting.pop()
+        while waiting and isinstance(kept := waiting[-1], SpooledEvent):
+            waiting.pop()
             self._kept_bytes -= len(kept.body)
             numbers.append(kept.sequence)
         waiting.extend(reversed(numbers))
