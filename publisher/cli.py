@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
-COUNT_SECONDS = 1.0
-"""How often a drain looks for progress, which takes longer the more is in the spool."""
 AUTHSERVER_PORT = 8999
 """Where the original authserver listened."""
 EXIT_NOT_SO = 1
@@ -269,13 +267,9 @@ def forward(
 
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
     account = spool.status()
-    counted_at = progress_at = time.monotonic()
+    progress_at = time.monotonic()
     while spool.pending(after=0, limit=1) and not told_to_end(forwarder):
         now = time.monotonic()
-        # Not each time, for the whole spool is counted.
-        if forwarder.is_running and now - counted_at < min(COUNT_SECONDS, stall_seconds):
-            continue
-        counted_at = now
         before, account = account, spool.status()
         if account.confirmed > before.confirmed or account.refused > before.refused:
             progress_at = now
