@@ -9,7 +9,7 @@ import pytest
 from pika.spec import Basic
 
 from contract.events import MirrorStarted
-from publisher.link import LINGER_SECONDS, Link, connection_parameters
+from publisher.link import LINGER_EVENTS, LINGER_SECONDS, Link, connection_parameters
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool
 from tests.builders import at
@@ -95,24 +95,24 @@ def test_what_is_called_before_a_confirm_is_sent_after_it(stage: Stage) -> None:
 
 def test_what_is_called_in_quick_succession_is_gathered(stage: Stage) -> None:
     """Neither a call nor a confirm ends the lingering, but its time does."""
-    stage.call(1)
-    stage.call(2)
+    for branch_id in range(LINGER_EVENTS):
+        stage.call(1 + branch_id)
     stage.loop.run_callbacks()
-    assert stage.sent == 2
-    stage.call(3)
+    assert stage.sent == LINGER_EVENTS
+    stage.call(100)
     stage.confirm_all()
-    assert (stage.loop.callbacks, stage.sent) == ([], 2)
+    assert (stage.loop.callbacks, stage.sent) == ([], LINGER_EVENTS)
     stage.loop.run_timers(LINGER_SECONDS)
-    assert stage.sent == 3
+    assert stage.sent == LINGER_EVENTS + 1
 
 
 def test_a_link_that_has_lingered_sends_at_once_again(stage: Stage) -> None:
     """Where nothing came meanwhile."""
-    stage.call(1)
-    stage.call(2)
+    for branch_id in range(LINGER_EVENTS):
+        stage.call(1 + branch_id)
     stage.loop.run_callbacks()
     stage.confirm_all()
     stage.loop.run_timers(LINGER_SECONDS)
-    stage.call(3)
+    stage.call(100)
     stage.loop.run_callbacks()
-    assert stage.sent == 3
+    assert stage.sent == LINGER_EVENTS + 1
