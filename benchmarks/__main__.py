@@ -1,6 +1,7 @@
 """Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
 
-Every name is a subject; without one, all are measured. The exit code says nothing about speed.
+Every name is a subject; without one, all are measured but those that take minutes. The exit code
+says nothing about speed.
 """
 
 import argparse
@@ -15,13 +16,16 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import (
+    appenders,
     authserver,
     calls,
     dead_letters,
     drain,
     forwarding,
+    full_spool,
     latency,
     memory,
+    shell,
     workers,
 )
 from benchmarks.report import Row, table_of
@@ -33,25 +37,30 @@ SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "dead-letters": dead_letters.measure,
     "memory": memory.measure,
     "calls": calls.measure,
+    "appenders": appenders.measure,
     "forwarding": forwarding.measure,
     "latency": latency.measure,
+    "shell": shell.measure,
     "authserver": authserver.measure,
 }
+LONG_SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {"full-spool": full_spool.measure}
+"""Measured only where they are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SUBJECTS))
+    known = SUBJECTS | LONG_SUBJECTS
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(SUBJECTS):
-        parser.error(f"no subject {', '.join(sorted(unknown))}: there is {', '.join(SUBJECTS)}")
+    if unknown := set(options.names) - set(known):
+        parser.error(f"no subject {', '.join(sorted(unknown))}: there is {', '.join(known)}")
 
     rows: list[Row] = []
     with open_stand() as stand:
         for name in options.names or SUBJECTS:
             sys.stderr.write(f"measuring {name} ...\n")
-            rows += SUBJECTS[name](stand)
+            rows += known[name](stand)
         servers = stand.servers
     Console(width=None if sys.stdout.isatty() else 160).print(table_of(rows), *servers, sep="\n")
     if options.json:

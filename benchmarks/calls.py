@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.load import BRANCHES
@@ -63,9 +64,9 @@ def _round(stand: Stand, number: int) -> dict[str, list[float]]:
     up = BranchStatusClient(spool_up, stand.amqp_url)
     down = BranchStatusClient(spool_down, NOBODY_LISTENS)
     durations: dict[str, list[float]] = {"bare": [], "up": [], "down": []}
-    with closing(up), closing(down), closing(_bare_file(stand, number)) as bare:
+    with closing(up), closing(down), closing(bare_file(stand.folder / f"bare-{number}.db")) as bare:
         insert = "INSERT INTO event (body) VALUES (?)"
-        body = _body_of(Spool(spool_up).status().source)
+        body = body_of(Spool(spool_up).status().source)
         kinds: dict[str, Call] = {
             "bare": lambda _: bare.execute(insert, (body,)).close(),
             "up": up.start_mirroring,
@@ -110,16 +111,16 @@ def _time(call: Call) -> list[float]:
     return durations
 
 
-def _bare_file(stand: Stand, number: int) -> sqlite3.Connection:
+def bare_file(path: Path) -> sqlite3.Connection:
     """In autocommit: each statement is a transaction."""
-    connection = sqlite3.connect(stand.folder / f"bare-{number}.db", isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)")
     return connection
 
 
-def _body_of(source: str) -> bytes:
+def body_of(source: str) -> bytes:
     """What `start_mirroring` spools, to a byte or two."""
     now = datetime.now(UTC)
     return wire.encode(Envelope(str(uuid4()), source, now, MirrorStarted(500, now), 1))

@@ -17,19 +17,17 @@ import typer
 from contract import environment
 from contract.events import MAX_NAME_LENGTH, check_text
 from publisher.client import BranchStatusClient, default_spool_path
-from publisher.command import Ended, PassedOnSignals, output_of, run_command
 from publisher.errors import PublisherError, SpoolFull
 from publisher.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
     import ssl
 
+    from publisher.command import Ended
     from publisher.forwarder import Forwarder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
-COUNT_SECONDS = 1.0
-"""How often a drain looks for progress, which takes longer the more is in the spool."""
 AUTHSERVER_PORT = 8999
 """Where the original authserver listened."""
 EXIT_NOT_SO = 1
@@ -180,6 +178,8 @@ def run(
       mirror-publisher run --branch 17 --revision-command "git -C /srv/17 rev-parse HEAD" \\
         -- git -C /srv/17 fetch --prune
     """
+    from publisher.command import PassedOnSignals, output_of, run_command
+
     client = spooling_client(spool, spool_limit_bytes)
     try:
         with PassedOnSignals() as signals, client.mirroring(branch) as attempt:
@@ -211,6 +211,8 @@ def run_script(
     Example:
       mirror-publisher run-script nightly-gc -- /usr/local/bin/nightly-gc --all
     """
+    from publisher.command import PassedOnSignals, run_command
+
     check_text("name", name, at_least=1, at_most=MAX_NAME_LENGTH)
     client = spooling_client(spool, spool_limit_bytes)
     started_at = datetime.now(UTC)
@@ -265,13 +267,9 @@ def forward(
 
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
     account = spool.status()
-    counted_at = progress_at = time.monotonic()
+    progress_at = time.monotonic()
     while spool.pending(after=0, limit=1) and not told_to_end(forwarder):
         now = time.monotonic()
-        # Not each time, for the whole spool is counted.
-        if forwarder.is_running and now - counted_at < min(COUNT_SECONDS, stall_seconds):
-            continue
-        counted_at = now
         before, account = account, spool.status()
         if account.confirmed > before.confirmed or account.refused > before.refused:
             progress_at = now
@@ -432,6 +430,6 @@ def instant(option: str, text: str) -> datetime:
 class CommandFailed(Exception):
     """The mirror command did not succeed; its text is the reason that is reported."""
 
-    def __init__(self, ended: Ended) -> None:
+    def __init__(self, ended: "Ended") -> None:
         super().__init__(ended.failure)
         self.ended = ended

@@ -13,7 +13,8 @@ from publisher.spool import Spool, SpooledEvent
 
 READ_AHEAD = 500
 KEPT_BYTES = 8 * 1024**2
-"""How much is kept in memory of events whose key is busy; of what is beyond, only the numbers."""
+"""How much is kept in memory of events whose key is busy. Nothing is read beyond until some of them
+are confirmed."""
 
 
 class Pipeline:
@@ -39,11 +40,12 @@ class Pipeline:
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
         # A key is busy, and listed here, while one of its events is unconfirmed, held or ready to
-        # be published. Those of its events that were read meanwhile wait here, in order.
+        # be published. Those of its events that were read meanwhile wait here, in order; while it
+        # is held, which may be for long, only their numbers.
         self._waiting: dict[str, deque[SpooledEvent | int]] = {key: deque() for key in held}
         self._kept_bytes = 0
         self._ready: deque[str] = deque()
-        self.held: list[str] = list(held)
+        self.held: set[str] = set(held)
         """Keys whose event was nacked or returned."""
         self.confirmed: list[int] = []
         """Sequences that the spool may forget."""
@@ -68,7 +70,7 @@ class Pipeline:
             if following is not None:
                 return following
             del self._waiting[key]
-        while self._read or self._fill():
+        while self._kept_bytes <= KEPT_BYTES and (self._read or self._fill()):
             event = self._read.popleft()
             self._cursor = event.sequence
             waiting = self._waiting.get(event.partition_key)
@@ -122,11 +124,18 @@ class Pipeline:
         return [self._unconfirmed.pop(tag) for tag in tags]
 
     def _hold(self, event: SpooledEvent) -> None:
-        self._waiting[event.partition_key].appendleft(self._keep(event))
-        self.held.append(event.partition_key)
+        waiting = self._waiting[event.partition_key]
+        numbers: list[int] = []
+        while waiting and isinstance(kept := waiting[-1], SpooledEvent):
+            waiting.pop()
+            self._kept_bytes -= len(kept.body)
+            numbers.append(kept.sequence)
+        waiting.extend(reversed(numbers))
+        waiting.appendleft(event.sequence)
+        self.held.add(event.partition_key)
 
     def _keep(self, event: SpooledEvent) -> SpooledEvent | int:
-        if self._kept_bytes >= KEPT_BYTES:
+        if event.partition_key in self.held:
             return event.sequence
         self._kept_bytes += len(event.body)
         return event

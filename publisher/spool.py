@@ -28,9 +28,13 @@ DEFAULT_LIMIT_BYTES = 1024**3
 RESERVED_BYTES = 8 * 1024**2
 """Twice what SQLite writes to its log before it folds that into the file."""
 BUSY_TIMEOUT_SECONDS = 30.0
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = f"""
-CREATE TABLE source (uri TEXT NOT NULL, last_sequence INTEGER NOT NULL);
+CREATE TABLE source (
+    uri TEXT NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL  -- how many events the broker has
+);
 -- what the broker has not confirmed yet
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY,
@@ -170,9 +174,11 @@ class Spool:
     def remove(self, sequences: Iterable[int]) -> None:
         """Forgets events that the broker has confirmed, and folds SQLite's log into the file."""
         with self._transaction() as connection:
-            connection.executemany(
+            removed = connection.executemany(
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
-            )
+            ).rowcount
+            if removed > 0:
+                connection.execute("UPDATE source SET confirmed = confirmed + ?", (removed,))
         with self.lock, self._translated_errors():
             # Else an append does it, each time the log is long, and takes much longer than others.
             self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
@@ -198,20 +204,19 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         with self.lock, self._translated_errors():
-            source, spooled, pending, refused, oldest = (
+            source, spooled, confirmed, refused, oldest = (
                 self._connect()
                 .execute(
-                    "SELECT uri, last_sequence, (SELECT count(*) FROM event),"
-                    " (SELECT count(*) FROM refused), (SELECT spooled_at FROM event"
-                    " ORDER BY sequence LIMIT 1) FROM source"
+                    "SELECT uri, last_sequence, confirmed, (SELECT count(*) FROM refused),"
+                    " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1) FROM source"
                 )
                 .fetchone()
             )
         return SpoolStatus(
             source=source,
             spooled=spooled,
-            confirmed=spooled - pending - refused,
-            pending=pending,
+            confirmed=confirmed,
+            pending=spooled - confirmed - refused,  # to count them takes long where they are many
             refused=refused,
             oldest_pending_seconds=None
             if oldest is None
@@ -419,7 +424,7 @@ def _create(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(SCHEMA)
         uri = f"/pullers/{quote(socket.gethostname(), safe='')}/{uuid4()}"
-        connection.execute("INSERT INTO source VALUES (?, 0)", (uri,))
+        connection.execute("INSERT INTO source VALUES (?, 0, 0)", (uri,))
         connection.commit()
         connection.close()
         with suppress(FileExistsError):  # another process was faster: its spool is the spool

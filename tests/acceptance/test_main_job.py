@@ -242,7 +242,7 @@ def test_health_tells_whether_every_partition_has_a_worker(shell: Shell) -> None
     ("arguments", "exit_code", "says"),
     [
         (("run", "--share", "3/2"), 2, "--share '3/2' is not I/N"),
-        (("run", "--partitions", "65"), 2, "less than or equal to 64"),
+        (("run", "--partitions", "65"), 2, "1<=x<=64"),
         (("run", "--amqp-url", "amqp://jane:s3cret@host:x"), 2, "amqp://jane:***@host:x cannot be"),
         (("status", "--database-url", "mysql://jane:s3cret@host/x"), 2, "mysql://jane:***@host/x"),
         (("branches", "add", "0", "zero"), 2, "branch_id must be a whole number from 1"),

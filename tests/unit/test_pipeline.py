@@ -155,24 +155,35 @@ def test_it_is_idle_while_no_confirm_is_to_come(spool: Spool) -> None:
     assert pipeline.is_idle
 
 
-def test_beyond_what_is_kept_in_memory_events_are_read_again(
+def test_no_more_is_read_than_is_kept_in_memory(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a busy key; in its order, also where one that was kept is held meanwhile."""
-    append(spool, *[1] * 5)
+    """However much waits behind busy keys: another key's turn comes once some is confirmed."""
+    append(spool, 1, 1, 1, 2)
     (first, *_) = spool.pending(after=0, limit=1)
-    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body) + 1)
+    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
     pipeline = Pipeline(spool, window=10)
-    taken: list[int] = []
-    for tag in range(1, 7):
-        taken += publish_all(pipeline, tag=tag - 1)
-        if tag == 2:
-            pipeline.nacked(tag, multiple=False)
-            pipeline.retry_held()
-        else:
-            pipeline.acked(tag, multiple=False)
-    assert taken == [1, 2, 2, 3, 4, 5]
-    assert pipeline.confirmed == [1, 2, 3, 4, 5]
+    assert publish_all(pipeline) == [1]
+    pipeline.acked(1, multiple=False)
+    assert publish_all(pipeline, tag=1) == [2, 4]
+
+
+def test_what_waits_behind_a_held_key_keeps_no_other_waiting(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read again, in its order, when its turn comes."""
+    append(spool, 1, 1, 1, 1, 2)
+    (first, *_) = spool.pending(after=0, limit=1)
+    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
+    pipeline = Pipeline(spool, window=10)
+    assert publish_all(pipeline) == [1]
+    pipeline.nacked(1, multiple=False)
+    assert publish_all(pipeline, tag=1) == [5]
+    pipeline.retry_held()
+    for tag in (3, 4, 5, 6):
+        assert publish_all(pipeline, tag=tag - 1) == [tag - 2]
+        pipeline.acked(tag, multiple=False)
+    assert pipeline.confirmed == [1, 2, 3, 4]
 
 
 @settings(deadline=None, max_examples=50)

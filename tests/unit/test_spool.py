@@ -93,13 +93,15 @@ def test_a_reopened_spool_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_account_is_always_closed(spool: Spool) -> None:
-    """spooled = confirmed + pending + refused."""
+    """spooled = confirmed + pending + refused, and what is gone already is not confirmed again."""
     for number in range(5):
         append(spool, start=number)
     spool.remove([1, 2])
+    spool.remove([2])
     spool.refuse(3, "too large")
     status = spool.status()
     assert (status.spooled, status.confirmed, status.pending, status.refused) == (5, 2, 2, 1)
+    assert len(sequences(spool)) == status.pending
     assert status.oldest_pending_seconds is not None
     assert status.oldest_pending_seconds < PATIENCE_SECONDS
 
@@ -111,6 +113,7 @@ def test_what_was_refused_can_be_tried_again(spool: Spool) -> None:
     spool.refuse(1, "too large")
     assert spool.restore_refused() == 1
     assert spool.pending(after=0, limit=1) == before
+    assert spool.status().pending == 1
 
 
 def test_one_event_is_found_by_its_number(spool: Spool) -> None:
