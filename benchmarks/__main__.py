@@ -1,6 +1,7 @@
 """Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
 
-Every name is a subject; without one, all are measured. The exit code says nothing about speed.
+Every name is a subject; without one, all are measured but those that take long: growth. The exit
+code says nothing about speed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks import (
     dead_letters,
     drain,
     forwarding,
+    growth,
     latency,
     memory,
     workers,
@@ -37,21 +39,23 @@ SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "latency": latency.measure,
     "authserver": authserver.measure,
 }
+LONG_SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {"growth": growth.measure}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SUBJECTS))
+    subjects = SUBJECTS | LONG_SUBJECTS
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(subjects))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(SUBJECTS):
-        parser.error(f"no subject {', '.join(sorted(unknown))}: there is {', '.join(SUBJECTS)}")
+    if unknown := set(options.names) - set(subjects):
+        parser.error(f"no subject {', '.join(sorted(unknown))}: there is {', '.join(subjects)}")
 
     rows: list[Row] = []
     with open_stand() as stand:
         for name in options.names or SUBJECTS:
             sys.stderr.write(f"measuring {name} ...\n")
-            rows += SUBJECTS[name](stand)
+            rows += subjects[name](stand)
         servers = stand.servers
     Console(width=None if sys.stdout.isatty() else 160).print(table_of(rows), *servers, sep="\n")
     if options.json:

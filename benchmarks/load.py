@@ -22,6 +22,7 @@ from contract.events import (
 )
 
 BRANCHES = 1000
+ALL_BRANCHES = range(1, BRANCHES + 1)
 HOSTS = 4
 UNDER_WAY = 50
 """Attempts that run at the same time."""
@@ -42,10 +43,10 @@ class Publication(NamedTuple):
     envelope: Envelope
 
 
-def history(count: int) -> Iterator[Envelope]:
+def history(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> Iterator[Envelope]:
     """About `count` events of the last hours, the same attempts each time, under new ids.
 
-    Attempts of all branches begin in turn, some run at the same time, and they end in any order:
+    Attempts of these branches begin in turn, some run at the same time, and they end in any order:
     one in twenty fails, and one branch in fifty always does. One event in a hundred is a script's.
     """
     random = Random(2007)
@@ -75,7 +76,7 @@ def history(count: int) -> Iterator[Envelope]:
         if number % 50 == 49:
             yield envelope(ScriptRun("branch-puller", "host-0", now - STEP, now), 0)
             continue
-        start = MirrorStarted(number % BRANCHES + 1, now)
+        start = MirrorStarted(branch_ids[number % len(branch_ids)], now)
         under_way.append(start)
         yield envelope(start, start.branch_id)
         if len(under_way) > UNDER_WAY:
@@ -84,21 +85,22 @@ def history(count: int) -> Iterator[Envelope]:
         yield end_one()
 
 
-def publications(count: int) -> list[Publication]:
-    return [
-        Publication(
-            routing.routing_key(envelope.event.TYPE, envelope.event.partition_key),
-            wire.encode(envelope),
-            pika.BasicProperties(
-                content_type=wire.CONTENT_TYPE,
-                delivery_mode=2,
-                message_id=envelope.id,
-                type=envelope.event.TYPE,
-            ),
-            envelope,
-        )
-        for envelope in history(count)
-    ]
+def publications(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> list[Publication]:
+    return [publication_of(envelope) for envelope in history(count, branch_ids)]
+
+
+def publication_of(envelope: Envelope) -> Publication:
+    return Publication(
+        routing.routing_key(envelope.event.TYPE, envelope.event.partition_key),
+        wire.encode(envelope),
+        pika.BasicProperties(
+            content_type=wire.CONTENT_TYPE,
+            delivery_mode=2,
+            message_id=envelope.id,
+            type=envelope.event.TYPE,
+        ),
+        envelope,
+    )
 
 
 def publish(amqp_url: str, batch: Sequence[Publication]) -> float:

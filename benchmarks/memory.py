@@ -33,7 +33,7 @@ def _peak_megabytes(stand: Stand, count: int) -> float:
     peak = 0.0
     with stand.running("mirror-consumer", "run", "--drain") as worker:
         while worker.poll() is None:
-            peak = _high_water_mark(worker.pid) or peak
+            peak = high_water_mark(worker.pid) or peak
             try:
                 worker.wait(READ_SECONDS)
             except subprocess.TimeoutExpired:
@@ -41,7 +41,7 @@ def _peak_megabytes(stand: Stand, count: int) -> float:
     return peak
 
 
-def _high_water_mark(process: int) -> float | None:
+def high_water_mark(process: int) -> float | None:
     """The most that was resident so far, in MB of 10^6 bytes; None once the process has ended.
 
     The kernel keeps the mark, so that nothing between two readings is missed. (`ru_maxrss` would
