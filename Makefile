@@ -32,7 +32,7 @@ types: .venv/ready ## Check the types
 imports: .venv/ready ## Check that imports point one way
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (11 min)
+bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (12 min)
 	$(BIN)/python -m benchmarks
 
 bench-growth: .venv/ready ## Measure whether it stays so with years in the tables (15 min)
