@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := contract publisher consumer sandbox demo tests benchmarks
 
-.PHONY: help demo test lint types imports check bench fuzz format clean
+.PHONY: help demo test lint types imports check bench bench-growth fuzz format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
@@ -34,6 +34,10 @@ imports: .venv/ready ## Check that imports point one way
 
 bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (12 min)
 	$(BIN)/python -m benchmarks
+
+bench-growth: .venv/ready ## Measure whether it stays so with years in the tables (15 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
+	$(BIN)/python -m benchmarks growth
 
 fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris

@@ -1,7 +1,7 @@
 """Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
 
 Every name is a subject; without one, all are measured but those that take minutes. The exit code
-says nothing about speed.
+says nothing about speed, but it is 1 where instructions are not what was recorded.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from benchmarks import (
     drain,
     forwarding,
     full_spool,
+    growth,
+    instructions,
     latency,
     memory,
     shell,
@@ -42,8 +44,12 @@ SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
     "latency": latency.measure,
     "shell": shell.measure,
     "authserver": authserver.measure,
+    "instructions": instructions.measure,
 }
-LONG_SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {"full-spool": full_spool.measure}
+LONG_SUBJECTS: dict[str, Callable[[Stand], list[Row]]] = {
+    "full-spool": full_spool.measure,
+    "growth": growth.measure,
+}
 """Measured only where they are named."""
 
 
@@ -72,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "rows": [row.as_json() for row in rows],
         }
         options.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    if complaints := instructions.complaints(rows):
+        sys.exit("\n".join(complaints))
 
 
 if __name__ == "__main__":

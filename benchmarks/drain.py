@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -63,6 +64,7 @@ def drain_by_worker(
     Every event of a branch that `is_refused` must end as a letter.
     """
     last = last_outcomes(batch, is_refused)
+    before = _runs_and_letters(stand)
     with (
         stand.running(*command) as worker,
         closing(stand.connect()) as connection,
@@ -76,7 +78,7 @@ def drain_by_worker(
                 raise RuntimeError("the worker ended before its backlog did")
         seconds = time.perf_counter() - began_at
         worker.wait()
-        _check(stand, batch, is_refused)
+        _check(stand, batch, is_refused, before)
     return seconds
 
 
@@ -103,22 +105,41 @@ def last_outcomes(
     return tuple(last.values())
 
 
-def _check(stand: Stand, batch: Sequence[Publication], is_refused: Callable[[int], bool]) -> None:
+def _check(
+    stand: Stand,
+    batch: Sequence[Publication],
+    is_refused: Callable[[int], bool],
+    before: tuple[int, int],
+) -> None:
     """A fast worker that loses something is no worker."""
-    ended = runs = dead = 0
+    ended: list[tuple[int, datetime]] = []
+    runs, letters = before
     for publication in batch:
         event = publication.envelope.event
         if isinstance(event, ScriptRun):
             runs += 1
         elif is_refused(event.branch_id):
-            dead += 1
+            letters += 1
         elif isinstance(event, MirrorCompleted | MirrorFailed):
-            ended += 1
+            ended.append((event.branch_id, event.started_at))
     with closing(stand.connect()) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT (SELECT count(outcome) FROM mirror_attempt),"
-            " (SELECT count(*) FROM script_activity), (SELECT count(*) FROM dead_letter)"
+            "SELECT count(outcome) FROM mirror_attempt"
+            " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS ended (branch_id, started_at)"
+            " USING (branch_id, started_at)",
+            tuple(map(list, zip(*ended, strict=True))),
         )
-        found = cursor.fetchone()
-    if found != (ended, runs, dead):
-        raise RuntimeError(f"expected attempts, runs, letters {ended, runs, dead}, found {found}")
+        (found_ended,) = cursor.fetchone() or (0,)
+    expected = len(ended), (runs, letters)
+    found = found_ended, _runs_and_letters(stand)
+    if found != expected:
+        raise RuntimeError(f"expected attempts, runs and letters {expected}, found {found}")
+
+
+def _runs_and_letters(stand: Stand) -> tuple[int, int]:
+    with closing(stand.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(*) FROM script_activity), (SELECT count(*) FROM dead_letter)"
+        )
+        runs, letters = cursor.fetchone() or (0, 0)
+    return runs, letters

@@ -27,6 +27,7 @@ from contract.events import (
 )
 
 BRANCHES = 1000
+ALL_BRANCHES = range(1, BRANCHES + 1)
 HOSTS = 4
 UNDER_WAY = 50
 """Attempts that run at the same time."""
@@ -49,10 +50,10 @@ class Publication(NamedTuple):
     envelope: Envelope
 
 
-def history(count: int) -> Iterator[Envelope]:
+def history(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> Iterator[Envelope]:
     """About `count` events of the last hours, the same attempts each time, under new ids.
 
-    Attempts of all branches begin in turn, some run at the same time, and they end in any order:
+    Attempts of these branches begin in turn, some run at the same time, and they end in any order:
     one in twenty fails, and one branch in fifty always does. One event in a hundred is a script's.
     """
     random = Random(2007)
@@ -82,7 +83,7 @@ def history(count: int) -> Iterator[Envelope]:
         if number % 50 == 49:
             yield envelope(ScriptRun("branch-puller", "host-0", now - STEP, now), 0)
             continue
-        start = MirrorStarted(number % BRANCHES + 1, now)
+        start = MirrorStarted(branch_ids[number % len(branch_ids)], now)
         under_way.append(start)
         yield envelope(start, start.branch_id)
         if len(under_way) > UNDER_WAY:
@@ -91,8 +92,8 @@ def history(count: int) -> Iterator[Envelope]:
         yield end_one()
 
 
-def publications(count: int) -> list[Publication]:
-    return list(map(publication, history(count)))
+def publications(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> list[Publication]:
+    return list(map(publication, history(count, branch_ids)))
 
 
 def publication(envelope: Envelope) -> Publication:

@@ -36,8 +36,8 @@ class Stand:
     folder: Path
     servers: tuple[str, str]
 
-    def clear(self) -> None:
-        """Empties queues and tables, and registers the branches anew."""
+    def clear(self, branches: int = BRANCHES) -> None:
+        """Empties queues and tables, and registers so many branches anew."""
         with broker_channel(connection_parameters(self.amqp_url)) as channel:
             for queue in (*QUEUES, routing.DEAD_QUEUE):
                 channel.queue_purge(queue)
@@ -46,13 +46,13 @@ class Stand:
                 "TRUNCATE branch, mirror_attempt, script_activity, dead_letter,"
                 " ledger_arrival, ledger_source, ledger_range"
             )
-        self.register_branches()
+        self.register_branches(branches)
 
-    def register_branches(self) -> None:
+    def register_branches(self, count: int = BRANCHES) -> None:
         with closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO branch (id, unique_name)"
-                f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {BRANCHES}) id"
+                f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {count}) id"
             )
             cursor.execute("ANALYZE branch")
 

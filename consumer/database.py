@@ -23,9 +23,13 @@ SETTINGS = {
     # A frozen worker must not hold its row locks against the one that takes over.
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "10s",
-    # The statements want a branch's newest few attempts in the order of the index. Without fresh
-    # statistics the planner would rather read them all and sort, or compile what runs for 10 ms.
+    # The statements look a few rows up by their keys in tables that may have millions. Without
+    # fresh statistics, or with a plan from when there was little, the planner would rather read
+    # a table whole, once a batch or even once a branch, or compile what runs for 10 ms.
+    "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
 }
 _LIST_OF_HOSTS = re.compile(

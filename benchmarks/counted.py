@@ -1,0 +1,117 @@
+"""One part of the hot path, so many events long: `python -m benchmarks.counted PART EVENTS`.
+
+All that does not grow with EVENTS is the same in each run, so that the difference of two is theirs.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from contract import wire
+from contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
+
+BATCH = 1000
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def decode(events: int) -> None:
+    """Bodies become events."""
+    bodies = _bodies()
+    for number in range(events):
+        wire.decode(bodies[number % BATCH])
+
+
+def collect(events: int) -> None:
+    """Messages go through the inbox, a batch at a time."""
+    # Where needed: what a part does not use, it need not import a hundred times as slowly.
+    from consumer.inbox import Delivery, Inbox
+    from consumer.messages import read_message
+    from consumer.subscription import Subscription
+
+    messages = list(map(read_message, _bodies()))
+    subscription = Subscription("queue", BATCH)
+    inbox = Inbox(BATCH)
+    for _ in range(events // BATCH):
+        for tag, message in enumerate(messages):
+            inbox.put(Delivery(message, subscription, tag))
+        if len(inbox.take()) != BATCH:
+            raise RuntimeError("the inbox gave out something else than the batch")
+
+
+def apply(events: int) -> None:
+    """Batches become statements and parameters, which nobody carries out."""
+    from sqlalchemy import Engine
+
+    from consumer.applier import Applier
+    from consumer.messages import read_message
+
+    messages = list(map(read_message, _bodies()))
+    applier = Applier(cast(Engine, _Nobody()))
+    for _ in range(events // BATCH):
+        applier.apply(messages)
+
+
+def call(events: int) -> None:
+    """A client's calls are encoded and spooled."""
+    from publisher import BranchStatusClient
+
+    with (
+        TemporaryDirectory(prefix="mirrorfeed-counted-") as folder,
+        closing(BranchStatusClient(Path(folder) / "spool.db", forward=False)) as client,
+    ):
+        for number in range(events // 2):
+            branch_id = number % BATCH + 1
+            client.start_mirroring(branch_id)
+            client.mirror_complete(branch_id, f"{number:040x}")
+
+
+PARTS: Mapping[str, Callable[[int], None]] = {
+    each.__name__: each for each in (decode, collect, apply, call)
+}
+
+
+class _Nobody:
+    """An engine and its connection: takes whatever it is given, and every branch is registered."""
+
+    @contextmanager
+    def begin(self) -> Iterator["_Nobody"]:
+        yield self
+
+    def execute(self, statement: object, parameters: object = None) -> tuple[()]:
+        return ()
+
+    def scalars(self, statement: object, parameters: Mapping[str, Any]) -> Any:
+        return parameters["branch_ids"]
+
+
+def _bodies() -> list[bytes]:
+    """A batch as it is on the wire: of twenty attempts one failed, of a hundred events one is a
+    script's."""
+    return [
+        wire.encode(
+            Envelope(f"{number:036}", f"/pullers/host-{number % 4}/spool", time, event, number + 1)
+        )
+        for number in range(BATCH)
+        for time, event in [_event(number)]
+    ]
+
+
+def _event(number: int) -> tuple[datetime, Event]:
+    branch_id = number // 2 + 1
+    started_at = BEGIN + timedelta(milliseconds=50) * branch_id
+    ended_at = started_at + timedelta(seconds=2)
+    if number % 100 == 99:
+        return ended_at, ScriptRun("branch-puller", "host-0", started_at, ended_at)
+    if number % 2 == 0:
+        return started_at, MirrorStarted(branch_id, started_at)
+    if number % 40 == 1:
+        return ended_at, MirrorFailed(branch_id, started_at, "could not resolve the host's name")
+    return ended_at, MirrorCompleted(branch_id, started_at, f"{number:040x}")
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]](int(sys.argv[2]))

@@ -1,0 +1,128 @@
+"""How many instructions the hot path takes: `python -m benchmarks.instructions [--record]`.
+
+What a clock cannot tell on a busy machine, a count can: it is the same each time. It depends on the
+Python, the kind of processor and msgspec, so instructions.json has figures for each such set.
+`--record` writes there what it counts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.counted import PARTS
+from benchmarks.report import Row, Target
+from benchmarks.stand import Stand
+
+FEW = 1000
+MANY = 3000
+"""Events of the two runs of which the difference counts."""
+TOLERANCE = 0.05
+FIGURES = Path(__file__).with_suffix(".json")
+SUBJECT = "instructions, of one event"
+RECORD = "python -m benchmarks.instructions --record"
+
+
+def measure(_stand: Stand) -> list[Row]:
+    if not shutil.which("valgrind"):
+        sys.stderr.write(
+            "instructions are not counted without valgrind: apt-get install valgrind\n"
+        )
+        return []
+    known = read_figures().get(surroundings(), {})
+    if not known:
+        sys.stderr.write(
+            f"there are no figures of {surroundings()} to compare instructions with: {RECORD}\n"
+        )
+    return rows_of(count_all(), known)
+
+
+def rows_of(counts: Mapping[str, int], known: Mapping[str, int]) -> list[Row]:
+    rows: list[Row] = []
+    for part, count in counts.items():
+        if part not in known:
+            rows.append(Row(SUBJECT, part, "instructions", [count]))
+            continue
+        recorded = Row(SUBJECT, f"{part}, as recorded", "instructions", [known[part]])
+        bounds = [Target("≥", 1 - TOLERANCE), Target("≤", 1 + TOLERANCE)]
+        rows += [recorded, Row(SUBJECT, part, "instructions", [count], recorded, bounds)]
+    return rows
+
+
+def complaints(rows: Sequence[Row]) -> list[str]:
+    """What is to be said of counts that are not as recorded, whether more or less."""
+    return [
+        f"{row.what} takes {row.median:,.0f} instructions an event, recorded are"
+        f" {row.compared_with.median:,.0f}: where that is meant, {RECORD}"
+        for row in rows
+        if row.subject == SUBJECT and row.compared_with
+        if not all(target.is_met(row) for target in row.targets)
+    ]
+
+
+def count_all() -> dict[str, int]:
+    """Instructions an event, of each part."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # what else runs does not matter
+        few = {part: threads.submit(_count, part, FEW) for part in PARTS}
+        many = {part: threads.submit(_count, part, MANY) for part in PARTS}
+    return {
+        part: round((many[part].result() - few[part].result()) / (MANY - FEW)) for part in PARTS
+    }
+
+
+def _count(part: str, events: int) -> int:
+    """All instructions of a process, outside the kernel."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "benchmarks.counted", part, str(events)],
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or not found:
+        raise RuntimeError(f"{part} could not be counted:\n{done.stderr}")
+    return int(found[1])
+
+
+def surroundings() -> str:
+    """What the figures depend on."""
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {platform.machine()}, msgspec {version('msgspec')}"
+
+
+def read_figures() -> dict[str, dict[str, int]]:
+    figures: dict[str, dict[str, int]] = json.loads(FIGURES.read_text())
+    return figures
+
+
+def record(counts: Mapping[str, int]) -> None:
+    figures = {**read_figures(), surroundings(): dict(counts)}
+    FIGURES.write_text(json.dumps(figures, indent=4, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="write them to instructions.json")
+    options = parser.parse_args()
+    if not shutil.which("valgrind"):
+        parser.error("valgrind is missing: apt-get install valgrind")
+    counts = count_all()
+    known = read_figures().get(surroundings(), {})
+    for part, count in counts.items():
+        print(f"{part:8} {count:10,} {f'{known[part]:10,} recorded' if part in known else ''}")
+    if options.record:
+        record(counts)
+
+
+if __name__ == "__main__":
+    main()

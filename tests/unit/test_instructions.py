@@ -1,0 +1,36 @@
+"""What the benchmarks say of instruction counts, and that each part does what it counts."""
+
+import pytest
+
+from benchmarks.counted import PARTS
+from benchmarks.instructions import complaints, rows_of
+
+KNOWN = {"decode": 1000, "apply": 2000}
+
+
+@pytest.mark.parametrize("count", [951, 1000, 1049])
+def test_a_count_as_recorded_is_no_complaint(count: int) -> None:
+    """Give or take five in a hundred."""
+    assert complaints(rows_of({"decode": count, "apply": 2000}, KNOWN)) == []
+
+
+@pytest.mark.parametrize("count", [949, 1051])
+def test_any_other_count_is_named_with_the_remedy(count: int) -> None:
+    """Fewer, too: else the next ones could come back unseen."""
+    assert complaints(rows_of({"decode": count, "apply": 2000}, KNOWN)) == [
+        f"decode takes {count:,} instructions an event, recorded are 1,000:"
+        " where that is meant, python -m benchmarks.instructions --record"
+    ]
+
+
+def test_a_count_without_a_record_is_only_shown() -> None:
+    """As on another Python."""
+    rows = rows_of({"decode": 5}, {})
+    assert complaints(rows) == []
+    assert [(row.what, row.median) for row in rows] == [("decode", 5)]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_runs(part: str) -> None:
+    """With as many events as are counted at least."""
+    PARTS[part](1000)
