@@ -75,14 +75,17 @@ PARTS: Mapping[str, Callable[[int], None]] = {
 
 
 class _Nobody:
-    """An engine and its connection: takes whatever it is given, and every branch is registered."""
+    """An engine, its connection and its results: takes whatever it is given, and every branch is
+    registered."""
+
+    returns_rows = False
 
     @contextmanager
     def begin(self) -> Iterator["_Nobody"]:
         yield self
 
-    def execute(self, statement: object, parameters: object = None) -> tuple[()]:
-        return ()
+    def execute(self, statement: object, parameters: object = None) -> "_Nobody":
+        return self
 
     def scalars(self, statement: object, parameters: Mapping[str, Any]) -> Any:
         return parameters["branch_ids"]
