@@ -8,7 +8,7 @@ CODE := contract publisher consumer sandbox demo tests benchmarks
 .PHONY: help demo test lint types imports check bench fuzz format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
@@ -34,6 +34,12 @@ imports: .venv/ready ## Check that imports point one way
 
 bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (11 min)
 	$(BIN)/python -m benchmarks
+
+.PHONY: bench-peers
+bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastStream (8 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		asyncpg celery dramatiq 'faststream[rabbit]' greenlet matplotlib psutil uvloop
+	$(BIN)/python -m benchmarks.peers
 
 fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris

@@ -1,0 +1,21 @@
+"""A consumer of several processes."""
+
+import signal
+from collections.abc import Callable, Iterable
+from multiprocessing import Process
+from typing import Any
+
+
+def run_each(target: Callable[[Any], object], arguments: Iterable[Any]) -> None:
+    """Runs `target` with each of the arguments in a process of its own; SIGTERM ends them all."""
+    nodes = [Process(target=target, args=[argument]) for argument in arguments]
+    for node in nodes:
+        node.start()
+
+    def end(*_: object) -> None:
+        for node in nodes:
+            node.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    for node in nodes:
+        node.join()
