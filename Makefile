@@ -36,7 +36,7 @@ bench: .venv/ready ## Measure speed and memory, side by side with what bounds th
 	$(BIN)/python -m benchmarks
 
 .PHONY: bench-peers
-bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastStream (8 min)
+bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastStream (7 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		asyncpg celery dramatiq 'faststream[rabbit]' greenlet matplotlib psutil uvloop
 	$(BIN)/python -m benchmarks.peers
