@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := contract publisher consumer sandbox demo tests benchmarks
 
-.PHONY: help demo test lint types imports check bench bench-growth fuzz format clean
+.PHONY: help demo test lint types imports check bench bench-growth bench-peers fuzz format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ bench: .venv/ready ## Measure speed and memory, side by side with what bounds th
 bench-growth: .venv/ready ## Measure whether it stays so with years in the tables (15 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m benchmarks growth
+
+bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastStream (7 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		asyncpg celery dramatiq 'faststream[rabbit]' greenlet matplotlib psutil uvloop
+	$(BIN)/python -m benchmarks.peers
 
 fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris

@@ -74,6 +74,8 @@ class Stand:
             finally:
                 process.terminate()
                 _, log = process.communicate(timeout=20)
+                if (error := sys.exception()) is not None:
+                    error.add_note(f"{command} said:\n{log}")
             if process.returncode:
                 raise RuntimeError(f"{command} ended with {process.returncode}:\n{log}")
 

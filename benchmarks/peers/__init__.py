@@ -1,0 +1,1 @@
+"""mirrorfeed beside Celery, Dramatiq, FastStream and a loop of pika's: `make bench-peers`."""

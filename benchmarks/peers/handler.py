@@ -1,0 +1,86 @@
+"""What a good engineer writes for one message: a transaction of two statements, safe to repeat.
+
+The branch row is touched only where the attempt's row changed, and by nothing older than it shows.
+"""
+
+import os
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import URL, Connection, Executable, bindparam, func, make_url, or_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from consumer import Branch, ScriptActivity
+from consumer.tables import MirrorAttempt
+from contract import environment
+
+Event = dict[str, Any]
+"""A CloudEvent, as the JSON parser gives it."""
+Step = tuple[Executable, dict[str, Any]]
+
+_upsert = insert(MirrorAttempt)
+UPSERT_ATTEMPT = _upsert.on_conflict_do_update(
+    index_elements=[MirrorAttempt.branch_id, MirrorAttempt.started_at],
+    set_={
+        name: _upsert.excluded[name]
+        for name in ("finished_at", "outcome", "revision_id", "failure_reason")
+    },
+    where=MirrorAttempt.outcome.is_(None) & _upsert.excluded.outcome.is_not(None),
+)
+INSERT_RUN = insert(ScriptActivity).on_conflict_do_nothing().inline()
+
+_started_at = bindparam("started_at", type_=Branch.last_mirrored.type)
+_begun = (
+    update(Branch)
+    .where(Branch.id == bindparam("branch_id"))
+    .values(last_mirror_attempt=func.greatest(Branch.last_mirror_attempt, _started_at))
+)
+_ended = _begun.where(or_(Branch.last_mirrored.is_(None), Branch.last_mirrored < _started_at))
+UPDATE_BRANCH = {
+    "mirror.started": _begun,
+    "mirror.completed": _ended.values(
+        last_mirrored=_started_at,
+        last_mirrored_id=bindparam("revision_id"),
+        mirror_failures=0,
+        mirror_status_message=None,
+    ),
+    "mirror.failed": _ended.values(
+        mirror_failures=Branch.mirror_failures + 1,
+        mirror_status_message=bindparam("reason"),
+    ),
+}
+
+
+def database_url(driver: str) -> URL:
+    return make_url(os.environ[environment.DATABASE_URL]).set(drivername=f"postgresql+{driver}")
+
+
+def apply(connection: Connection, event: Event) -> None:
+    """Within the caller's transaction."""
+    first, then = _steps(event)
+    if connection.execute(*first).rowcount and then:
+        connection.execute(*then)
+
+
+def _steps(event: Event) -> tuple[Step, Step | None]:
+    """What is done, and what is done if that changed something."""
+    kind, data = event["type"], event["data"]
+    started_at = datetime.fromisoformat(data["started_at"])
+    if kind == "script.run":
+        run = {
+            "name": data["name"],
+            "hostname": data["hostname"],
+            "date_started": started_at,
+            "date_completed": datetime.fromisoformat(data["completed_at"]),
+        }
+        return (INSERT_RUN, run), None
+    has_ended = kind != "mirror.started"
+    attempt = {
+        "branch_id": data["branch_id"],
+        "started_at": started_at,
+        "finished_at": datetime.fromisoformat(event["time"]) if has_ended else None,
+        "outcome": kind.removeprefix("mirror.") if has_ended else None,
+        "revision_id": data.get("revision_id"),
+        "failure_reason": data.get("reason"),
+    }
+    return (UPSERT_ATTEMPT, attempt), (UPDATE_BRANCH[kind], {**data, "started_at": started_at})

@@ -1,0 +1,72 @@
+"""What processes take: a consumer with its children, a server with its helpers."""
+
+from contextlib import suppress
+
+import psutil
+from sqlalchemy import make_url
+
+from benchmarks.stand import Stand
+from consumer.topology import connection_parameters
+
+SERVER_NAMES = ("beam", "postgres")
+
+
+class Meter:
+    """The processor time of a consumer and of both servers."""
+
+    def __init__(self, stand: Stand) -> None:
+        broker, *_ = connection_parameters(stand.amqp_url)
+        database_port = make_url(stand.database_url).port or 5432
+        self._servers = (_listener(broker.port), _listener(database_port))
+
+    def begin(self, consumer: psutil.Process) -> None:
+        self._roots = (consumer, *self._servers)
+        self._before = list(map(_cpu_seconds, self._roots))
+
+    def read(self, events: int) -> list[float]:
+        """Seconds since then for 1,000 of the events: the consumer's, the broker's, the database's;
+        NaN for a server that is not a process of this machine."""
+        now = map(_cpu_seconds, self._roots)
+        return [1000 * (end - begin) / events for begin, end in zip(self._before, now, strict=True)]
+
+
+def megabytes(root: psutil.Process) -> float:
+    """PSS, in MB of 10^6 bytes: of memory that n processes share, each counts the nth part."""
+    size = 0
+    for process in family_of(root):
+        with suppress(psutil.NoSuchProcess):
+            size += process.memory_full_info().pss
+    return size / 1e6
+
+
+def _listener(port: int) -> psutil.Process | None:
+    """The server that listens on the port, and no proxy of a container's."""
+    for connection in psutil.net_connections("tcp"):
+        is_listening = connection.status == psutil.CONN_LISTEN
+        if is_listening and connection.laddr.port == port and connection.pid is not None:
+            process = psutil.Process(connection.pid)
+            # A server's child has what its parent listens on until it closes that.
+            while (parent := process.parent()) and parent.name() == process.name():
+                process = parent
+            if process.name().startswith(SERVER_NAMES):
+                return process
+    return None
+
+
+def _cpu_seconds(root: psutil.Process | None) -> float:
+    """Of the process and its descendants since they began, those included that have ended."""
+    if root is None:
+        return float("nan")
+    seconds = 0.0
+    for process in family_of(root):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
+def family_of(root: psutil.Process) -> list[psutil.Process]:
+    """It and all its descendants; none where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return [root, *root.children(recursive=True)]
+    return []
