@@ -1,6 +1,6 @@
 """Measure mirrorfeed beside its peers: `python -m benchmarks.peers`.
 
-Writes the measured part of `docs/benchmarks/peers.md` and its charts, and prints it. Fails where an
+Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails where an
 event gets lost.
 """
 

@@ -1,4 +1,4 @@
-"""What was measured, as a table and charts: the measured part of `docs/benchmarks/peers.md`."""
+"""What was measured, as a table and charts: the measured part of `docs/benchmarks.md`."""
 
 import math
 import os
@@ -15,7 +15,8 @@ from matplotlib import pyplot
 
 from benchmarks.peers.contest import QUICK_BRANCHES, Drained
 
-DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
+DOCS = Path(__file__).parents[2] / "docs"
+CHARTS = DOCS / "benchmarks"
 BEGIN = "<!-- measured: make bench-peers writes what is below -->\n"
 END = "<!-- measured: and above -->\n"
 PACKAGES = ("celery", "dramatiq", "faststream", "pika", "SQLAlchemy", "psycopg2-binary", "asyncpg")
@@ -60,7 +61,7 @@ class Standing:
 def write_page(standings: Sequence[Standing], ours: Standing, servers: Sequence[str]) -> str:
     """Writes the charts and the page's measured part, and returns that."""
     measured = _measured(standings, ours, servers)
-    page = DOCS / "peers.md"
+    page = DOCS / "benchmarks.md"
     before, _, rest = page.read_text().partition(BEGIN)
     page.write_text(before + BEGIN + measured + END + rest.partition(END)[2])
 
@@ -161,5 +162,5 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     if len(parts) > 1:
         figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
-    figure.savefig(DOCS / f"peers-{name}.svg", metadata={"Date": None})
+    figure.savefig(CHARTS / f"peers-{name}.svg", metadata={"Date": None})
     pyplot.close(figure)
