@@ -19,7 +19,7 @@ DELIVERED = struct.Struct(">Q?")  # delivery tag, redelivered
 HEADER = struct.Struct(">BHIHHQ")  # type, channel, size, class, weight, body size
 FLAGS = struct.Struct(">H")
 END_BYTES = 1
-MAX_BODY_BYTES = 64 * 1024
+MAX_WHOLE_BYTES = 64 * 1024
 """A larger body may take several frames; an empty one takes none."""
 
 
@@ -62,9 +62,10 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
 
     def _read_frame(self) -> tuple[int, Any]:
         try:
-            return self._read_delivery(self._frame_buffer) or super()._read_frame()
+            delivery = self._read_delivery(self._frame_buffer)
         except (struct.error, IndexError):
             return 0, None  # the rest has not arrived yet
+        return delivery or super()._read_frame()
 
     def _process_frame(self, frame_value: Any) -> None:
         if isinstance(frame_value, WholeDelivery):
@@ -91,7 +92,7 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
         header, header_number, size, _, _, body_size = HEADER.unpack_from(buffer, header_at)
         if header != FRAME_HEADER or header_number != number:
             return None
-        if not 0 < body_size <= MAX_BODY_BYTES:
+        if not 0 < body_size <= MAX_WHOLE_BYTES:
             return None
         flags_at = header_at + HEADER.size
         body_at = header_at + FRAME.size + size + END_BYTES

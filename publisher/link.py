@@ -40,6 +40,8 @@ CALLS_SECONDS = 0.01
 GIVE_WAY_SECONDS = 50e-6
 """How long a call of this process may have the interpreter between two events, where the last call
 is less than CALLS_SECONDS ago."""
+STALL_SECONDS = 1.0
+"""How long no confirm comes until what is behind the unconfirmed events is read all the same."""
 REMOVE_SECONDS = 0.25
 """How long confirmed events stay in the spool, so that many are removed at once."""
 RETRY_REMOVE_SECONDS = 1.0
@@ -100,7 +102,8 @@ class Link:
         self._hold_timer: object = None
         self._remove_timer: object = None
         self._appended = False
-        self._called_at = 0.0  # of the monotonic clock
+        self._called_at = 0.0  # of the monotonic clock, as the next one
+        self._confirmed_at = 0.0
         self._lingers = False
         self.was_open = False
         self.was_useful = False
@@ -173,6 +176,8 @@ class Link:
         self._poll()
 
     def _poll(self) -> None:
+        if time.monotonic() - self._confirmed_at > STALL_SECONDS:
+            self._pipeline.read_on()
         self._look()
         self._ioloop.call_later(POLL_SECONDS, self._poll)
 
@@ -224,6 +229,7 @@ class Link:
 
     def _on_confirm(self, frame: Any) -> None:
         self.was_useful = True
+        self._confirmed_at = time.monotonic()
         settle = (
             self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
         )

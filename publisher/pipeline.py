@@ -14,7 +14,7 @@ from publisher.spool import Spool, SpooledEvent
 READ_AHEAD = 500
 KEPT_BYTES = 8 * 1024**2
 """How much is kept in memory of events whose key is busy. Nothing is read beyond until some of them
-are confirmed."""
+are confirmed, or it is known that none will be for now."""
 
 
 class Pipeline:
@@ -40,8 +40,8 @@ class Pipeline:
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
         # A key is busy, and listed here, while one of its events is unconfirmed, held or ready to
-        # be published. Those of its events that were read meanwhile wait here, in order; while it
-        # is held, which may be for long, only their numbers.
+        # be published. Those of its events that were read meanwhile wait here, in order: first
+        # those of which only the numbers are kept.
         self._waiting: dict[str, deque[SpooledEvent | int]] = {key: deque() for key in held}
         self._kept_bytes = 0
         self._ready: deque[str] = deque()
@@ -115,6 +115,12 @@ class Pipeline:
         """The spool may hold events that it did not hold when it was read to its end."""
         self._may_have_more = True
 
+    def read_on(self) -> None:
+        """No confirm comes, as from a queue without a leader: of what waits for one only the
+        numbers are kept, so that what is behind it can be read."""
+        for key in self._waiting:
+            self._keep_numbers(key)
+
     def _settled(self, delivery_tag: int, multiple: bool) -> list[SpooledEvent]:
         tags = (
             list(takewhile(lambda tag: tag <= delivery_tag, self._unconfirmed))
@@ -124,15 +130,18 @@ class Pipeline:
         return [self._unconfirmed.pop(tag) for tag in tags]
 
     def _hold(self, event: SpooledEvent) -> None:
-        waiting = self._waiting[event.partition_key]
+        self._keep_numbers(event.partition_key)
+        self._waiting[event.partition_key].appendleft(event.sequence)
+        self.held.add(event.partition_key)
+
+    def _keep_numbers(self, key: str) -> None:
+        waiting = self._waiting[key]
         numbers: list[int] = []
         while waiting and isinstance(kept := waiting[-1], SpooledEvent):
             waiting.pop()
             self._kept_bytes -= len(kept.body)
             numbers.append(kept.sequence)
         waiting.extend(reversed(numbers))
-        waiting.appendleft(event.sequence)
-        self.held.add(event.partition_key)
 
     def _keep(self, event: SpooledEvent) -> SpooledEvent | int:
         if event.partition_key in self.held:

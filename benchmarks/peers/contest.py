@@ -109,7 +109,8 @@ def delays(stand: Stand, connection: PsycopgConnection, contestant: Contestant) 
     branch_ids = range(1, (WARM_UP + COUNTED) // 2 + 1)
     if contestant.module is None:
         spool = str(stand.folder / f"{uuid4()}.db")
-        caller = ["python", "-m", "benchmarks.caller", spool, str(RATE), str(2 * len(branch_ids))]
+        numbers = map(str, (RATE, 2 * len(branch_ids), branch_ids[0]))
+        caller = ["python", "-m", "benchmarks.caller", spool, *numbers]
     else:
         batch = list(_histories(branch_ids, attempts=1))
         caller = [*_publisher(stand, contestant.module, batch), str(RATE)]

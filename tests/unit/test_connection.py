@@ -1,8 +1,11 @@
 """Deliveries read in one step, beside pika's own way."""
 
+import struct
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame
@@ -11,7 +14,7 @@ from pika.callback import CallbackManager
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from consumer.connection import MAX_BODY_BYTES, DeliveryConnection
+from consumer.connection import MAX_WHOLE_BYTES, DeliveryConnection
 
 CHANNELS = (1, 2)
 MAX_FRAME_BYTES = 128 * 1024
@@ -76,7 +79,7 @@ messages = st.builds(
     frames,
     st.sampled_from(CHANNELS),
     st.binary(max_size=20)
-    | st.sampled_from([MAX_BODY_BYTES, MAX_BODY_BYTES + 1, MAX_FRAME_BYTES + 1]).map(bytes),
+    | st.sampled_from([MAX_WHOLE_BYTES, MAX_WHOLE_BYTES + 1, MAX_FRAME_BYTES + 1]).map(bytes),
     properties,
     st.sampled_from(["tag", "gone", "unknown"]),
     st.booleans(),
@@ -102,6 +105,22 @@ def test_what_has_arrived_is_not_kept_waiting() -> None:
     assert read(DeliveryConnection, [message, HEARTBEAT]) == [
         (1, "tag", 7, False, {}, None, b"body")
     ]
+
+
+def test_a_small_message_never_becomes_frames() -> None:
+    """That is what makes it fast."""
+    with mock.patch.object(SelectConnection, "_process_frame") as process_frame:
+        (seen,) = read(DeliveryConnection, [b"".join(frames(1, b"body", BasicProperties()))])
+    assert seen[-1] == b"body"
+    assert not process_frame.called
+
+
+def test_what_pika_cannot_read_is_an_error() -> None:
+    """And not something that has yet to arrive."""
+    header = frame.Header(1, 4, BasicProperties(message_id="id")).marshal()
+    beheaded = header[:3] + (2).to_bytes(4) + header[7:9] + header[-1:]
+    with pytest.raises(struct.error):
+        read(DeliveryConnection, [beheaded])
 
 
 def test_messages_of_two_channels_may_be_interleaved() -> None:

@@ -186,10 +186,27 @@ def test_what_waits_behind_a_held_key_keeps_no_other_waiting(
     assert pipeline.confirmed == [1, 2, 3, 4]
 
 
+def test_what_waits_for_a_silent_queue_keeps_no_other_waiting(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue without a leader neither confirms nor refuses; in the end nothing is left out."""
+    append(spool, 1, 1, 1, 1, 2)
+    (first, *_) = spool.pending(after=0, limit=1)
+    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
+    pipeline = Pipeline(spool, window=10)
+    assert publish_all(pipeline) == [1]
+    pipeline.read_on()
+    assert publish_all(pipeline, tag=1) == [5]
+    for tag in (1, 3, 4, 5):
+        pipeline.acked(tag, multiple=False)
+        publish_all(pipeline, tag=max(tag, 2))
+    assert pipeline.confirmed == [1, 2, 3, 4]
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     keys=st.lists(st.integers(1, 4), min_size=1, max_size=30),
-    answers=st.lists(st.sampled_from(["ack", "nack", "return"]), max_size=60),
+    answers=st.lists(st.sampled_from(["ack", "nack", "return", "silence"]), max_size=60),
     window=st.integers(1, 5),
     kept_bytes=st.integers(0, 3000),
     choices=st.randoms(use_true_random=False),
@@ -219,9 +236,12 @@ def test_whatever_the_broker_answers_each_key_stays_in_order(
                     break
                 pipeline.retry_held()
                 continue
+            answer = todo.pop() if todo else "ack"
+            if answer == "silence":
+                pipeline.read_on()
+                continue
             answered = choices.choice(list(open_tags))
             event = open_tags.pop(answered)
-            answer = todo.pop() if todo else "ack"
             if answer == "nack":
                 pipeline.nacked(answered, multiple=False)
                 continue
