@@ -105,8 +105,11 @@ APPLY_ATTEMPTS = text(f"""
             last_mirrored = coalesce(success_at, last_mirrored),
             last_mirrored_id =
                 CASE WHEN success_at IS NULL THEN last_mirrored_id ELSE revision_id END,
-            mirror_failures = failures
-                + CASE WHEN success_at IS NULL THEN mirror_failures - failures_before ELSE 0 END,
+            mirror_failures = failures + CASE
+                -- Not below 0, whoever changed the row by hand.
+                WHEN success_at IS NULL THEN greatest(0, mirror_failures - failures_before)
+                ELSE 0
+            END,
             mirror_status_message = CASE
                 WHEN failures > 0 THEN failure_reason
                 WHEN success_at IS NULL THEN mirror_status_message
@@ -232,7 +235,8 @@ class Applier:
         self._engine = engine
 
     def check(self) -> None:
-        """Runs every statement on no rows. Raises DatabaseUnavailable where one cannot run.
+        """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable where
+        one cannot run.
 
         What is subscribed to while the database cannot take it only uses up its delivery limit.
         """

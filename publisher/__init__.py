@@ -4,7 +4,7 @@ import logging
 
 from contract.events import InvalidEvent
 from publisher.client import BranchStatusClient, MirrorAttempt
-from publisher.errors import AttemptNotStarted, PublisherError, SpoolError, SpoolFull
+from publisher.errors import AttemptNotStarted, PublisherError, SpoolBusy, SpoolError, SpoolFull
 
 __all__ = [
     "AttemptNotStarted",
@@ -12,6 +12,7 @@ __all__ = [
     "InvalidEvent",
     "MirrorAttempt",
     "PublisherError",
+    "SpoolBusy",
     "SpoolError",
     "SpoolFull",
 ]

@@ -58,6 +58,12 @@ CREATE TABLE refused (
 CREATE TABLE attempt (branch_id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, is_open INTEGER);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+FROM_VERSION_1 = """
+ALTER TABLE source ADD COLUMN confirmed INTEGER NOT NULL DEFAULT 0;
+UPDATE source SET confirmed =
+    last_sequence - (SELECT count(*) FROM event) - (SELECT count(*) FROM refused);
+PRAGMA user_version = 2;
+"""
 COLUMNS = "sequence, message_id, type, partition_key, body"
 
 
@@ -304,7 +310,9 @@ class Spool:
             check_same_thread=False,
         )
         try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            version = _version(connection)
+            if version == 1:
+                version = _upgrade(connection)
             if version != SCHEMA_VERSION:
                 raise SpoolError(
                     f"{self.path} is not a spool of this version (found {version}, expected"
@@ -413,6 +421,21 @@ def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         last = number
     if first is not None and last is not None:
         yield first, last
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _upgrade(connection: sqlite3.Connection) -> int:
+    """Keeps what waits in a spool of version 1; another process may do the same."""
+    connection.execute("BEGIN IMMEDIATE")
+    if _version(connection) == 1:
+        for statement in FROM_VERSION_1.split(";"):
+            connection.execute(statement)
+    connection.execute("COMMIT")
+    return _version(connection)
 
 
 def _create(path: Path) -> None:

@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import re
+import select
 import signal
 import socket
 import ssl
@@ -449,6 +450,7 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
             waiting.sendall(sized(dumps((1,), "startMirroring").encode()))
             with ServerProxy(url) as proxy:
                 assert proxy.system.methodHelp("startMirroring")
+            assert not select.select([waiting], [], [], 0)[0]
         assert b"<boolean>1</boolean>" in answer(waiting)
 
 

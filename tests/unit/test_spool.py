@@ -354,6 +354,23 @@ def test_a_spool_of_another_version_is_left_alone(tmp_path: Path) -> None:
         Spool(path)
 
 
+def test_a_spool_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    """With what waits in it, and its account."""
+    path = tmp_path / "spool.db"
+    with closing(Spool(path)) as spool:
+        for branch_id in (1, 2, 3):
+            append(spool, branch_id)
+        spool.remove([1])
+        before = spool.status()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("ALTER TABLE source DROP COLUMN confirmed; PRAGMA user_version=1")
+    with closing(Spool(path)) as spool:
+        after = spool.status()
+        assert [each.sequence for each in spool.pending(after=0, limit=9)] == [2, 3]
+    assert (after.spooled, after.confirmed, after.pending) == (3, 1, 2)
+    assert after.source == before.source
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """The first call fails, not a later one."""
     (tmp_path / "file").write_text("")
