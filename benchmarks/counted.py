@@ -15,7 +15,48 @@ from contract import wire
 from contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
 
 BATCH = 1000
+READ_BYTES = 4096
+"""What pika reads at once."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def deliver(events: int) -> None:
+    """Bytes from the broker become deliveries, which nobody looks at."""
+    from pika import BasicProperties, frame
+    from pika.callback import CallbackManager
+    from pika.channel import Channel
+    from pika.spec import Basic
+
+    from consumer.connection import DeliveryConnection
+
+    properties = BasicProperties(delivery_mode=2, message_id="id", user_id="puller")
+    stream = b"".join(
+        part.marshal()
+        for tag, body in enumerate(_bodies(), start=1)
+        for part in (
+            frame.Method(1, Basic.Deliver("tag", tag, False, "mirror.events", "mirror.started.5")),
+            frame.Header(1, len(body), properties),
+            frame.Body(1, body),
+        )
+    )
+    connection = DeliveryConnection.__new__(DeliveryConnection)  # connected to nobody
+    connection.callbacks = CallbackManager()
+    connection.bytes_received = 0
+    connection._frame_buffer = b""
+    channel = Channel(connection, 1, print)
+    received = 0
+
+    def count(*_message: object) -> None:
+        nonlocal received
+        received += 1
+
+    channel._consumers["tag"] = count
+    connection._channels = {1: channel}
+    for _ in range(events // BATCH):
+        for begin in range(0, len(stream), READ_BYTES):
+            connection._on_data_available(stream[begin : begin + READ_BYTES])
+    if received != events // BATCH * BATCH:
+        raise RuntimeError("something else than all messages was delivered")
 
 
 def decode(events: int) -> None:
@@ -70,7 +111,7 @@ def call(events: int) -> None:
 
 
 PARTS: Mapping[str, Callable[[int], None]] = {
-    each.__name__: each for each in (decode, collect, apply, call)
+    each.__name__: each for each in (deliver, decode, collect, apply, call)
 }
 
 
