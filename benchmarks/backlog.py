@@ -3,12 +3,13 @@
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
-from benchmarks.drain import WATCH_SECONDS, WORKER, have_ended, last_outcomes
+from benchmarks.drain import WORKER, have_ended, last_outcomes
 from benchmarks.load import history, publication, publish
 from benchmarks.memory import high_water_mark
-from benchmarks.stand import Stand, wait_for_log
+from benchmarks.stand import Stand, await_work, wait_for_log
 
 TENTHS = 10
 PUBLISHED_AT_ONCE = 20_000
@@ -39,11 +40,8 @@ def drain_backlog(stand: Stand, events: int) -> Backlog:
         wait_for_log(worker, "consuming")
         began_at = time.perf_counter()
         for mark, count in marks:
-            while not have_ended(cursor, mark):
-                time.sleep(WATCH_SECONDS)
-                if worker.poll() is not None:
-                    raise RuntimeError("the worker ended before its backlog did")
-                peak = high_water_mark(worker.pid) or peak
+            await_work(worker, partial(have_ended, cursor, mark))
+            peak = high_water_mark(worker.pid) or peak
             now = time.perf_counter()
             rates.append(count / (now - began_at))
             began_at = now

@@ -10,17 +10,17 @@ from psycopg2.extensions import cursor as Cursor
 from benchmarks.baselines import drain_one_by_one, drain_raw
 from benchmarks.load import Publication, publications, publish
 from benchmarks.report import Row, Target
-from benchmarks.stand import PARTITIONS, Stand, wait_for_log
+from benchmarks.stand import PARTITIONS, Stand, await_work, wait_for_log
 from contract import routing
 from contract.events import MirrorCompleted, MirrorFailed, ScriptRun
+from sandbox import wait_until
 
 SUBJECT = "worker, draining a backlog"
 EVENTS = 60_000
 EVENTS_ONE_BY_ONE = 1500
 ROUNDS = 3
 WORKER = ("mirror-consumer", "run", "--drain")
-WATCH_SECONDS = 0.02
-"""How often the last events are looked for: the error of a time, of some seconds."""
+PATIENCE_SECONDS = 60.0
 
 
 def measure(stand: Stand) -> list[Row]:
@@ -72,14 +72,17 @@ def drain_by_worker(
     ):
         wait_for_log(worker, "consuming")
         began_at = time.perf_counter()
-        while not have_ended(cursor, last):
-            time.sleep(WATCH_SECONDS)
-            if worker.poll() is not None:
-                raise RuntimeError("the worker ended before its backlog did")
+        await_work(worker, lambda: have_ended(cursor, last))
         seconds = time.perf_counter() - began_at
         worker.wait()
         _check(stand, batch, is_refused, before)
     return seconds
+
+
+def await_outcomes(stand: Stand, last: tuple[tuple[object, object], ...]) -> None:
+    """Waits until these are committed, by whatever workers there are."""
+    with closing(stand.connect()) as connection, connection.cursor() as cursor:
+        wait_until(lambda: have_ended(cursor, last), PATIENCE_SECONDS, "the last events")
 
 
 def have_ended(cursor: Cursor, attempts: tuple[tuple[object, object], ...]) -> bool:

@@ -9,7 +9,7 @@ import pika
 
 from benchmarks.load import Publication, history, publications, publish
 from benchmarks.report import Row, Target
-from benchmarks.stand import Stand, wait_for_log
+from benchmarks.stand import Stand, await_work, wait_for_log
 from contract import routing
 from publisher.spool import Spool
 
@@ -17,8 +17,6 @@ SUBJECT = "forwarder, draining a spool"
 EVENTS = 60_000
 EVENTS_ONE_BY_ONE = 2000
 ROUNDS = 3
-WATCH_SECONDS = 0.01
-"""How often the spool is looked at: the error of a time, of some seconds."""
 
 
 def measure(stand: Stand) -> list[Row]:
@@ -53,10 +51,7 @@ def _forward(stand: Stand, path: Path) -> float:
         with stand.running(*command) as forwarder:
             wait_for_log(forwarder, "connected")
             began_at = time.perf_counter()
-            while spool.pending(after=0, limit=1):
-                time.sleep(WATCH_SECONDS)
-                if forwarder.poll() is not None and spool.pending(after=0, limit=1):
-                    raise RuntimeError("the forwarder ended before its spool was empty")
+            await_work(forwarder, lambda: not spool.pending(after=0, limit=1))
             seconds = time.perf_counter() - began_at
             forwarder.wait()
     return count / seconds

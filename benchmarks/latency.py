@@ -10,7 +10,7 @@ from uuid import uuid4
 from psycopg2.extensions import connection as PsycopgConnection
 
 from benchmarks.caller import at_pace
-from benchmarks.drain import have_ended, last_outcomes
+from benchmarks.drain import await_outcomes, last_outcomes
 from benchmarks.load import BRANCHES, publications, publish
 from benchmarks.report import Row, Target, quantile
 from benchmarks.stand import QUEUES, Stand
@@ -111,10 +111,10 @@ def _rate_at_most(stand: Stand) -> float:
     stand.clear()
     batch = publications(EVENTS_AT_MOST)
     last = last_outcomes(batch)
-    with _worker(stand), closing(stand.connect()) as connection, connection.cursor() as cursor:
+    with _worker(stand):
         began_at = time.perf_counter()
         publish(stand.amqp_url, batch)
-        wait_until(lambda: have_ended(cursor, last), PATIENCE_SECONDS, "all to be applied")
+        await_outcomes(stand, last)
         return len(batch) / (time.perf_counter() - began_at)
 
 

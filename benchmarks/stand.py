@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from consumer.topology import broker_channel, connection_parameters, declare_top
 from contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
 
+WATCH_SECONDS = 0.02
 PARTITIONS = 4
 QUEUES = tuple(routing.partition_queue(partition) for partition in range(PARTITIONS))
 
@@ -140,6 +142,18 @@ def wait_for_log(process: "subprocess.Popen[str]", text: str) -> None:
         if text in line:
             return
     raise RuntimeError(f"a process ended without saying {json.dumps(text)}")
+
+
+def await_work(process: "subprocess.Popen[str]", is_done: Callable[[], bool]) -> None:
+    """Waits until a process has done its work, which is looked at every WATCH_SECONDS: the error
+    of a time, of some seconds.
+
+    Raises RuntimeError where it ends before.
+    """
+    while not is_done():
+        time.sleep(WATCH_SECONDS)
+        if process.poll() is not None and not is_done():
+            raise RuntimeError("a process ended before its work was done")
 
 
 def _disk() -> str | None:

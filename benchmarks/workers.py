@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from subprocess import Popen
 
-from benchmarks.drain import ROUNDS, have_ended, last_outcomes
+from benchmarks.drain import ROUNDS, await_outcomes, last_outcomes
 from benchmarks.load import publications, publish
 from benchmarks.report import Row, Target
 from benchmarks.stand import QUEUES, Stand
@@ -49,7 +49,7 @@ def _drained(stand: Stand, count: int) -> float:
         began_at = time.perf_counter()
         for worker in workers:
             worker.send_signal(signal.SIGCONT)
-        _await_outcomes(stand, last_outcomes(batch))
+        await_outcomes(stand, last_outcomes(batch))
         return len(batch) / (time.perf_counter() - began_at)
 
 
@@ -60,7 +60,7 @@ def _taken_over(stand: Stand) -> float:
         began_at = time.perf_counter()
         workers[0].kill()
         publish(stand.amqp_url, batch)
-        _await_outcomes(stand, last_outcomes(batch))
+        await_outcomes(stand, last_outcomes(batch))
         return time.perf_counter() - began_at
 
 
@@ -89,8 +89,3 @@ def _service(stand: Stand) -> Iterator["Popen[str]"]:
     finally:
         worker.kill()
         worker.communicate()
-
-
-def _await_outcomes(stand: Stand, last: tuple[tuple[object, object], ...]) -> None:
-    with closing(stand.connect()) as connection, connection.cursor() as cursor:
-        wait_until(lambda: have_ended(cursor, last), PATIENCE_SECONDS, "the last events")

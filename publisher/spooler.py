@@ -24,15 +24,14 @@ class Spooler:
     def __init__(self, client: BranchStatusClient) -> None:
         self._client = client
         self._waiting: Batch = []
-        self._is_gathering = False
         self._busy_since: float | None = None
 
     async def make(self, call: Call) -> None:
         """Returns when the call is made and what it did is durable, or else it has an error."""
         made = asyncio.get_running_loop().create_future()
+        is_first = not self._waiting
         self._waiting.append((call, made))
-        if not self._is_gathering:
-            self._is_gathering = True
+        if is_first:
             self._gather(known=0)
         await made
 
@@ -58,7 +57,6 @@ class Spooler:
         except Exception as error:
             self._refuse(error)
         batch, self._waiting = self._waiting, []
-        self._is_gathering = False
         self._busy_since = None
         for _, made in batch:
             if not made.done():  # a server that ends gives up who waits too long

@@ -24,6 +24,13 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
+def keep_one_event(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """A pipeline that keeps no more than one event in memory."""
+    (first, *_) = spool.pending(after=0, limit=1)
+    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
+    return Pipeline(spool, window=10)
+
+
 def append(spool: Spool, *branch_ids: int) -> None:
     with spool.writing() as writer:
         for number, branch_id in enumerate(branch_ids):
@@ -160,9 +167,7 @@ def test_no_more_is_read_than_is_kept_in_memory(
 ) -> None:
     """However much waits behind busy keys: another key's turn comes once some is confirmed."""
     append(spool, 1, 1, 1, 2)
-    (first, *_) = spool.pending(after=0, limit=1)
-    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
-    pipeline = Pipeline(spool, window=10)
+    pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
     pipeline.acked(1, multiple=False)
     assert publish_all(pipeline, tag=1) == [2, 4]
@@ -173,9 +178,7 @@ def test_what_waits_behind_a_held_key_keeps_no_other_waiting(
 ) -> None:
     """It is read again, in its order, when its turn comes."""
     append(spool, 1, 1, 1, 1, 2)
-    (first, *_) = spool.pending(after=0, limit=1)
-    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
-    pipeline = Pipeline(spool, window=10)
+    pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
     pipeline.nacked(1, multiple=False)
     assert publish_all(pipeline, tag=1) == [5]
@@ -191,9 +194,7 @@ def test_what_waits_for_a_silent_queue_keeps_no_other_waiting(
 ) -> None:
     """A queue without a leader neither confirms nor refuses; in the end nothing is left out."""
     append(spool, 1, 1, 1, 1, 2)
-    (first, *_) = spool.pending(after=0, limit=1)
-    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
-    pipeline = Pipeline(spool, window=10)
+    pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
     pipeline.read_on()
     assert publish_all(pipeline, tag=1) == [5]
