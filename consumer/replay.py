@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, Row, case, func, select, text, update
+from sqlalchemy import Connection, Engine, Row, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
     Retrying,
@@ -38,24 +39,20 @@ from consumer.messages import FUTURE_TOLERANCE, Message, Rejection, branch_id_of
 from consumer.status import Difference, differences, mirror_states
 from contract.events import Envelope, ScriptRun
 from contract.reasons import Reason
-from contract.wire import MAX_BODY_BYTES, DecodeError, decode
+from contract.wire import MAX_BODY_BYTES, position_of
 
 CHUNK = 1000
+LOOKED_AT_BYTES = MAX_BODY_BYTES + 1
+"""A longer body stays dead, whatever follows."""
 RATE_SECONDS = 0.25
 """How much of what a rate allows is done in one transaction."""
 TRIES = 5
 FIRST = datetime.min.replace(tzinfo=UTC)
 
-# Another operator may have claimed, resolved or edited some since they were selected. One by one by
-# the primary key: the planner would rather compute the digest of every dead letter there is.
+# Another operator may have claimed or resolved some since they were selected.
 CLAIM = text("""
-    SELECT planned.id, letter.body
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:digests AS bytea[])) AS planned (id, digest)
-    CROSS JOIN LATERAL (
-        SELECT body FROM dead_letter
-        WHERE id = planned.id AND state = 'dead' AND sha256(body) = planned.digest
-        FOR UPDATE SKIP LOCKED
-    ) AS letter
+    SELECT id, body FROM dead_letter
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'dead' FOR UPDATE SKIP LOCKED
 """)
 
 MARK_REPLAYED = text("""
@@ -72,14 +69,16 @@ MARK_DEAD = text("""
 KNOWN_ATTEMPTS = text("""
     SELECT branch_id, started_at, finished_at, outcome, revision_id, failure_reason
     FROM mirror_attempt
-    JOIN unnest(CAST(:branch_ids AS bigint[]), CAST(:starts AS timestamptz[]))
-        AS wanted (branch_id, started_at) USING (branch_id, started_at)
+    JOIN json_to_recordset(CAST(:attempts AS json))
+        AS wanted (branch_id bigint, started_at timestamptz) USING (branch_id, started_at)
 """)
 
 KNOWN_RUNS = text("""
-    SELECT name, hostname, date_started, date_completed FROM script_activity
-    JOIN unnest(CAST(:names AS text[]), CAST(:starts AS timestamptz[]))
-        AS wanted (name, date_started) USING (name, date_started)
+    SELECT name, hostname, started_at, completed_at FROM script_activity
+    JOIN json_to_recordset(CAST(:runs AS json)) AS wanted (
+        name text, hostname text, started_at timestamptz, completed_at timestamptz
+    ) USING (name, hostname)
+    WHERE date_started = started_at AND date_completed = completed_at
 """)
 
 Run = tuple[str, str, datetime, datetime]
@@ -97,8 +96,12 @@ class Planned(Struct, frozen=True, gc=False, order=True):
     occurred_at: datetime
     id: int
     digest: bytes
-    """SHA-256 of the body: one that somebody edits meanwhile is not what was looked at."""
+    """Of the body: one that somebody edits meanwhile is not what was looked at."""
     branch_id: int | None = None
+
+    def is_still(self, body: bytes | None) -> bool:
+        """Whether that, where it could be claimed, is what was looked at."""
+        return body is not None and _digest(body[:LOOKED_AT_BYTES]) == self.digest
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -122,31 +125,32 @@ class Progress(Struct, frozen=True):
 
 def plan(connection: Connection, selection: Selection) -> list[Planned]:
     """The selected letters as they are now, in the order in which they will be applied."""
-    may_be_event = func.length(LETTERS.c.body) <= MAX_BODY_BYTES
     query = (
-        select(
-            LETTERS.c.id,
-            case((may_be_event, LETTERS.c.body)).label("body"),
-            func.sha256(LETTERS.c.body).label("digest"),
-        )
+        select(LETTERS.c.id, func.substr(LETTERS.c.body, 1, LOOKED_AT_BYTES))
         .where(*selection.conditions())
         .order_by(LETTERS.c.id)
         .limit(selection.limit)
         .execution_options(yield_per=CHUNK)
     )
-    return sorted(
-        _planned(row.id, row.body, bytes(row.digest)) for row in connection.execute(query)
+    return sorted(_planned(letter_id, bytes(body)) for letter_id, body in connection.execute(query))
+
+
+def _planned(letter_id: int, body: bytes) -> Planned:
+    position = position_of(body)
+    if position is None:  # it will stay dead, whenever its turn comes
+        return Planned("", FIRST, FIRST, letter_id, _digest(body))
+    return Planned(
+        position.partition_key,
+        position.started_at,
+        position.time,
+        letter_id,
+        _digest(body),
+        position.branch_id,
     )
 
 
-def _planned(letter_id: int, body: bytes | None, digest: bytes) -> Planned:
-    try:
-        envelope = decode(bytes(body or b""))
-    except DecodeError:  # it will stay dead, whenever its turn comes
-        return Planned("", FIRST, FIRST, letter_id, digest)
-    event = envelope.event
-    key, time = event.partition_key, envelope.time
-    return Planned(key, event.started_at, time, letter_id, digest, branch_id_of(event))
+def _digest(body: bytes) -> bytes:
+    return sha256(body).digest()
 
 
 class Replay:
@@ -214,17 +218,9 @@ class Replay:
         branch_ids = {each.branch_id for each in chunk if each.branch_id is not None}
         lock_branches(connection, branch_ids)
         before = mirror_states(connection, branch_ids) if self._dry_run else {}
-        bodies = {
-            letter_id: bytes(body)
-            for letter_id, body in connection.execute(
-                CLAIM,
-                {
-                    "ids": [each.id for each in chunk],
-                    "digests": [each.digest for each in chunk],
-                },
-            )
-        }
-        ids = [each.id for each in chunk if each.id in bodies]
+        claimed = connection.execute(CLAIM, {"ids": [each.id for each in chunk]})
+        bodies = {letter_id: bytes(body) for letter_id, body in claimed}
+        ids = [each.id for each in chunk if each.is_still(bodies.get(each.id))]
         messages = [
             read_message(bodies[each], future_tolerance=self._future_tolerance) for each in ids
         ]
@@ -249,20 +245,8 @@ class _Known:
         ]
         attempts = [event for event in events if not isinstance(event, ScriptRun)]
         runs = [event for event in events if isinstance(event, ScriptRun)]
-        known_attempts = connection.execute(
-            KNOWN_ATTEMPTS,
-            {
-                "branch_ids": [event.branch_id for event in attempts],
-                "starts": [event.started_at for event in attempts],
-            },
-        )
-        known_runs = connection.execute(
-            KNOWN_RUNS,
-            {
-                "names": [event.name for event in runs],
-                "starts": [event.started_at for event in runs],
-            },
-        )
+        known_attempts = connection.execute(KNOWN_ATTEMPTS, {"attempts": _as_json(attempts)})
+        known_runs = connection.execute(KNOWN_RUNS, {"runs": _as_json(runs)})
         self._attempts = {(row.branch_id, row.started_at): Attempt(*row) for row in known_attempts}
         self._runs: set[Run] = {tuple(row) for row in known_runs}
 
@@ -294,7 +278,11 @@ def _mark(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     if replayed:
         connection.execute(MARK_REPLAYED, {"ids": replayed})
     if dead:
-        connection.execute(MARK_DEAD, {"letters": msgspec.json.encode(dead).decode()})
+        connection.execute(MARK_DEAD, {"letters": _as_json(dead)})
+
+
+def _as_json(rows: Sequence[Struct]) -> str:
+    return msgspec.json.encode(rows).decode()
 
 
 def edit(

@@ -103,6 +103,47 @@ def decode(body: bytes) -> Envelope:
         _explain(body, error)
 
 
+class Position(Struct, frozen=True, gc=False):
+    """What places an event among others: what it is about, when that began, when it happened."""
+
+    partition_key: str
+    started_at: datetime
+    time: datetime
+    branch_id: int | None
+    """None for a script's run."""
+
+
+def position_of(body: bytes) -> Position | None:
+    """Where the event in a body has its place, or None where that cannot be read.
+
+    Far quicker than `decode`, as no rule is checked: every event has a position, but what has one
+    need not be an event.
+    """
+    try:
+        placed: _Placed = _place_decoder.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    data = placed.data
+    return Position(placed.partitionkey, data.started_at, placed.time, data.branch_id)
+
+
+_Instant = Annotated[datetime, Meta(tz=True)]
+
+
+class _PlacedData(Struct, frozen=True, gc=False):
+    started_at: _Instant
+    branch_id: Annotated[int, Meta(ge=1, le=MAX_BRANCH_ID)] | None = None
+
+
+class _Placed(Struct, frozen=True, gc=False):
+    partitionkey: str
+    time: _Instant
+    data: _PlacedData
+
+
+_place_decoder = msgspec.json.Decoder(_Placed)
+
+
 class _CloudEvent(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
     specversion: Literal["1.0"]
     id: str

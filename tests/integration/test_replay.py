@@ -14,10 +14,11 @@ from consumer import letters, replay
 from consumer.applier import Applier
 from consumer.errors import NotSo
 from consumer.letters import BadLetterFile, LetterError, Selection, State
-from consumer.messages import read_message
+from consumer.messages import Rejection, read_message
 from consumer.replay import Outcome, Progress, Replay, StillDead
 from contract.events import Envelope
 from contract.reasons import Reason
+from contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
 from tests.integration.test_applier import fresh_branch_ids, refuse_in_database, state_of
 from tests.reference import BranchState, fold
@@ -378,6 +379,16 @@ def test_a_letter_that_is_edited_after_it_was_looked_at_is_skipped(engine: Engin
     replay.edit(engine, 1, bodies([failed(1, 0, "why")])[0])
     (step,) = Replay(engine, planned).run(threading.Event())
     assert (told([step]), step.skipped) == ([], 1)
+
+
+@pytest.mark.parametrize("body", [b"x" * (2 * MAX_BODY_BYTES), b"", b"{"])
+def test_what_is_no_event_stays_dead_for_its_reason(engine: Engine, body: bytes) -> None:
+    """However large it is, it is told of, not passed over."""
+    message = read_message(body)
+    Applier(engine).apply([message])
+    (outcome,) = outcomes(apply(engine))
+    assert isinstance(message.content, Rejection)
+    assert (outcome.outcome, outcome.reason) == ("dead", message.content.reason)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"reason":"x"}', b'{"reason":"x","detail":"",'

@@ -105,6 +105,33 @@ def test_every_event_comes_back_as_it_was(event: Event, sequence: int | None) ->
     assert wire.decode(wire.encode(envelope)) == envelope
 
 
+@given(event=events, time=instants)
+def test_every_event_has_its_position(event: Event, time: datetime) -> None:
+    """What a quick look says of an event is what reading it says."""
+    if isinstance(event, MirrorStarted):
+        time = event.started_at
+    position = wire.position_of(wire.encode(Envelope("id", "/pullers/vostok/x", time, event)))
+    branch_id = None if isinstance(event, ScriptRun) else event.branch_id
+    assert position == wire.Position(event.partition_key, event.started_at, time, branch_id)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 100_000,
+        body_with(time="2007-07-05T19:32:01"),
+        body_with(partitionkey=7),
+        body_with(data={"branch_id": 2**63}),
+        body_with(data={"branch_id": "7"}),
+        body_with(data={"started_at": "yesterday"}),
+    ],
+)
+def test_what_cannot_be_placed_has_no_position(body: bytes) -> None:
+    """Whatever a letter holds, the others can be put in order, and its branch be locked."""
+    assert wire.position_of(body) is None
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_do_more_than_raise_a_decode_error(body: bytes) -> None:
     """Whatever a queue holds, the worker goes on."""
