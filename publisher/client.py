@@ -113,7 +113,7 @@ class BranchStatusClient:
                     " report its start when its mirroring begins"
                 )
             event = MirrorCompleted(branch_id, attempt.started_at, revision_id)
-            _append_outcome(writer, event, datetime.now(UTC))
+            _append_outcome(writer, event, datetime.now(UTC), attempt)
         self._wake_forwarder()
 
     def mirror_failed(self, branch_id: int, reason: str) -> None:
@@ -129,7 +129,8 @@ class BranchStatusClient:
             else:
                 started_at = failed_at = _start_after(attempt)
             event = MirrorFailed(branch_id, started_at, reason)
-            _append_outcome(writer, replace(event, reason=reason_from(reason)), failed_at)
+            event = replace(event, reason=reason_from(reason))
+            _append_outcome(writer, event, failed_at, attempt)
         self._wake_forwarder()
 
     def record_success(
@@ -193,7 +194,8 @@ class BranchStatusClient:
 
     def _end(self, outcome: MirrorCompleted | MirrorFailed) -> None:
         with self._spool.writing() as writer:
-            _append_outcome(writer, outcome, datetime.now(UTC))
+            latest = writer.latest_attempt(outcome.branch_id)
+            _append_outcome(writer, outcome, datetime.now(UTC), latest)
         self._wake_forwarder()
 
     def _wake_forwarder(self) -> None:
@@ -211,10 +213,12 @@ def _start_after(latest: Attempt | None) -> datetime:
 
 
 def _append_outcome(
-    writer: SpoolWriter, event: MirrorCompleted | MirrorFailed, ended_at: datetime
+    writer: SpoolWriter,
+    event: MirrorCompleted | MirrorFailed,
+    ended_at: datetime,
+    latest: Attempt | None,
 ) -> None:
     """Where the clock was set back, the attempt ended as it began: not before."""
     writer.append(event, occurred_at=max(ended_at, event.started_at))
-    latest = writer.latest_attempt(event.branch_id)
     if latest is None or latest.started_at <= event.started_at:
         writer.record_attempt(event.branch_id, Attempt(event.started_at, is_open=False))

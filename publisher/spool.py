@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -64,6 +64,11 @@ UPDATE source SET confirmed =
     last_sequence - (SELECT count(*) FROM event) - (SELECT count(*) FROM refused);
 PRAGMA user_version = 2;
 """
+Row = tuple[int, str, str, str, bytes, float]
+INTERRUPTED = (
+    "the spool is in the middle of a call that a signal interrupted: report from outside the"
+    " signal handler"
+)
 COLUMNS = "sequence, message_id, type, partition_key, body"
 
 
@@ -89,8 +94,7 @@ class SpoolStatus:
     oldest_pending_seconds: float | None
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The latest mirror attempt of a branch that this spool knows of."""
 
     started_at: datetime
@@ -117,7 +121,8 @@ class Spool:
         self._limit_bytes = limit_bytes
         self._appends = appends
         self.lock = threading.RLock()
-        self._shares_commit = False
+        self._patience_seconds = BUSY_TIMEOUT_SECONDS
+        self._batch: _Batch | None = None
         self._connection: sqlite3.Connection | None = None
         with fork_lock, self._translated_errors():
             if not self.path.exists():
@@ -137,26 +142,27 @@ class Spool:
 
         Raises SpoolFull where there is no room for it.
         """
-        with self._part() if self._shares_commit else self._appending() as connection:
-            yield SpoolWriter(connection)
+        with self.lock, self._translated_errors():
+            if self._batch is not None:
+                with SpoolWriter(self._batch) as writer:
+                    yield writer
+            else:
+                with self._committed(BUSY_TIMEOUT_SECONDS) as batch, SpoolWriter(batch) as writer:
+                    yield writer
 
     @contextmanager
     def one_commit(self, *, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """What `writing` does within it, in this thread, is durable once the block has ended.
 
         A commit waits for the disk, as long for many as for one. Each `writing` is still taken
-        whole or not at all by itself, but where the block raises nothing is.
+        whole or not at all by itself, but where the block raises, or there is no room for all of
+        it, nothing is.
 
         Raises SpoolBusy, before the block begins, where another connection writes for
         `patience_seconds`.
         """
-        with self._appending(patience_seconds) as connection:
-            self._shares_commit = True
-            try:
-                yield
-            finally:
-                self._shares_commit = False
-            self._check_transaction(connection)
+        with self._committed(patience_seconds):
+            yield
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
         """Events that wait for the broker, from the first behind sequence `after`."""
@@ -179,7 +185,7 @@ class Spool:
 
     def remove(self, sequences: Iterable[int]) -> None:
         """Forgets events that the broker has confirmed, and folds SQLite's log into the file."""
-        with self._transaction() as connection:
+        with self._translated_errors(), self._transaction() as connection:
             removed = connection.executemany(
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
             ).rowcount
@@ -191,7 +197,7 @@ class Spool:
 
     def refuse(self, sequence: int, because: str) -> None:
         """Sets an event aside that the broker will never take."""
-        with self._transaction() as connection:
+        with self._translated_errors(), self._transaction() as connection:
             connection.execute(
                 f"INSERT INTO refused SELECT {COLUMNS}, spooled_at, ? FROM event"
                 " WHERE sequence = ?",
@@ -201,7 +207,7 @@ class Spool:
 
     def restore_refused(self) -> int:
         """Puts what was set aside back among the pending events and returns how many there were."""
-        with self._transaction() as connection:
+        with self._translated_errors(), self._transaction() as connection:
             restored = connection.execute(
                 f"INSERT INTO event SELECT {COLUMNS}, spooled_at FROM refused"
             ).rowcount
@@ -233,72 +239,50 @@ class Spool:
     def _transaction(
         self, patience_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> Iterator[sqlite3.Connection]:
-        with self.lock, self._translated_errors():
-            connection = self._connect()
-            if connection.in_transaction:
-                raise SpoolError(
-                    f"the spool {self.path} is in the middle of a call that a signal interrupted:"
-                    " report from outside the signal handler"
-                )
+        """Errors of the block come out as they are."""
+        with self.lock:
+            with self._translated_errors():
+                connection = self._connect()
+                if connection.in_transaction:
+                    raise SpoolError(INTERRUPTED)
             try:
-                self._begin(connection, patience_seconds)
+                with self._translated_errors():
+                    self._begin(connection, patience_seconds)
                 yield connection
-                connection.execute("COMMIT")
+                with self._translated_errors():
+                    connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:  # a full disk ends the transaction by itself
-                    connection.execute("ROLLBACK")
+                    with self._translated_errors():
+                        connection.execute("ROLLBACK")
                 raise
 
     def _begin(self, connection: sqlite3.Connection, patience_seconds: float) -> None:
-        if patience_seconds == BUSY_TIMEOUT_SECONDS:
-            connection.execute("BEGIN IMMEDIATE")
-            return
-        connection.execute(f"PRAGMA busy_timeout = {patience_seconds * 1000:.0f}")
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
+        if patience_seconds != self._patience_seconds:
+            connection.execute(f"PRAGMA busy_timeout = {patience_seconds * 1000:.0f}")
+            self._patience_seconds = patience_seconds
+        connection.execute("BEGIN IMMEDIATE")
 
     @contextmanager
-    def _appending(
-        self, patience_seconds: float = BUSY_TIMEOUT_SECONDS
-    ) -> Iterator[sqlite3.Connection]:
+    def _committed(self, patience_seconds: float) -> Iterator["_Batch"]:
+        """A transaction that writes, in the end, what was put in the batch."""
         with self._transaction(patience_seconds) as connection:
-            if self._is_disk_full():
-                raise SpoolFull(self._why_full())
-            yield connection
-
-    @contextmanager
-    def _part(self) -> Iterator[sqlite3.Connection]:
-        """A part of `one_commit`, during which a call from a signal handler is refused, too."""
-        with self._translated_errors():
-            connection = self._connect()
-            self._check_transaction(connection)
-            self._shares_commit = False
+            with self._translated_errors():
+                if self._is_disk_full():
+                    raise SpoolFull(self._why_full())
+                self._batch = batch = _Batch(connection)
             try:
-                connection.execute("SAVEPOINT part")
-                yield connection
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK TO part")
-                raise
+                yield batch
             finally:
-                if connection.in_transaction:
-                    connection.execute("RELEASE part")
-                self._shares_commit = True
-
-    def _check_transaction(self, connection: sqlite3.Connection) -> None:
-        """A full or failing disk ends a transaction by itself, with all that was done in it."""
-        if not connection.in_transaction:
-            raise SpoolError(
-                f"the spool {self.path} took back what it could not write to the disk: see that"
-                " there is room, then report again"
-            )
+                self._batch = None
+            with self._translated_errors():
+                batch.write()
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             with fork_lock:
                 self._connection = self._open()
+                self._patience_seconds = BUSY_TIMEOUT_SECONDS
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
@@ -336,23 +320,21 @@ class Spool:
             self._connection.close()
             self._connection = None
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            # The low byte: the rest of a code tells more than anybody asks here.
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_FULL:
-                raise SpoolFull(self._why_full()) from error
-            if code == sqlite3.SQLITE_BUSY:
-                raise SpoolBusy(
-                    f"the spool {self.path} cannot be used: another process keeps it locked; see"
-                    " which one, as with fuser, then report again"
-                ) from error
-            raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
-        except OSError as error:
-            raise SpoolError(f"the spool {self.path} cannot be used: {error}") from error
+    def _translated_errors(self) -> "_TranslatedErrors":
+        return _TranslatedErrors(self)
+
+    def translated(self, error: sqlite3.Error | OSError) -> SpoolError:
+        """The error as callers know it."""
+        # The low byte: the rest of a code tells more than anybody asks here.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return SpoolFull(self._why_full())
+        if code == sqlite3.SQLITE_BUSY:
+            return SpoolBusy(
+                f"the spool {self.path} cannot be used: another process keeps it locked; see"
+                " which one, as with fuser, then report again"
+            )
+        return SpoolError(f"the spool {self.path} cannot be used: {error}")
 
     def _is_disk_full(self) -> bool:
         """Room is left on the disk for the forwarder, who must write to take events away."""
@@ -371,42 +353,91 @@ class Spool:
         )
 
 
-class SpoolWriter:
-    """What can be done within one transaction of `Spool.writing`."""
+class _TranslatedErrors:
+    """A context, entered with every call, from which SQLite's errors come as the spool's own."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, sqlite3.Error | OSError):
+            raise self._spool.translated(error) from error
+
+
+class _Batch:
+    """What a transaction will write: of each table all rows at once."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
+        self.source: str
+        self.last_sequence: int
+        self.source, self.last_sequence = connection.execute(
+            "SELECT uri, last_sequence FROM source"
+        ).fetchone()
+        self.attempts: dict[int, Attempt] = {}
+        self.has_writer = False
+        self._rows: list[Row] = []
+
+    def take(self, writer: "SpoolWriter") -> None:
+        self._rows += writer.rows
+        self.attempts |= writer.attempts
+        self.last_sequence += len(writer.rows)
+
+    def write(self) -> None:
+        self.connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", self._rows)
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
+            (
+                (branch_id, attempt.started_at.isoformat(), attempt.is_open)
+                for branch_id, attempt in self.attempts.items()
+            ),
+        )
+        self.connection.execute("UPDATE source SET last_sequence = ?", (self.last_sequence,))
+
+
+class SpoolWriter:
+    """What can be done within `Spool.writing`: all of it, or nothing where the block raises."""
+
+    def __init__(self, batch: _Batch) -> None:
+        self._batch = batch
+        self.rows: list[Row] = []
+        self.attempts: dict[int, Attempt] = {}
+
+    def __enter__(self) -> Self:
+        if self._batch.has_writer:
+            raise SpoolError(INTERRUPTED)
+        self._batch.has_writer = True
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
+            self._batch.take(self)
+        self._batch.has_writer = False
 
     def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
         """Numbers the event and puts it behind all others. Raises InvalidEvent."""
-        source, sequence = self._connection.execute(
-            "UPDATE source SET last_sequence = last_sequence + 1 RETURNING uri, last_sequence"
-        ).fetchone()
-        envelope = Envelope(str(uuid4()), source, occurred_at, event, sequence)
-        self._connection.execute(
-            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                sequence,
-                envelope.id,
-                event.TYPE,
-                event.partition_key,
-                wire.encode(envelope),
-                time.time(),
-            ),
+        sequence = self._batch.last_sequence + len(self.rows) + 1
+        envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
+        body = wire.encode(envelope)
+        self.rows.append(
+            (sequence, envelope.id, event.TYPE, event.partition_key, body, time.time())
         )
         return envelope
 
     def latest_attempt(self, branch_id: int) -> Attempt | None:
-        row = self._connection.execute(
+        for attempts in (self.attempts, self._batch.attempts):
+            if branch_id in attempts:
+                return attempts[branch_id]
+        row = self._batch.connection.execute(
             "SELECT started_at, is_open FROM attempt WHERE branch_id = ?", (branch_id,)
         ).fetchone()
         return Attempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
 
     def record_attempt(self, branch_id: int, attempt: Attempt) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
-            (branch_id, attempt.started_at.isoformat(), attempt.is_open),
-        )
+        self.attempts[branch_id] = attempt
 
 
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from publisher.client import BranchStatusClient
 from publisher.errors import SpoolBusy
 from publisher.xmlrpc_calls import Call
 
-RETRY_SECONDS = 0.005
+RETRY_SECONDS = 0.001
 """How soon to ask again for a spool that another process, or the forwarder, writes to."""
 PATIENCE_SECONDS = 30.0
 """How long to ask, from the first call that found it locked. All who wait by then are refused."""

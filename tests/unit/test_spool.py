@@ -255,6 +255,12 @@ def test_a_block_that_raises_takes_nothing(spool: Spool) -> None:
     assert sequences(spool) == []
 
 
+def test_an_error_of_the_block_stays_what_it_is(spool: Spool) -> None:
+    """The block is the caller's: not every OSError in it is about the spool."""
+    with pytest.raises(FileNotFoundError), spool.one_commit():
+        raise FileNotFoundError("no repository")
+
+
 def append_both(spool: Spool) -> None:
     with spool.one_commit():
         append(spool)
@@ -292,22 +298,40 @@ def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spoo
             pytest.fail("the block began")
         with spool.one_commit(patience_seconds=0):
             append(spool)
+    append(spool)
     assert spool._connect().execute("PRAGMA busy_timeout").fetchone() == (30_000,)
 
 
+def test_another_thread_waits_for_a_commit_it_has_no_part_in(spool: Spool) -> None:
+    """Its call is durable when it returns, whatever becomes of the block."""
+    other = threading.Thread(target=append, args=(spool,))
+    with pytest.raises(InvalidEvent):
+        append_beside(spool, other)
+    other.join(PATIENCE_SECONDS)
+    assert [event.sequence for event in spool.pending(after=0, limit=10)] == [1]
+
+
+def append_beside(spool: Spool, other: threading.Thread) -> None:
+    with spool.one_commit():
+        other.start()
+        append(spool)
+        append_then_fail(spool)
+
+
 def test_a_spool_that_gets_full_takes_nothing_of_the_commit(tmp_path: Path) -> None:
-    """SQLite takes back all of it: the block raises, and what comes next is taken."""
+    """The block raises, and what comes next is taken."""
     spool = Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)
     append(spool)
-    with pytest.raises(SpoolError, match="took back what it could not write"):
-        fill_in_one_commit(spool)
+    with pytest.raises(SpoolFull):
+        append_all(spool, 1000)
     append(spool)
     assert sequences(spool) == [1, 2]
 
 
-def fill_in_one_commit(spool: Spool) -> None:
-    with spool.one_commit(), pytest.raises(SpoolFull):
-        append_for_ever(spool)
+def append_all(spool: Spool, count: int) -> None:
+    with spool.one_commit():
+        for number in range(count):
+            append(spool, start=number)
 
 
 def test_a_relative_path_stays_where_it_was(
