@@ -121,6 +121,9 @@ class _Nobody:
 
     returns_rows = False
 
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {}
+
     @contextmanager
     def begin(self) -> Iterator["_Nobody"]:
         yield self

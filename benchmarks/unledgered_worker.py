@@ -6,7 +6,7 @@ from consumer import cli
 
 if __name__ == "__main__":
     with (
-        patch("consumer.applier.record", lambda connection, messages: None),
+        patch("consumer.applier.arrivals_of", lambda messages: None),
         patch("consumer.worker.fold", lambda engine: False),
     ):
         cli.main()

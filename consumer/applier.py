@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from consumer.database import SERVER_TROUBLE, DatabaseUnavailable, message_is_to_blame
 from consumer.dead_letters import bury
-from consumer.ledger import RECORD, record
+from consumer.ledger import RECORD, arrivals_of
 from consumer.messages import Message, Rejection, reject
 from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
 from contract.reasons import Reason
@@ -174,6 +175,8 @@ INSERT_SCRIPT_ACTIVITY = text("""
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
+DISCARD_PLANS = text("DISCARD PLANS")
+
 UNDO_TRIAL = text("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
 
 TRY_EACH = text("""
@@ -181,11 +184,14 @@ TRY_EACH = text("""
 """)
 
 PREPARED = {
+    APPLY_ATTEMPTS: "apply_attempts",
     UPSERT_ATTEMPTS: "upsert_attempts",
     PROJECT_BRANCHES: "project_branches",
     INSERT_SCRIPT_ACTIVITY: "insert_script_activity",
+    RECORD: "record",
 }
 """What is done many times over is parsed and planned once."""
+PLAN_SECONDS = 1.0
 PIECE = 16
 """Events that are tried together before each is by itself: most batches have few offenders."""
 
@@ -259,18 +265,22 @@ class Applier:
         with self._engine.begin() as connection:
             dead = write_batch(connection, messages)
             bury(connection, dead)
-            record(connection, messages)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
 
-def write_batch(connection: Connection, messages: Iterable[Message]) -> list[Dead]:
-    """Applies what can be applied, within the caller's transaction; returns what cannot.
+def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dead]:
+    """Applies what can be applied, within the caller's transaction, and returns what cannot; all of
+    it is noted as having arrived.
 
     Raises DBAPIError for a database in trouble.
     """
     events, dead = _sift(connection, messages)
-    if events and not _try(connection, _shortcut(events)):
+    arrivals = arrivals_of(messages)
+    noting: list[Statement] = [] if arrivals is None else [(RECORD, {"arrivals": arrivals})]
+    if not _try(connection, [*noting, *_shortcut(events)]):
         dead += _isolate(connection, events)
+        for statement in noting:
+            connection.execute(*statement)
     return dead
 
 
@@ -356,7 +366,8 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
 
     In one round trip, which is most of what a few rows cost; in another where something came late.
     """
-    script = _as_trial(tuple(statement for statement, _ in statements))
+    _prepare(connection)
+    script = _as_trial(tuple((statement, *given) for statement, given in statements))
     parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
         result = connection.execute(script, parameters)
@@ -372,8 +383,10 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
 
 
 @cache
-def _as_trial(statements: tuple[TextClause, ...]) -> TextClause:
-    texts = [statement.text for statement in statements]
+def _as_trial(statements: tuple[tuple[TextClause, *tuple[str, ...]], ...]) -> TextClause:
+    texts = [
+        _executing(statement, [f":{name}" for name in names]) for statement, *names in statements
+    ]
     return text(";".join(["SAVEPOINT trial", *texts]))
 
 
@@ -413,7 +426,6 @@ def _try_each(
     connection: Connection, pieces: Sequence[Sequence[Event]], writing: Writing
 ) -> list[tuple[Sequence[Event], str]]:
     """Writes each piece by itself, all in one round trip; returns those refused, and why."""
-    connection.execute(_prepare_all())
     cursor: Any = connection.connection.cursor()
     scripts = [_as_script(writing(piece), cursor.mogrify) for piece in pieces]
     cursor.close()
@@ -424,24 +436,43 @@ def _try_each(
     return [(pieces[place - 1], error.split("\n", 1)[0]) for place, error in refused]
 
 
+def _prepare(connection: Connection) -> None:
+    """What is prepared outlives the transaction, and its end. What is planned does not live long:
+    a plan from when a table was small may read it whole, which takes seconds once it is large, and
+    PostgreSQL keeps that plan until it has new statistics."""
+    now = monotonic()
+    planned_at = connection.info.get("planned_at")
+    if planned_at is None:
+        for preparation in _preparations():
+            connection.execute(preparation)
+    elif now - planned_at > PLAN_SECONDS:
+        connection.execute(DISCARD_PLANS)
+    else:
+        return
+    connection.info["planned_at"] = now
+
+
 @cache
-def _prepare_all() -> TextClause:
+def _preparations() -> list[TextClause]:
     dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-    preparations = [
-        f"PREPARE {name} AS {statement.compile(dialect=dialect)}"
+    return [
+        text(f"PREPARE {name} AS {statement.compile(dialect=dialect)}")
         for statement, name in PREPARED.items()
     ]
-    # What is prepared outlives a transaction that fails.
-    return text(";".join(["DEALLOCATE ALL", *preparations]))
 
 
 def _as_script(statements: Sequence[Statement], quoted: Callable[..., bytes]) -> str:
     return ";".join(
-        quoted(f"EXECUTE {PREPARED[statement]} (%s)", tuple(given.values())).decode()
-        if given
-        else statement.text
+        quoted(_executing(statement, ["%s"] * len(given)), tuple(given.values())).decode()
         for statement, given in statements
     )
+
+
+def _executing(statement: TextClause, arguments: Sequence[str]) -> str:
+    """What takes no arguments is too little to be worth preparing."""
+    if not arguments:
+        return statement.text
+    return f"EXECUTE {PREPARED[statement]} ({', '.join(arguments)})"
 
 
 def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:

@@ -1,7 +1,7 @@
 """Which numbered events have arrived, by source: what shows that nothing was lost.
 
 A source numbers its events 1, 2, 3 … without holes. Whoever commits a batch notes the numbers in
-it (`record`), which is an insert and waits for nobody. Now and then one worker merges the notes
+it (RECORD), which is an insert and waits for nobody. Now and then one worker merges the notes
 into ranges (`fold`), so that the ledger's size follows what is missing, not what has passed.
 `audit` reads both, and so is right whether and whenever anybody folds.
 """
@@ -128,8 +128,8 @@ class SourceAccount(Struct, frozen=True):
         return sum(each.last - each.first + 1 for each in self.missing)
 
 
-def record(connection: Connection, messages: Iterable[Message]) -> None:
-    """Notes what has arrived, in the transaction that applies or buries it.
+def arrivals_of(messages: Iterable[Message]) -> str | None:
+    """What RECORD notes of the messages, in the transaction that applies or buries them.
 
     A message without a number, or whose number cannot be read, is simply not audited.
     """
@@ -138,9 +138,10 @@ def record(connection: Connection, messages: Iterable[Message]) -> None:
         content = message.content
         if content.sequence is not None and content.source is not None:
             arrivals.setdefault(content.source, []).append(content.sequence)
-    if arrivals:
-        rows = [{"source": source, "sequences": arrivals[source]} for source in arrivals]
-        connection.execute(RECORD, {"arrivals": msgspec.json.encode(rows).decode()})
+    if not arrivals:
+        return None
+    rows = [{"source": source, "sequences": arrivals[source]} for source in arrivals]
+    return msgspec.json.encode(rows).decode()
 
 
 def fold(engine: Engine) -> bool:

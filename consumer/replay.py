@@ -33,7 +33,6 @@ from consumer.applier import (
 )
 from consumer.dead_letters import detail_of
 from consumer.errors import NotSo
-from consumer.ledger import record
 from consumer.letters import LETTERS, Selection, State, get, lock
 from consumer.messages import FUTURE_TOLERANCE, Message, Rejection, branch_id_of, read_message
 from consumer.status import Difference, differences, mirror_states
@@ -230,7 +229,6 @@ class Replay:
             _outcome(letter_id, dead.get(id(message), message.content), known)
             for letter_id, message in zip(ids, messages, strict=True)
         ]
-        record(connection, messages)
         _mark(connection, outcomes)
         after = mirror_states(connection, branch_ids) if self._dry_run else {}
         return Progress(outcomes, len(chunk) - len(ids), differences(before, after))

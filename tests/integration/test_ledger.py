@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from consumer.applier import Applier
-from consumer.ledger import SourceAccount, audit, fold, record
+from consumer.applier import Applier, write_batch
+from consumer.ledger import SourceAccount, audit, fold
 from consumer.messages import Message, read_message
 from contract import wire
 from contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
@@ -37,7 +37,7 @@ def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> 
 
 def note(engine: Engine, source: str, sequences: Iterable[int]) -> None:
     with engine.begin() as connection:
-        record(connection, numbered(source, sequences))
+        write_batch(connection, numbered(source, sequences))
 
 
 def account(engine: Engine, source: str, grace_seconds: float = 0.0) -> SourceAccount | None:
@@ -149,7 +149,7 @@ def test_what_is_buried_has_arrived(engine: Engine) -> None:
 def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
     """The note stands or falls with what it is about."""
     with engine.connect() as connection:
-        record(connection, numbered("/a", [1]))
+        write_batch(connection, numbered("/a", [1]))
         connection.rollback()
     assert account(engine, "/a") is None
 
