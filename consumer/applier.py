@@ -455,10 +455,12 @@ def _prepare(connection: Connection) -> None:
 @cache
 def _preparations() -> list[TextClause]:
     dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-    return [
-        text(f"PREPARE {name} AS {statement.compile(dialect=dialect)}")
+    preparations = [
+        f"PREPARE {name} AS {statement.compile(dialect=dialect)}"
         for statement, name in PREPARED.items()
     ]
+    # What was prepared stays, too, where the next preparation fails.
+    return [text(each) for each in ["DEALLOCATE ALL", *preparations]]
 
 
 def _as_script(statements: Sequence[Statement], quoted: Callable[..., bytes]) -> str:

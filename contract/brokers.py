@@ -10,6 +10,7 @@ import random
 import re
 import ssl
 from collections.abc import Callable
+from copy import copy
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from msgspec import Struct
@@ -46,8 +47,17 @@ def broker_addresses(urls: str) -> list[BrokerAddress]:
 
 def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:
     """Waits so only when every one of the addresses was tried; before, the next one's turn comes at
-    once."""
-    return lambda state: 0.0 if state.attempt_number % addresses else wait(state)
+    once. What grows with the number of attempts grows with that of rounds."""
+
+    def wait_after_round(state: RetryCallState) -> float:
+        rounds, rest = divmod(state.attempt_number, addresses)
+        if rest:
+            return 0.0
+        round_state = copy(state)
+        round_state.attempt_number = rounds
+        return wait(round_state)
+
+    return wait_after_round
 
 
 def _address(url: str) -> BrokerAddress:

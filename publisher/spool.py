@@ -270,8 +270,9 @@ class Spool:
             with self._translated_errors():
                 if self._is_disk_full():
                     raise SpoolFull(self._why_full())
-                self._batch = batch = _Batch(connection)
+                batch = _Batch(connection)
             try:
+                self._batch = batch
                 yield batch
             finally:
                 self._batch = None

@@ -15,7 +15,8 @@ from contract import routing, wire
 from contract.events import Envelope
 from sandbox import wait_until
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+"""More than the longest backoffs of a forwarder, 15 s, and a worker, 30 s, one after the other."""
 
 
 @contextmanager

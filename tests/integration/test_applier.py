@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from consumer.applier import PIECE, Applier
@@ -38,6 +38,17 @@ def state_of(engine: Engine, branch_id: int) -> BranchState:
         row.mirror_failures,
         row.mirror_status_message,
     )
+
+
+def test_a_preparation_that_failed_half_way_is_made_again(engine: Engine) -> None:
+    """What a connection prepared stays in it, whatever ended the transaction."""
+    register_branches(engine, BRANCH)
+    single = create_engine(engine.url, pool_size=1, max_overflow=0)
+    with single.begin() as connection:
+        connection.execute(text("PREPARE apply_attempts AS SELECT 1"))
+    Applier(single).apply(messages(started(BRANCH, 0)))
+    single.dispose()
+    assert state_of(engine, BRANCH) == BranchState(last_mirror_attempt=at(0))
 
 
 def test_a_start_is_an_attempt_and_no_success(applier: Applier, engine: Engine) -> None:

@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from tenacity import RetryCallState, Retrying, wait_fixed
+from tenacity import RetryCallState, Retrying, wait_exponential
 
 from contract.brokers import after_each_round, broker_addresses
 
@@ -63,11 +63,11 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pause_comes_after_a_whole_round() -> None:
-    """What one dead address costs is one attempt."""
-    wait = after_each_round(3, wait_fixed(5))
+    """What one dead address costs is one attempt, and it makes no pause longer."""
+    wait = after_each_round(3, wait_exponential(multiplier=5))
     pauses = []
     for attempt in range(1, 7):
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = attempt
         pauses.append(wait(state))
-    assert pauses == [0, 0, 5, 0, 0, 5]
+    assert pauses == [0, 0, 5, 0, 0, 10]
