@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import pika
@@ -17,6 +16,7 @@ from pika.spec import Basic
 from contract import routing, wire
 from contract.brokers import BrokerAddress, broker_addresses
 from publisher.errors import SpoolError
+from publisher.message_writer import MessageWriter
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool, SpooledEvent
 
@@ -24,7 +24,6 @@ CONNECT_TIMEOUT_SECONDS = 10
 HEARTBEAT_SECONDS = 30
 BLOCKED_SECONDS = 60
 """A broker that blocks publishers, for want of memory, does not check heartbeats either."""
-PERSISTENT = 2
 ACCESS_REFUSED = 403
 PRECONDITION_FAILED = 406
 USER_REFUSED = "user_id property set to"
@@ -70,13 +69,6 @@ def _parameters(address: BrokerAddress) -> pika.URLParameters:
     return parameters
 
 
-class _Connection(SelectConnection):  # type: ignore[misc]  # pika has no types for mypy
-    """Writes what belongs together at once, where pika would make three system calls an event."""
-
-    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])
-
-
 class Link:
     """Publishes with confirms until the connection ends or `close` is called.
 
@@ -97,6 +89,7 @@ class Link:
         self._spool = spool
         self._pipeline = pipeline
         self._channel: Any = None
+        self._writer: MessageWriter
         self._delivery_tag = 0
         self._hold_seconds = HOLD_SECONDS
         self._hold_timer: object = None
@@ -108,7 +101,7 @@ class Link:
         self.was_open = False
         self.was_useful = False
         self.error: Exception | None = None
-        self._connection = _Connection(
+        self._connection = SelectConnection(
             parameters,
             on_open_callback=self._on_connection_open,
             on_open_error_callback=self._on_connection_ended,
@@ -170,6 +163,12 @@ class Link:
         logger.info("connected to the broker")
         self.was_open = True
         self._channel = channel
+        self._writer = MessageWriter(
+            channel,
+            exchange=routing.EVENTS_EXCHANGE,
+            content_type=wire.CONTENT_TYPE,
+            user_id=self._user_id,
+        )
         if self._pipeline.held:  # what the broker did not allow just now
             self._hold_seconds = MAX_HOLD_SECONDS
         self._await_held()
@@ -196,31 +195,23 @@ class Link:
 
     def _pump(self) -> int:
         """Publishes what may be published and returns how many events that were."""
+        if not self.is_open:
+            return 0
         count = 0
         try:
-            while self.is_open and (event := self._pipeline.take()) is not None:
-                self._publish(event)
-                count += 1
-                if time.monotonic() - self._called_at < CALLS_SECONDS:
-                    time.sleep(GIVE_WAY_SECONDS)
+            with self._writer:
+                while (event := self._pipeline.take()) is not None:
+                    self._publish(event)
+                    count += 1
+                    if time.monotonic() - self._called_at < CALLS_SECONDS:
+                        time.sleep(GIVE_WAY_SECONDS)
         except SpoolError as error:
             self._end(error)
         return count
 
     def _publish(self, event: SpooledEvent) -> None:
-        self._channel.basic_publish(
-            routing.EVENTS_EXCHANGE,
-            routing.routing_key(event.type, event.partition_key),
-            event.body,
-            pika.BasicProperties(
-                content_type=wire.CONTENT_TYPE,
-                delivery_mode=PERSISTENT,
-                message_id=event.message_id,
-                type=event.type,
-                user_id=self._user_id,
-            ),
-            mandatory=True,
-        )
+        routing_key = routing.routing_key(event.type, event.partition_key)
+        self._writer.publish(routing_key, event.message_id, event.type, event.body)
         self._delivery_tag += 1
         self._pipeline.published(self._delivery_tag, event)
 

@@ -1,11 +1,11 @@
 """When a link looks into the spool, with a broker that is only thought of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from pika.frame import Method, decode_frame
 from pika.spec import Basic
 
 from contract.events import MirrorStarted
@@ -13,6 +13,8 @@ from publisher.link import LINGER_EVENTS, LINGER_SECONDS, Link, connection_param
 from publisher.pipeline import Pipeline
 from publisher.spool import Spool
 from tests.builders import at
+
+BODY_BYTES = 128 * 1024
 
 
 class Loop:
@@ -47,12 +49,18 @@ class Stage:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loop = Loop()
         self.sent = 0
-        connection = SimpleNamespace(ioloop=self.loop, is_open=True)
-        monkeypatch.setattr("publisher.link._Connection", lambda *_, **__: connection)
+        connection = SimpleNamespace(
+            ioloop=self.loop,
+            is_open=True,
+            _body_max_length=BODY_BYTES,
+            _output_marshaled_frames=self._take,
+        )
+        monkeypatch.setattr("publisher.link.SelectConnection", lambda *_, **__: connection)
         self.spool = Spool(path)
         (parameters,) = connection_parameters("amqp://guest:guest@127.0.0.1/")
         self.link = Link(parameters, self.spool, Pipeline(self.spool, window=10))
-        self.link._on_ready(SimpleNamespace(is_open=True, basic_publish=self._publish))
+        channel = SimpleNamespace(is_open=True, channel_number=1, connection=connection)
+        self.link._on_ready(channel)
 
     def call(self, branch_id: int) -> None:
         with self.spool.writing() as writer:
@@ -62,8 +70,12 @@ class Stage:
     def confirm_all(self) -> None:
         self.link._on_confirm(SimpleNamespace(method=Basic.Ack(self.sent, multiple=True)))
 
-    def _publish(self, *_: Any, **__: Any) -> None:
-        self.sent += 1
+    def _take(self, written: Sequence[bytes]) -> None:
+        frames = b"".join(written)
+        while frames:
+            size, taken = decode_frame(frames)
+            self.sent += isinstance(taken, Method)
+            frames = frames[size:]
 
 
 @pytest.fixture
