@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from psycopg2.errors import InvalidSqlStatementName
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
@@ -375,6 +376,11 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
         if late:
             connection.execute(PROJECT_BRANCHES, {"branch_ids": late})
     except DBAPIError as error:
+        if isinstance(error.orig, InvalidSqlStatementName):
+            # A pooler has given this transaction a session that has prepared nothing.
+            connection.execute(UNDO_TRIAL)
+            del connection.info["planned_at"]
+            return _try(connection, statements)
         if not message_is_to_blame(error):
             raise
         connection.execute(UNDO_TRIAL)

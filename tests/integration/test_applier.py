@@ -51,6 +51,21 @@ def test_a_preparation_that_failed_half_way_is_made_again(engine: Engine) -> Non
     assert state_of(engine, BRANCH) == BranchState(last_mirror_attempt=at(0))
 
 
+def test_what_a_session_has_forgotten_is_prepared_again(engine: Engine) -> None:
+    """As behind a pooler, which gives each transaction some session; of a refused event, too."""
+    register_branches(engine, BRANCH)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    single = create_engine(engine.url, pool_size=1, max_overflow=0)
+    applier = Applier(single)
+    applier.apply(messages(started(BRANCH, 0)))
+    with single.begin() as connection:
+        connection.execute(text("DEALLOCATE ALL"))
+    tally = applier.apply(messages(completed(BRANCH, 0, "rev-1"), failed(BRANCH, 10, "poison")))
+    single.dispose()
+    assert (tally.applied, tally.buried) == (1, {Reason.REJECTED_BY_DATABASE: 1})
+    assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
+
+
 def test_a_start_is_an_attempt_and_no_success(applier: Applier, engine: Engine) -> None:
     """Nobody knows yet whether the pull will succeed."""
     applier.apply(messages(started(BRANCH, 0)))

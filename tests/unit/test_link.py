@@ -59,8 +59,10 @@ class Stage:
         self.spool = Spool(path)
         (parameters,) = connection_parameters("amqp://guest:guest@127.0.0.1/")
         self.link = Link(parameters, self.spool, Pipeline(self.spool, window=10))
-        channel = SimpleNamespace(is_open=True, channel_number=1, connection=connection)
-        self.link._on_ready(channel)
+        self._channel = SimpleNamespace(is_open=True, channel_number=1, connection=connection)
+
+    def connect(self) -> None:
+        self.link._on_ready(self._channel)
 
     def call(self, branch_id: int) -> None:
         with self.spool.writing() as writer:
@@ -85,8 +87,18 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     stage.spool.close()
 
 
+def test_what_is_called_before_there_is_a_channel_waits_for_it(stage: Stage) -> None:
+    """A call wakes up a link that is still connecting, too."""
+    stage.call(1)
+    stage.loop.run_callbacks()
+    assert stage.sent == 0
+    stage.connect()
+    assert stage.sent == 1
+
+
 def test_an_event_that_comes_alone_is_sent_at_once(stage: Stage) -> None:
     """The next one, too, once the first is confirmed."""
+    stage.connect()
     for branch_id in (1, 2):
         stage.call(branch_id)
         stage.loop.run_callbacks()
@@ -96,6 +108,7 @@ def test_an_event_that_comes_alone_is_sent_at_once(stage: Stage) -> None:
 
 def test_what_is_called_before_a_confirm_is_sent_after_it(stage: Stage) -> None:
     """No call wakes up a link that a confirm will wake up."""
+    stage.connect()
     stage.call(1)
     stage.loop.run_callbacks()
     stage.call(2)
@@ -107,6 +120,7 @@ def test_what_is_called_before_a_confirm_is_sent_after_it(stage: Stage) -> None:
 
 def test_what_is_called_in_quick_succession_is_gathered(stage: Stage) -> None:
     """Neither a call nor a confirm ends the lingering, but its time does."""
+    stage.connect()
     for branch_id in range(LINGER_EVENTS):
         stage.call(1 + branch_id)
     stage.loop.run_callbacks()
@@ -120,6 +134,7 @@ def test_what_is_called_in_quick_succession_is_gathered(stage: Stage) -> None:
 
 def test_a_link_that_has_lingered_sends_at_once_again(stage: Stage) -> None:
     """Where nothing came meanwhile."""
+    stage.connect()
     for branch_id in range(LINGER_EVENTS):
         stage.call(1 + branch_id)
     stage.loop.run_callbacks()
