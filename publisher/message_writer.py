@@ -1,8 +1,9 @@
 """Writes messages to an open channel in one step each, many at once.
 
 pika's `basic_publish` makes an object of each of a message's three frames (AMQP 0-9-1, sections
-2.3.5 and 4.2) and three system calls, which is most of what the forwarder does. Every system call
-hands the interpreter over, and the puller's calls wait for it.
+2.3.5 and 4.2), which takes a third of the time in which the forwarder has the interpreter, and a
+system call of each. Every system call hands the interpreter over, and the puller's calls wait for
+it.
 """
 
 import struct
@@ -11,8 +12,8 @@ from typing import Any, Self
 from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
 
 FRAME = struct.Struct(">BHI")  # type, channel, size
-PUBLISH = struct.Struct(">BHIIH")  # the same, method, reserved
-HEADER = struct.Struct(">BHIHHQH")  # type, channel, size, class, weight, body size, flags
+PUBLISH = struct.Struct(">IH")  # method, reserved
+CONTENT = struct.Struct(">HHQH")  # class, weight, body size, flags of the properties
 END = bytes((FRAME_END,))
 MANDATORY = b"\x01"
 PERSISTENT = b"\x02"
@@ -38,7 +39,8 @@ class MessageWriter:
         """Each message names the user `user_id`, unless it is None."""
         self._connection = channel.connection
         self._number: int = channel.channel_number
-        self._exchange = _short_string(exchange)
+        self._max_body_bytes: int = self._connection._body_max_length  # in one frame
+        self._publish = PUBLISH.pack(Basic.Publish.INDEX, 0) + _short_string(exchange)
         self._flags = FLAGS | (0 if user_id is None else BasicProperties.FLAG_USER_ID)
         self._first_properties = _short_string(content_type) + PERSISTENT
         self._last_properties = b"" if user_id is None else _short_string(user_id)
@@ -52,33 +54,25 @@ class MessageWriter:
             self._write()
 
     def publish(self, routing_key: str, message_id: str, message_type: str, body: bytes) -> None:
-        arguments = self._exchange + _short_string(routing_key) + MANDATORY
-        properties = (
-            self._first_properties
+        method = self._publish + _short_string(routing_key) + MANDATORY
+        header = (
+            CONTENT.pack(Basic.INDEX, 0, len(body), self._flags)
+            + self._first_properties
             + _short_string(message_id)
             + _short_string(message_type)
             + self._last_properties
         )
-        number = self._number
-        self._gathered += b"".join(
-            (
-                PUBLISH.pack(FRAME_METHOD, number, 6 + len(arguments), Basic.Publish.INDEX, 0),
-                arguments,
-                END,
-                HEADER.pack(
-                    *(FRAME_HEADER, number, 14 + len(properties)),
-                    *(Basic.INDEX, 0, len(body), self._flags),
-                ),
-                properties,
-                END,
-            )
-        )
-        most: int = self._connection._body_max_length  # as the broker wants it
-        for begin in range(0, len(body), most):
-            part = body[begin : begin + most]
-            self._gathered += b"".join((FRAME.pack(FRAME_BODY, number, len(part)), part, END))
+        self._gather(FRAME_METHOD, method)
+        self._gather(FRAME_HEADER, header)
+        for begin in range(0, len(body), self._max_body_bytes):
+            self._gather(FRAME_BODY, body[begin : begin + self._max_body_bytes])
         if len(self._gathered) > GATHERED_BYTES:
             self._write()
+
+    def _gather(self, frame_type: int, payload: bytes) -> None:
+        self._gathered += FRAME.pack(frame_type, self._number, len(payload))
+        self._gathered += payload
+        self._gathered += END
 
     def _write(self) -> None:
         self._connection._output_marshaled_frames([bytes(self._gathered)])

@@ -271,7 +271,7 @@ class Spool:
                 if self._is_disk_full():
                     raise SpoolFull(self._why_full())
                 batch = _Batch(connection)
-            try:
+            try:  # from here on: what a signal's handler raises must not leave it behind
                 self._batch = batch
                 yield batch
             finally:

@@ -1,5 +1,6 @@
 """What a batch makes of the tables, on a real PostgreSQL."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from itertools import count, cycle
@@ -29,6 +30,14 @@ def applier(engine: Engine) -> Applier:
     return Applier(engine)
 
 
+@pytest.fixture
+def single_session(engine: Engine) -> Iterator[Engine]:
+    """Whatever goes through it goes through one session of the database."""
+    single = create_engine(engine.url, pool_size=1, max_overflow=0)
+    yield single
+    single.dispose()
+
+
 def state_of(engine: Engine, branch_id: int) -> BranchState:
     row = branch(engine, branch_id)
     return BranchState(
@@ -40,28 +49,28 @@ def state_of(engine: Engine, branch_id: int) -> BranchState:
     )
 
 
-def test_a_preparation_that_failed_half_way_is_made_again(engine: Engine) -> None:
+def test_a_preparation_that_failed_half_way_is_made_again(
+    engine: Engine, single_session: Engine
+) -> None:
     """What a connection prepared stays in it, whatever ended the transaction."""
     register_branches(engine, BRANCH)
-    single = create_engine(engine.url, pool_size=1, max_overflow=0)
-    with single.begin() as connection:
+    with single_session.begin() as connection:
         connection.execute(text("PREPARE apply_attempts AS SELECT 1"))
-    Applier(single).apply(messages(started(BRANCH, 0)))
-    single.dispose()
+    Applier(single_session).apply(messages(started(BRANCH, 0)))
     assert state_of(engine, BRANCH) == BranchState(last_mirror_attempt=at(0))
 
 
-def test_what_a_session_has_forgotten_is_prepared_again(engine: Engine) -> None:
+def test_what_a_session_has_forgotten_is_prepared_again(
+    engine: Engine, single_session: Engine
+) -> None:
     """As behind a pooler, which gives each transaction some session; of a refused event, too."""
     register_branches(engine, BRANCH)
     refuse_in_database(engine, "failure_reason = 'poison'")
-    single = create_engine(engine.url, pool_size=1, max_overflow=0)
-    applier = Applier(single)
+    applier = Applier(single_session)
     applier.apply(messages(started(BRANCH, 0)))
-    with single.begin() as connection:
+    with single_session.begin() as connection:
         connection.execute(text("DEALLOCATE ALL"))
     tally = applier.apply(messages(completed(BRANCH, 0, "rev-1"), failed(BRANCH, 10, "poison")))
-    single.dispose()
     assert (tally.applied, tally.buried) == (1, {Reason.REJECTED_BY_DATABASE: 1})
     assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
 

@@ -44,7 +44,10 @@ def writer_on(channel: Any, user_id: str | None = "puller") -> MessageWriter:
     return MessageWriter(channel, exchange=EXCHANGE, content_type=CONTENT_TYPE, user_id=user_id)
 
 
-def by_pika(channel: Channel, user_id: str | None, messages: Sequence[Published]) -> None:
+def written_by_pika(
+    number: int, frame_bytes: int, user_id: str | None, messages: Sequence[Published]
+) -> bytes:
+    channel, written = open_channel(number, frame_bytes)
     for message in messages:
         properties = BasicProperties(
             content_type=CONTENT_TYPE,
@@ -56,6 +59,7 @@ def by_pika(channel: Channel, user_id: str | None, messages: Sequence[Published]
         channel.basic_publish(
             EXCHANGE, message.routing_key, message.body, properties, mandatory=True
         )
+    return b"".join(written)
 
 
 short_strings = st.text(max_size=60).filter(lambda text: len(text.encode()) < 256)
@@ -78,10 +82,7 @@ def test_what_is_written_is_what_pika_writes(
     with writer_on(channel, user_id) as writer:
         for message in published:
             writer.publish(*message)
-    ours = b"".join(written)
-    written.clear()
-    by_pika(channel, user_id, published)
-    assert ours == b"".join(written)
+    assert b"".join(written) == written_by_pika(number, frame_bytes, user_id, published)
 
 
 def test_what_is_published_together_is_written_at_once() -> None:
@@ -117,11 +118,9 @@ def test_what_is_published_is_written_though_the_block_fails() -> None:
 def test_a_short_string_has_255_bytes_at_most() -> None:
     """Nothing of a message that has a longer one is written."""
     channel, written = open_channel(1, 1000)
+    longest = Published("k" * MAX_SHORT_STRING_BYTES, "id", "type", b"body")
     with writer_on(channel) as writer:
-        writer.publish("k" * MAX_SHORT_STRING_BYTES, "id", "type", b"body")
+        writer.publish(*longest)
         with pytest.raises(ValueError, match="256"):
             writer.publish("key", "ä" * 128, "type", b"body")
-    ours = b"".join(written)
-    written.clear()
-    by_pika(channel, "puller", [Published("k" * MAX_SHORT_STRING_BYTES, "id", "type", b"body")])
-    assert ours == b"".join(written)
+    assert b"".join(written) == written_by_pika(1, 1000, "puller", [longest])
