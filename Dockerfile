@@ -7,9 +7,11 @@ FROM python:3.13-slim AS build
 WORKDIR /build
 # Without pip, which the finished image has no use for: the one beside it installs into it.
 RUN python -m venv --without-pip /opt/mirrorfeed
-# consumer/schema.sql is a link to ../schema.sql; COPY keeps links, so what it points to comes along.
+# mirrorfeed/ holds links to what lies beside it; COPY keeps links, so what they point to comes along.
 COPY constraints.txt pyproject.toml README.md schema.sql ./
+COPY mirrorfeed/ mirrorfeed/
 COPY contract/ contract/
+COPY amqp/ amqp/
 COPY publisher/ publisher/
 COPY consumer/ consumer/
 RUN pip --python /opt/mirrorfeed install --no-cache-dir --constraint constraints.txt '.[consumer]'

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 from benchmarks.load import BRANCHES
-from publisher import BranchStatusClient
+from mirrorfeed.publisher import BranchStatusClient
 
 
 def main(spool: str, calls: int) -> None:

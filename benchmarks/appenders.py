@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.calls import bare_file, body_of
 from benchmarks.report import Row, Target, quantile
 from benchmarks.stand import Stand
-from publisher.spool import Spool
+from mirrorfeed.publisher.spool import Spool
 
 SUBJECT = "pullers, one spool"
 MANY = 16

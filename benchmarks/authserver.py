@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, Target
 from benchmarks.stand import Stand
-from publisher.spool import Spool
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 
 SUBJECT = "authserver, 8 connections"

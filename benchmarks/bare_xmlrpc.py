@@ -13,8 +13,16 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from uvicorn import Server
 
-from publisher.authserver import Message, Receive, Send, answer, body_of, listener, server_config
-from publisher.xmlrpc_calls import TRUE, XML, parse_call
+from mirrorfeed.publisher.authserver.calls import TRUE, XML, parse_call
+from mirrorfeed.publisher.authserver.server import (
+    Message,
+    Receive,
+    Send,
+    answer,
+    body_of,
+    listener,
+    server_config,
+)
 
 
 async def bare_app(scope: Message, receive: Receive, send: Send) -> None:

@@ -15,11 +15,11 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from benchmarks.stand import QUEUES, Stand
-from consumer import Branch, ScriptActivity
-from consumer.database import open_engine
-from consumer.tables import MirrorAttempt
-from contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
-from contract.wire import decode
+from mirrorfeed.consumer import Branch, ScriptActivity
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.tables import MirrorAttempt
+from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract.wire import decode
 
 PREFETCH = 1000
 """Of each queue in hand: more than the worker has, so that it is never what limits."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from publisher import BranchStatusClient
-from publisher.spool import Spool
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 
 

@@ -11,11 +11,12 @@ from uuid import uuid4
 from benchmarks.load import BRANCHES
 from benchmarks.report import Row, Target, quantile
 from benchmarks.stand import PARTITIONS, Stand
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import wire
-from contract.events import Envelope, MirrorStarted
-from publisher import BranchStatusClient
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, MirrorStarted
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from sandbox.rabbitmq import PrivateRabbitMQ
 

@@ -11,8 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from contract import wire
-from contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import (
+    Envelope,
+    Event,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+)
 
 BATCH = 1000
 READ_BYTES = 4096
@@ -27,7 +34,7 @@ def deliver(events: int) -> None:
     from pika.channel import Channel
     from pika.spec import Basic
 
-    from consumer.connection import DeliveryConnection
+    from mirrorfeed.amqp.read_frames import DeliveryConnection
 
     properties = BasicProperties(delivery_mode=2, message_id="id", user_id="puller")
     stream = b"".join(
@@ -69,9 +76,8 @@ def decode(events: int) -> None:
 def collect(events: int) -> None:
     """Messages go through the inbox, a batch at a time."""
     # Where needed: what a part does not use, it need not import a hundred times as slowly.
-    from consumer.inbox import Delivery, Inbox
-    from consumer.messages import read_message
-    from consumer.subscription import Subscription
+    from mirrorfeed.consumer.apply.message import read_message
+    from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
 
     messages = list(map(read_message, _bodies()))
     subscription = Subscription("queue", BATCH)
@@ -87,8 +93,8 @@ def apply(events: int) -> None:
     """Batches become statements and parameters, which nobody carries out."""
     from sqlalchemy import Engine
 
-    from consumer.applier import Applier
-    from consumer.messages import read_message
+    from mirrorfeed.consumer.apply.batch import Applier
+    from mirrorfeed.consumer.apply.message import read_message
 
     messages = list(map(read_message, _bodies()))
     applier = Applier(cast(Engine, _Nobody()))
@@ -98,7 +104,7 @@ def apply(events: int) -> None:
 
 def call(events: int) -> None:
     """A client's calls are encoded and spooled."""
-    from publisher import BranchStatusClient
+    from mirrorfeed.publisher import BranchStatusClient
 
     with (
         TemporaryDirectory(prefix="mirrorfeed-counted-") as folder,

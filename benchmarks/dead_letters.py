@@ -11,13 +11,13 @@ from benchmarks.drain import EVENTS, ROUNDS, WORKER, backlog, drain_by_worker
 from benchmarks.load import publications
 from benchmarks.report import Row, Target
 from benchmarks.stand import Stand
-from consumer.applier import Applier
-from consumer.database import open_engine
-from consumer.ledger import audit
-from consumer.letters import Selection
-from consumer.messages import read_message
-from consumer.replay import Replay, plan
-from contract.events import ScriptRun
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.ledger import audit
+from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.dead_letters.replay import Replay, plan
+from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.contract.events import ScriptRun
 from sandbox import SandboxError
 
 UNLEDGERED = ("python", "-m", "benchmarks.unledgered_worker", "run", "--drain")

@@ -11,8 +11,8 @@ from benchmarks.baselines import drain_one_by_one, drain_raw
 from benchmarks.load import Publication, publications, publish
 from benchmarks.report import Row, Target
 from benchmarks.stand import PARTITIONS, Stand, await_work, wait_for_log
-from contract import routing
-from contract.events import MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract import routing
+from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, ScriptRun
 from sandbox import wait_until
 
 SUBJECT = "worker, draining a backlog"

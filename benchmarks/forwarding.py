@@ -10,8 +10,8 @@ import pika
 from benchmarks.load import Publication, history, publications, publish
 from benchmarks.report import Row, Target
 from benchmarks.stand import Stand, await_work, wait_for_log
-from contract import routing
-from publisher.spool import Spool
+from mirrorfeed.contract import routing
+from mirrorfeed.publisher.spool import Spool
 
 SUBJECT = "forwarder, draining a spool"
 EVENTS = 60_000

@@ -13,10 +13,10 @@ from benchmarks.load import history
 from benchmarks.memory import high_water_mark
 from benchmarks.report import Row, Target, quantile
 from benchmarks.stand import QUEUES, Stand, wait_for_log
-from consumer.topology import broker_channel, connection_parameters
-from contract.events import ScriptRun
-from publisher import BranchStatusClient
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.contract.events import ScriptRun
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.spool import Spool
 
 SUBJECT = "full spool"
 EVENTS = 1_000_000

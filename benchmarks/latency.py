@@ -14,8 +14,8 @@ from benchmarks.drain import await_outcomes, last_outcomes
 from benchmarks.load import BRANCHES, publications, publish
 from benchmarks.report import Row, Target, quantile
 from benchmarks.stand import QUEUES, Stand
-from consumer.topology import broker_channel, connection_parameters, consumer_count
-from contract import routing
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
+from mirrorfeed.contract import routing
 from sandbox import wait_until
 
 SUBJECT = "call to committed row"

@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 import pika
 from pika.adapters.select_connection import SelectConnection
 
-from contract import routing, wire
-from contract.events import (
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import (
     Envelope,
     Event,
     MirrorCompleted,

@@ -19,9 +19,10 @@ from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import make_url
 
 from benchmarks.load import BRANCHES
-from consumer.database import apply_schema, open_engine
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import environment, routing
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
 
 WATCH_SECONDS = 0.02

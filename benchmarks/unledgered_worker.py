@@ -2,11 +2,11 @@
 
 from unittest.mock import patch
 
-from consumer import cli
+from mirrorfeed.consumer.commands.main import main
 
 if __name__ == "__main__":
     with (
-        patch("consumer.applier.arrivals_of", lambda messages: None),
-        patch("consumer.worker.fold", lambda engine: False),
+        patch("mirrorfeed.consumer.apply.batch.arrivals_of", lambda messages: None),
+        patch("mirrorfeed.consumer.worker.service.fold", lambda engine: False),
     ):
-        cli.main()
+        main()

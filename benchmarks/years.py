@@ -6,8 +6,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from benchmarks.load import REASON, STEP
 from benchmarks.stand import Stand
-from consumer.applier import PROJECT_BRANCHES
-from consumer.database import open_engine
+from mirrorfeed.consumer.apply.projection import PROJECT_BRANCHES
+from mirrorfeed.consumer.database import open_engine
 
 PROJECTED_AT_ONCE = 50_000
 

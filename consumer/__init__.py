@@ -1,7 +1,7 @@
 """What runs beside the database: the worker, its applier and the operators' commands."""
 
 try:
-    from consumer.tables import (
+    from mirrorfeed.consumer.tables import (
         Branch,
         DeadLetter,
         MirrorAttempt,

@@ -1,15 +1,19 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.resources import files
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg2
 from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import mask_secrets
+from mirrorfeed.contract.wire import timestamp
 
 CONNECTION: dict[str, str | int] = {
     "application_name": "mirrorfeed",
@@ -98,7 +102,7 @@ def _with_hosts_apart(url: str) -> str:
 
 def apply_schema(engine: Engine) -> None:
     """Creates what is not there yet; safe to repeat, also by several processes at once."""
-    schema = files(__package__).joinpath("schema.sql").read_text()
+    schema = files("mirrorfeed").joinpath("schema.sql").read_text()
     with engine.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({INIT_LOCK})")
         connection.exec_driver_sql(schema)
@@ -148,3 +152,34 @@ def check_database(engine: Engine) -> None:
         raise DatabaseUnavailable("the database is read-only, perhaps a standby")
     if not has_schema:
         raise SchemaMissing("the database has no tables yet: run mirror-consumer init")
+
+
+def database_now(connection: Connection) -> datetime:
+    """The time by the database's clock, which is the same wherever a command runs; it stands still
+    within a transaction."""
+    now: datetime = connection.execute(select(func.now())).scalar_one()
+    return now.astimezone(UTC)
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The same instant. Raises ValueError for a time without a zone, which could be any."""
+    if instant.utcoffset() is None:
+        raise ValueError(f"the time {instant.isoformat()} has no time zone: give its offset")
+    return instant.astimezone(UTC)
+
+
+def age_seconds(now: datetime, since: datetime) -> float:
+    """How long ago that was; 0 for what a fast clock has put into the future."""
+    return max(0.0, round((now - since).total_seconds(), 3))
+
+
+def duration_seconds(start: datetime, end: datetime | None) -> float | None:
+    return None if end is None else (end - start).total_seconds()
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with instants as RFC 3339 in UTC."""
+    return {
+        name: timestamp(value) if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }

@@ -58,7 +58,7 @@ class ScriptActivity(Base):
 
 
 class DeadLetter(Base):
-    """A message that could not be applied; `reason` is a `contract.reasons.Reason`.
+    """A message that could not be applied; `reason` is a `mirrorfeed.contract.reasons.Reason`.
 
     `original_body` is what was delivered where an operator has edited `body`, else None.
     """

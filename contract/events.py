@@ -1,7 +1,7 @@
 """What can happen on a puller host, as values that cannot be wrong.
 
 Every rule about an event's fields stands here, once. A publisher meets it when it constructs an
-event, a consumer when it decodes one: `contract.wire` builds the same classes.
+event, a consumer when it decodes one: `mirrorfeed.contract.wire` builds the same classes.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from typing import ClassVar
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import mask_secrets
 
 MAX_BRANCH_ID = 2**63 - 1
 """The largest `bigint` of PostgreSQL."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgspec
 from msgspec import Meta, Struct
 
-from contract.events import (
+from mirrorfeed.contract.events import (
     MAX_BRANCH_ID,
     MAX_SEQUENCE,
     Envelope,
@@ -24,7 +24,7 @@ from contract.events import (
     has_lone_surrogate,
     shown,
 )
-from contract.reasons import Reason
+from mirrorfeed.contract.reasons import Reason
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BODY_BYTES = 64 * 1024

@@ -15,13 +15,13 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from consumer.database import DatabaseUnavailable
-from consumer.topology import BrokerUnavailable
-from contract import environment
 from demo.errors import DemoError
 from demo.servers import both_servers, left_as_found
 from demo.stage import WIDTH, check_programs, open_stage
 from demo.story import chapter, tell
+from mirrorfeed.amqp.connections import BrokerUnavailable
+from mirrorfeed.consumer.database import DatabaseUnavailable
+from mirrorfeed.contract import environment
 from sandbox import SandboxError
 
 EXIT_NOT_SO = 1

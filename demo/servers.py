@@ -11,10 +11,10 @@ from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from consumer.database import DatabaseUnavailable, open_engine
-from consumer.topology import broker_channel, connection_parameters
-from contract import environment, routing
 from demo.errors import DemoError
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.database import DatabaseUnavailable, open_engine
+from mirrorfeed.contract import environment, routing
 from sandbox import Server, find_broker, find_database
 
 NOT_FOUND = 404
@@ -94,7 +94,7 @@ def in_database(database_url: str) -> list[str]:
 
 def tables() -> list[str]:
     """What `mirror-consumer init` creates."""
-    schema = files("consumer").joinpath("schema.sql").read_text()
+    schema = files("mirrorfeed").joinpath("schema.sql").read_text()
     return re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", schema, re.MULTILINE)
 
 

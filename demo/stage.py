@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from contract import environment
 from demo.errors import DemoError
+from mirrorfeed.contract import environment
 from sandbox import wait_until
 from sandbox.folder import PrivateFolder
 

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from consumer import get_last_activity
-from consumer.database import open_engine
 from demo.errors import DemoError
 from demo.stage import Stage
+from mirrorfeed.consumer import get_last_activity
+from mirrorfeed.consumer.database import open_engine
 from sandbox import wait_until
 
 BRANCHES = {"clock": 1, "kettle": 2, "lamp": 3}

@@ -2,9 +2,15 @@
 
 import logging
 
-from contract.events import InvalidEvent
-from publisher.client import BranchStatusClient, MirrorAttempt
-from publisher.errors import AttemptNotStarted, PublisherError, SpoolBusy, SpoolError, SpoolFull
+from mirrorfeed.contract.events import InvalidEvent
+from mirrorfeed.publisher.client import BranchStatusClient, MirrorAttempt
+from mirrorfeed.publisher.errors import (
+    AttemptNotStarted,
+    PublisherError,
+    SpoolBusy,
+    SpoolError,
+    SpoolFull,
+)
 
 __all__ = [
     "AttemptNotStarted",

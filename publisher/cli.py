@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from contract import environment
-from contract.events import MAX_NAME_LENGTH, check_text
-from publisher.client import BranchStatusClient, default_spool_path
-from publisher.errors import PublisherError, SpoolFull
-from publisher.spool import DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text
+from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
+from mirrorfeed.publisher.errors import PublisherError, SpoolFull
+from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
     import ssl
 
-    from publisher.command import Ended
-    from publisher.forwarder import Forwarder
+    from mirrorfeed.publisher.command import Ended
+    from mirrorfeed.publisher.forward.forwarder import Forwarder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
@@ -178,7 +178,7 @@ def run(
       mirror-publisher run --branch 17 --revision-command "git -C /srv/17 rev-parse HEAD" \\
         -- git -C /srv/17 fetch --prune
     """
-    from publisher.command import PassedOnSignals, output_of, run_command
+    from mirrorfeed.publisher.command import PassedOnSignals, output_of, run_command
 
     client = spooling_client(spool, spool_limit_bytes)
     try:
@@ -211,7 +211,7 @@ def run_script(
     Example:
       mirror-publisher run-script nightly-gc -- /usr/local/bin/nightly-gc --all
     """
-    from publisher.command import PassedOnSignals, run_command
+    from mirrorfeed.publisher.command import PassedOnSignals, run_command
 
     check_text("name", name, at_least=1, at_most=MAX_NAME_LENGTH)
     client = spooling_client(spool, spool_limit_bytes)
@@ -245,7 +245,9 @@ def forward(
     Example:
       mirror-publisher forward --drain
     """
-    from publisher.forwarder import Forwarder  # for no other command need pika be imported
+    from mirrorfeed.publisher.forward.forwarder import (
+        Forwarder,  # for no other command need pika be imported
+    )
 
     log_to_standard_error()
     path = spool_path(spool)
@@ -330,8 +332,10 @@ def authserver(
       mirror-publisher authserver
       mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
     """
-    from publisher.authserver import Authserver  # for no other command need these be imported
-    from publisher.forwarder import Forwarder
+    from mirrorfeed.publisher.authserver.server import (
+        Authserver,  # for no other command need these be imported
+    )
+    from mirrorfeed.publisher.forward.forwarder import Forwarder
 
     # Of an empty variable typer says nothing, and the door would stand open unnoticed.
     if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):

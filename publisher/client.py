@@ -12,26 +12,22 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 from platformdirs import user_state_path
 
-from contract import environment
-from contract.events import (
+from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import (
+    MAX_REASON_LENGTH,
     MirrorCompleted,
     MirrorFailed,
     MirrorStarted,
     ScriptRun,
     check_branch_id,
 )
-from publisher.errors import AttemptNotStarted
-from publisher.reasons import reason_from
-from publisher.spool import (
-    BUSY_TIMEOUT_SECONDS,
-    DEFAULT_LIMIT_BYTES,
-    Attempt,
-    Spool,
-    SpoolWriter,
-)
+from mirrorfeed.contract.secrets import mask_secrets
+from mirrorfeed.publisher.errors import AttemptNotStarted
+from mirrorfeed.publisher.spool import BUSY_TIMEOUT_SECONDS, DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.publisher.spool_batch import Attempt, SpoolWriter
 
 if TYPE_CHECKING:
-    from publisher.forwarder import Forwarder
+    from mirrorfeed.publisher.forward.forwarder import Forwarder
 
 SYSTEM_SPOOL = Path("/var/spool/mirrorfeed/spool.db")
 CLOCK_STEP_TOLERANCE = timedelta(hours=1)
@@ -86,7 +82,7 @@ class BranchStatusClient:
         self._forwarder: Forwarder | None = None
         if forward:
             # A command that only spools need not wait for pika to be imported.
-            from publisher import forwarder
+            from mirrorfeed.publisher.forward import forwarder
 
             url = (
                 amqp_url
@@ -222,3 +218,9 @@ def _append_outcome(
     writer.append(event, occurred_at=max(ended_at, event.started_at))
     if latest is None or latest.started_at <= event.started_at:
         writer.record_attempt(event.branch_id, Attempt(event.started_at, is_open=False))
+
+
+def reason_from(text: str) -> str:
+    """The text with passwords masked, without what no event can hold, and cut to its longest."""
+    storable = text.replace("\0", "").encode(errors="replace").decode()
+    return mask_secrets(storable)[:MAX_REASON_LENGTH]

@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from types import FrameType
 from typing import Self
 
-from contract.events import MAX_REVISION_LENGTH
+from mirrorfeed.contract.events import MAX_REVISION_LENGTH
 
 COMMAND_NOT_EXECUTABLE = 126
 COMMAND_NOT_FOUND = 127

@@ -6,8 +6,8 @@
     │   └── SpoolBusy       another process writes to it, and did not end
     └── AttemptNotStarted   an attempt was completed that nobody started
 
-A bad argument raises `contract.events.InvalidEvent`, a ValueError. The network raises nothing: no
-call waits for it.
+A bad argument raises `mirrorfeed.contract.events.InvalidEvent`, a ValueError. The network raises
+nothing: no call waits for it.
 """
 
 

@@ -6,69 +6,24 @@ may append and one forwarder may take away at the same time.
 """
 
 import os
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Self
-from urllib.parse import quote
-from uuid import uuid4
+from typing import NamedTuple
 
-from contract import wire
-from contract.events import Envelope, Event
-from publisher.errors import SpoolBusy, SpoolError, SpoolFull
-from publisher.forking import close_before_fork, fork_lock
+from mirrorfeed.publisher.errors import SpoolBusy, SpoolError, SpoolFull
+from mirrorfeed.publisher.forking import close_before_fork, fork_lock
+from mirrorfeed.publisher.spool_batch import INTERRUPTED, SpoolBatch, SpoolWriter
+from mirrorfeed.publisher.spool_file import SCHEMA_VERSION, create, upgrade, version_of
 
 DEFAULT_LIMIT_BYTES = 1024**3
 RESERVED_BYTES = 8 * 1024**2
 """Twice what SQLite writes to its log before it folds that into the file."""
 BUSY_TIMEOUT_SECONDS = 30.0
-SCHEMA_VERSION = 2
-SCHEMA = f"""
-CREATE TABLE source (
-    uri TEXT NOT NULL,
-    last_sequence INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL  -- how many events the broker has
-);
--- what the broker has not confirmed yet
-CREATE TABLE event (
-    sequence INTEGER PRIMARY KEY,
-    message_id TEXT NOT NULL,
-    type TEXT NOT NULL,
-    partition_key TEXT NOT NULL,
-    body BLOB NOT NULL,
-    spooled_at REAL NOT NULL
-);
--- what the broker will never take as it is
-CREATE TABLE refused (
-    sequence INTEGER PRIMARY KEY,
-    message_id TEXT NOT NULL,
-    type TEXT NOT NULL,
-    partition_key TEXT NOT NULL,
-    body BLOB NOT NULL,
-    spooled_at REAL NOT NULL,
-    because TEXT NOT NULL
-);
--- the latest attempt of each branch, so that one process may start what another ends
-CREATE TABLE attempt (branch_id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, is_open INTEGER);
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-FROM_VERSION_1 = """
-ALTER TABLE source ADD COLUMN confirmed INTEGER NOT NULL DEFAULT 0;
-UPDATE source SET confirmed =
-    last_sequence - (SELECT count(*) FROM event) - (SELECT count(*) FROM refused);
-PRAGMA user_version = 2;
-"""
-Row = tuple[int, str, str, str, bytes, float]
-INTERRUPTED = (
-    "the spool is in the middle of a call that a signal interrupted: report from outside the"
-    " signal handler"
-)
 COLUMNS = "sequence, message_id, type, partition_key, body"
 
 
@@ -94,13 +49,6 @@ class SpoolStatus:
     oldest_pending_seconds: float | None
 
 
-class Attempt(NamedTuple):
-    """The latest mirror attempt of a branch that this spool knows of."""
-
-    started_at: datetime
-    is_open: bool
-
-
 class Spool:
     """One process's view of a spool file, which is created where there is none.
 
@@ -122,13 +70,13 @@ class Spool:
         self._appends = appends
         self.lock = threading.RLock()
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
-        self._batch: _Batch | None = None
+        self._batch: SpoolBatch | None = None
         self._connection: sqlite3.Connection | None = None
         with fork_lock, self._translated_errors():
             if not self.path.exists():
                 if not appends:
                     raise SpoolError(f"there is no spool {self.path}")
-                _create(self.path)
+                create(self.path)
             self._connect()
             close_before_fork(self)
 
@@ -264,13 +212,13 @@ class Spool:
         connection.execute("BEGIN IMMEDIATE")
 
     @contextmanager
-    def _committed(self, patience_seconds: float) -> Iterator["_Batch"]:
+    def _committed(self, patience_seconds: float) -> Iterator["SpoolBatch"]:
         """A transaction that writes, in the end, what was put in the batch."""
         with self._transaction(patience_seconds) as connection:
             with self._translated_errors():
                 if self._is_disk_full():
                     raise SpoolFull(self._why_full())
-                batch = _Batch(connection)
+                batch = SpoolBatch(connection)
             try:  # from here on: what a signal's handler raises must not leave it behind
                 self._batch = batch
                 yield batch
@@ -295,9 +243,9 @@ class Spool:
             check_same_thread=False,
         )
         try:
-            version = _version(connection)
+            version = version_of(connection)
             if version == 1:
-                version = _upgrade(connection)
+                version = upgrade(connection)
             if version != SCHEMA_VERSION:
                 raise SpoolError(
                     f"{self.path} is not a spool of this version (found {version}, expected"
@@ -368,79 +316,6 @@ class _TranslatedErrors:
             raise self._spool.translated(error) from error
 
 
-class _Batch:
-    """What a transaction will write: of each table all rows at once."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.source: str
-        self.last_sequence: int
-        self.source, self.last_sequence = connection.execute(
-            "SELECT uri, last_sequence FROM source"
-        ).fetchone()
-        self.attempts: dict[int, Attempt] = {}
-        self.has_writer = False
-        self._rows: list[Row] = []
-
-    def take(self, writer: "SpoolWriter") -> None:
-        self._rows += writer.rows
-        self.attempts |= writer.attempts
-        self.last_sequence += len(writer.rows)
-
-    def write(self) -> None:
-        self.connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", self._rows)
-        self.connection.executemany(
-            "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
-            (
-                (branch_id, attempt.started_at.isoformat(), attempt.is_open)
-                for branch_id, attempt in self.attempts.items()
-            ),
-        )
-        self.connection.execute("UPDATE source SET last_sequence = ?", (self.last_sequence,))
-
-
-class SpoolWriter:
-    """What can be done within `Spool.writing`: all of it, or nothing where the block raises."""
-
-    def __init__(self, batch: _Batch) -> None:
-        self._batch = batch
-        self.rows: list[Row] = []
-        self.attempts: dict[int, Attempt] = {}
-
-    def __enter__(self) -> Self:
-        if self._batch.has_writer:
-            raise SpoolError(INTERRUPTED)
-        self._batch.has_writer = True
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if error_type is None:
-            self._batch.take(self)
-        self._batch.has_writer = False
-
-    def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
-        """Numbers the event and puts it behind all others. Raises InvalidEvent."""
-        sequence = self._batch.last_sequence + len(self.rows) + 1
-        envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
-        body = wire.encode(envelope)
-        self.rows.append(
-            (sequence, envelope.id, event.TYPE, event.partition_key, body, time.time())
-        )
-        return envelope
-
-    def latest_attempt(self, branch_id: int) -> Attempt | None:
-        for attempts in (self.attempts, self._batch.attempts):
-            if branch_id in attempts:
-                return attempts[branch_id]
-        row = self._batch.connection.execute(
-            "SELECT started_at, is_open FROM attempt WHERE branch_id = ?", (branch_id,)
-        ).fetchone()
-        return Attempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
-
-    def record_attempt(self, branch_id: int, attempt: Attempt) -> None:
-        self.attempts[branch_id] = attempt
-
-
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """The first and last of each run without a gap."""
     first = last = None
@@ -453,42 +328,3 @@ def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         last = number
     if first is not None and last is not None:
         yield first, last
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
-
-
-def _upgrade(connection: sqlite3.Connection) -> int:
-    """Keeps what waits in a spool of version 1; another process may do the same."""
-    connection.execute("BEGIN IMMEDIATE")
-    if _version(connection) == 1:
-        for statement in FROM_VERSION_1.split(";"):
-            connection.execute(statement)
-    connection.execute("COMMIT")
-    return _version(connection)
-
-
-def _create(path: Path) -> None:
-    """Makes the file whole under another name first, so that nobody ever sees half a spool."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid4()}")
-    connection = sqlite3.connect(draft)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(SCHEMA)
-        uri = f"/pullers/{quote(socket.gethostname(), safe='')}/{uuid4()}"
-        connection.execute("INSERT INTO source VALUES (?, 0, 0)", (uri,))
-        connection.commit()
-        connection.close()
-        with suppress(FileExistsError):  # another process was faster: its spool is the spool
-            path.hardlink_to(draft)
-    finally:
-        connection.close()
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

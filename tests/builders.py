@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from consumer.messages import Message, read_message
-from contract import wire
-from contract.events import (
+from mirrorfeed.consumer.apply.message import Message, read_message
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import (
     Envelope,
     Event,
     MirrorCompleted,

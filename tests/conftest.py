@@ -10,10 +10,11 @@ from hypothesis import settings
 from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
 
-from consumer.database import apply_schema, open_engine
-from consumer.layout import unchanging_layout
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import environment, routing
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.partitions.layout import unchanging_layout
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
 from sandbox import find_broker, find_database
 from tests.commands import Shell
 from tests.servers import delete_topology, new_database

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from consumer import cli, topology
-from consumer.applier import Applier
-from contract.events import Envelope
-from contract.wire import decode
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.commands.main import main
+from mirrorfeed.consumer.partitions import topology
+from mirrorfeed.contract.events import Envelope
+from mirrorfeed.contract.wire import decode
 
 DEADLY = "deadly"
 
@@ -38,8 +39,8 @@ class DeadlyApplier(Applier):
 
 
 DEADLY_PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "decode": ("consumer.messages.decode", decode_or_die),
-    "apply": ("consumer.worker.Applier", DeadlyApplier),
+    "decode": ("mirrorfeed.consumer.apply.message.decode", decode_or_die),
+    "apply": ("mirrorfeed.consumer.worker.service.Applier", DeadlyApplier),
 }
 
 
@@ -47,4 +48,4 @@ if __name__ == "__main__":
     where, limit = sys.argv[1:]
     sys.argv = ["mirror-consumer", "run", "--drain"]
     with patch(*DEADLY_PARTS[where]), patch.object(topology, "DELIVERY_LIMIT", int(limit)):
-        cli.main()
+        main()

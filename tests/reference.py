@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pika
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 
-from consumer import Branch
-from consumer.database import open_engine
-from contract import routing, wire
-from contract.events import Envelope
+from mirrorfeed.consumer import Branch
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import Envelope
 from sandbox import wait_until
 
 PATIENCE_SECONDS = 60.0

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from benchmarks.peers.handler import Event, apply, database_url
 from benchmarks.peers.nodes import run_each
-from contract import environment
+from mirrorfeed.contract import environment
 
 QUEUE = "peer.celery"
 THREADS = 8

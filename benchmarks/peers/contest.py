@@ -19,9 +19,9 @@ from benchmarks.load import BRANCHES, REASON, Publication, publication, publicat
 from benchmarks.peers.contestants import OURS, PEERS, Contestant, forget_peers
 from benchmarks.peers.processes import Meter, family_of, megabytes
 from benchmarks.stand import Stand
-from consumer.applier import PROJECT_BRANCHES
-from consumer.database import open_engine
-from contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted
+from mirrorfeed.consumer.apply.projection import PROJECT_BRANCHES
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted
 
 PATIENCE_SECONDS = 60.0
 WATCH_SECONDS = 0.05

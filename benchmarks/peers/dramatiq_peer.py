@@ -10,7 +10,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from sqlalchemy import create_engine
 
 from benchmarks.peers.handler import Event, apply, database_url
-from contract import environment
+from mirrorfeed.contract import environment
 
 QUEUE = "peer.dramatiq"
 THREADS = 8

@@ -12,7 +12,7 @@ from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks.peers.handler import Event, apply, database_url
-from contract import environment
+from mirrorfeed.contract import environment
 
 QUEUE = RabbitQueue("peer.faststream", queue_type=QueueType.QUORUM, durable=True)
 PREFETCH = 20

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import URL, Connection, Executable, bindparam, func, make_url, or_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from consumer import Branch, ScriptActivity
-from consumer.tables import MirrorAttempt
-from contract import environment
+from mirrorfeed.consumer import Branch, ScriptActivity
+from mirrorfeed.consumer.tables import MirrorAttempt
+from mirrorfeed.contract import environment
 
 Event = dict[str, Any]
 """A CloudEvent, as the JSON parser gives it."""

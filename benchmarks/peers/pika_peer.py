@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from benchmarks.peers.handler import apply, database_url
 from benchmarks.peers.nodes import run_each
 from benchmarks.stand import QUEUES
-from contract import environment, routing, wire
+from mirrorfeed.contract import environment, routing, wire
 
 PREFETCH = 100
 

@@ -6,7 +6,7 @@ import psutil
 from sqlalchemy import make_url
 
 from benchmarks.stand import Stand
-from consumer.topology import connection_parameters
+from mirrorfeed.amqp.connections import connection_parameters
 
 SERVER_NAMES = ("beam", "postgres")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from consumer.database import apply_schema, open_engine
-from contract import environment
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.contract import environment
 from sandbox import Server, own_broker, own_database
 from sandbox.ports import PortBlock
 from tests.builders import failed

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from contract.events import Envelope, MirrorFailed
+from mirrorfeed.contract.events import Envelope, MirrorFailed
 from tests.builders import at, completed, failed
 from tests.commands import Shell
 from tests.servers import branch, publish, publish_events, register_branches, rows

@@ -23,9 +23,16 @@ import pytest
 import trustme
 from sqlalchemy import Engine
 
-from contract import environment, wire
-from contract.events import Envelope, Event, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
-from publisher.spool import Spool
+from mirrorfeed.contract import environment, wire
+from mirrorfeed.contract.events import (
+    Envelope,
+    Event,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+)
+from mirrorfeed.publisher.spool import Spool
 from tests.commands import Shell
 from tests.servers import register_branches, rows, wait_for
 

@@ -7,8 +7,8 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from contract import routing
-from contract.reasons import Reason
+from mirrorfeed.contract import routing
+from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, failed, started
 from tests.commands import Shell
 from tests.servers import publish, register_branches, rows

@@ -12,8 +12,8 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from contract import routing
-from contract.reasons import Reason
+from mirrorfeed.contract import routing
+from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, completed, failed, started
 from tests.commands import Shell
 from tests.integration.test_applier import refuse_in_database

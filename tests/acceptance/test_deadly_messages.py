@@ -8,9 +8,9 @@ import sys
 import pytest
 from sqlalchemy import Engine
 
-from consumer import topology as consumer_topology
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import environment, routing
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
 from tests.builders import failed
 from tests.deadly_worker import DEADLY
 from tests.servers import branch, publish_events, register_branches, rows
@@ -30,7 +30,7 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
 ) -> None:
     """However close together several of its kind stand: in the end each is a letter, and all that
     is before, between and behind them is applied."""
-    monkeypatch.setattr(consumer_topology, "DELIVERY_LIMIT", DELIVERY_LIMIT)
+    monkeypatch.setattr(declared, "DELIVERY_LIMIT", DELIVERY_LIMIT)
     with broker_channel(connection_parameters(amqp_url)) as channel:
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
     register_branches(engine, BRANCH)

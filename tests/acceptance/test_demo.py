@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
-from consumer.database import open_engine
-from contract import environment
 from demo.servers import in_database, on_broker
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.contract import environment
 from tests.servers import new_database, rows, wait_for_rows
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import environment
+from mirrorfeed.contract import environment
 from tests.commands import SCRIPTS, Shell
 
 DOCUMENT = Path(__file__).parents[2] / "docs/branch-status.md"

@@ -22,14 +22,18 @@ def test_a_puller_host_gets_no_database_library(tmp_path: Path) -> None:
         str(ROOT / "constraints.txt"),
         str(ROOT),
     )
-    run(str(python), "-c", "import publisher; publisher.BranchStatusClient")
+    run(str(python), "-c", "import mirrorfeed; mirrorfeed.BranchStatusClient")
     run(str(python.with_name("mirror-publisher")), "--help")
     installed = run(str(python), "-m", "pip", "list", "--format=freeze").lower()
     assert "pika==" in installed
     assert "sqlalchemy" not in installed
     assert "psycopg" not in installed
     result = subprocess.run(
-        [python, "-c", "import consumer"], capture_output=True, text=True, check=False, cwd=tmp_path
+        [python, "-c", "import mirrorfeed.consumer"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert "pip install 'mirrorfeed[consumer]'" in result.stderr
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from consumer import Branch, get_last_activity
-from contract import environment
-from publisher import BranchStatusClient
+from mirrorfeed.consumer import Branch, get_last_activity
+from mirrorfeed.contract import environment
+from mirrorfeed.publisher import BranchStatusClient
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (

@@ -14,9 +14,9 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import Engine, text
 
-from contract import environment, routing
-from publisher import BranchStatusClient
-from publisher.spool import Spool
+from mirrorfeed.contract import environment, routing
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.builders import failed
 from tests.commands import Shell

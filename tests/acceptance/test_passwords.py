@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contract import environment
-from publisher import BranchStatusClient
+from mirrorfeed.contract import environment
+from mirrorfeed.publisher import BranchStatusClient
 from sandbox import PrivatePostgreSQL
 from tests.commands import Shell
 from tests.servers import take_all, wait_for

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from consumer.applier import Applier
-from consumer.database import open_engine
-from contract import environment
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.contract import environment
 from tests.builders import at, completed, failed, messages, started
 from tests.commands import Shell
 from tests.servers import PATIENCE_SECONDS, register_branches

@@ -13,11 +13,11 @@ from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from consumer.database import open_engine
-from consumer.topology import declare_topology
-from contract import environment, routing
-from publisher import BranchStatusClient
-from publisher.forwarder import Forwarder
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.forward.forwarder import Forwarder
 from sandbox import PrivateRabbitMQ, own_database
 from tests.builders import failed, started
 from tests.commands import Shell

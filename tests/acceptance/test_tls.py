@@ -10,9 +10,9 @@ import pytest
 import trustme
 from sqlalchemy import Engine, make_url
 
-from consumer.database import apply_schema, open_engine
-from contract import environment
-from publisher.spool import Spool
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.contract import environment
+from mirrorfeed.publisher.spool import Spool
 from sandbox import PrivatePostgreSQL, PrivateRabbitMQ
 from sandbox.ports import PortBlock
 from tests.commands import Shell

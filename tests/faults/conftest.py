@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, text
 
-from consumer.database import apply_schema, open_engine
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import routing
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import routing
 from sandbox import Server, own_broker, own_database
 from tests.servers import delete_topology, wait_for
 

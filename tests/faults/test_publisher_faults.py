@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from contract import wire
-from contract.events import Envelope
-from publisher import BranchStatusClient, SpoolFull
-from publisher.link import connection_parameters
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import connection_parameters
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope
+from mirrorfeed.publisher import BranchStatusClient, SpoolFull
+from mirrorfeed.publisher.spool import Spool
 from sandbox import Server
 from tests.commands import Shell
 from tests.faults.conftest import MAX_MESSAGE_BYTES
@@ -23,7 +23,7 @@ from tests.servers import register_branches, take_all, wait_for, wait_for_rows
 
 ENDLESS_PULLER = """
 import sys
-from publisher import BranchStatusClient
+from mirrorfeed import BranchStatusClient
 client = BranchStatusClient(sys.argv[1], sys.argv[2])
 while True:
     for branch_id in range(1, 21):

@@ -9,8 +9,8 @@ from functools import partial
 import pika
 from sqlalchemy import Connection, Engine, text
 
-from contract import routing
-from contract.events import Envelope
+from mirrorfeed.contract import routing
+from mirrorfeed.contract.events import Envelope
 from sandbox import Server
 from tests.builders import completed, failed, started
 from tests.commands import Shell

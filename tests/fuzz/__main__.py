@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import atheris
 
-with atheris.instrument_imports(include=["contract", "consumer", "publisher"]):
-    from consumer.database import apply_schema, open_engine
-    from contract import environment
-    from publisher import BranchStatusClient
+with atheris.instrument_imports(include=["mirrorfeed"]):
+    from mirrorfeed.consumer.database import apply_schema, open_engine
+    from mirrorfeed.contract import environment
+    from mirrorfeed.publisher import BranchStatusClient
     from tests.fuzz import properties
 
 

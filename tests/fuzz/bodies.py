@@ -5,8 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from contract import wire
-from contract.wire import MAX_BODY_BYTES
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import completed, failed, script_run, started
 
 BRANCHES = (1, 2, 3)

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from consumer.applier import Applier
-from consumer.messages import read_message
-from contract import wire
-from contract.events import Envelope
-from publisher import BranchStatusClient
-from publisher.xmlrpc_calls import FaultCode, XmlRpcCalls, answer_of, response
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.authserver.calls import FaultCode, XmlRpcCalls, answer_of, response
 from tests.fuzz.bodies import BRANCHES, bodies
 from tests.fuzz.requests import requests
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from publisher import BranchStatusClient
+from mirrorfeed.publisher import BranchStatusClient
 from tests.fuzz import properties
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from consumer.applier import PIECE, Applier
-from consumer.messages import read_message
-from contract.events import MAX_BRANCH_ID, Envelope
-from contract.reasons import Reason
+from mirrorfeed.consumer.apply.batch import PIECE, Applier
+from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
+from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
 from tests.servers import branch, register_branches, rows

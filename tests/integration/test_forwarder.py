@@ -10,17 +10,18 @@ from pathlib import Path
 import pika
 import pytest
 
-from consumer.topology import broker_channel, connection_parameters, declare_topology
-from contract import routing, wire
-from contract.events import Envelope
-from publisher import BranchStatusClient
-from publisher.forwarder import Forwarder
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import Envelope
+from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.forward.forwarder import Forwarder
+from mirrorfeed.publisher.spool import Spool
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
 
 PULLER = """
 import sys
-from publisher import BranchStatusClient
+from mirrorfeed import BranchStatusClient
 client = BranchStatusClient(sys.argv[1], sys.argv[2])
 client.start_mirroring(1)
 """

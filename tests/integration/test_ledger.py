@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from consumer.applier import Applier, write_batch
-from consumer.ledger import SourceAccount, audit, fold
-from consumer.messages import Message, read_message
-from contract import wire
-from contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
+from mirrorfeed.consumer.apply.batch import Applier, write_batch
+from mirrorfeed.consumer.apply.ledger import SourceAccount, audit, fold
+from mirrorfeed.consumer.apply.message import Message, read_message
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
 from tests.builders import at
 from tests.servers import register_branches, rows
 

@@ -14,16 +14,16 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from consumer import applier
-from consumer.applier import Applier
-from consumer.database import open_engine
-from consumer.ledger import fold
-from consumer.letters import Selection
-from consumer.messages import Message, read_message
-from consumer.replay import Replay, plan
-from contract import wire
-from contract.events import Envelope, MirrorFailed, MirrorStarted, ScriptRun
-from contract.reasons import Reason
+from mirrorfeed.consumer.apply import statements
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.ledger import fold
+from mirrorfeed.consumer.apply.message import Message, read_message
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.dead_letters.replay import Replay, plan
+from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, MirrorFailed, MirrorStarted, ScriptRun
+from mirrorfeed.contract.reasons import Reason
 from tests.builders import at
 from tests.servers import new_database, register_branches
 
@@ -153,7 +153,7 @@ def grown(request: pytest.FixtureRequest, template_url: URL) -> Iterator[tuple[E
             _execute(other, "ANALYZE")
         other.dispose()
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(applier, "PLAN_SECONDS", 0.0)  # as if so much time had passed
+            monkeypatch.setattr(statements, "PLAN_SECONDS", 0.0)  # as if so much time had passed
             yield engine, plans
         engine.dispose()
 

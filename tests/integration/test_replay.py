@@ -10,15 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from consumer import letters, replay
-from consumer.applier import Applier
-from consumer.errors import NotSo
-from consumer.letters import BadLetterFile, LetterError, Selection, State
-from consumer.messages import Rejection, read_message
-from consumer.replay import Outcome, Progress, Replay, StillDead
-from contract.events import Envelope
-from contract.reasons import Reason
-from contract.wire import MAX_BODY_BYTES
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.message import Rejection, read_message
+from mirrorfeed.consumer.dead_letters import replay, transfer
+from mirrorfeed.consumer.dead_letters import store as letters
+from mirrorfeed.consumer.dead_letters.replay import Outcome, Progress, Replay, StillDead
+from mirrorfeed.consumer.dead_letters.store import LetterError, Selection, State
+from mirrorfeed.consumer.dead_letters.transfer import BadLetterFile
+from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.contract.events import Envelope
+from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
 from tests.integration.test_applier import fresh_branch_ids, refuse_in_database, state_of
 from tests.reference import BranchState, fold
@@ -363,10 +365,10 @@ def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
         branch_id, first_seen_at, attempts, state, note FROM dead_letter ORDER BY reason"""
     before = rows(engine, without_id)
     with engine.begin() as connection:
-        lines = list(letters.export_lines(connection, Selection()))
-        assert letters.import_lines(connection, lines) == (0, 2)
+        lines = list(transfer.export_lines(connection, Selection()))
+        assert transfer.import_lines(connection, lines) == (0, 2)
         connection.execute(text("DELETE FROM dead_letter"))
-        assert letters.import_lines(connection, [*lines, b"\n", lines[0]]) == (2, 1)
+        assert transfer.import_lines(connection, [*lines, b"\n", lines[0]]) == (2, 1)
     assert rows(engine, without_id) == before
 
 
@@ -403,5 +405,5 @@ def test_a_bad_line_imports_nothing(engine: Engine, line: bytes) -> None:
     """And is named by its number."""
     good = b'{"reason":"malformed","detail":"x","body":"ew=="}'
     with pytest.raises(BadLetterFile, match="line 2"), engine.begin() as connection:
-        letters.import_lines(connection, [good, line])
+        transfer.import_lines(connection, [good, line])
     assert rows(engine, "SELECT * FROM dead_letter") == []

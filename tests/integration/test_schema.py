@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine, inspect
 
-from consumer.database import apply_schema
-from consumer.tables import Base
+from mirrorfeed.consumer.database import apply_schema
+from mirrorfeed.consumer.tables import Base
 
 
 def test_the_models_have_the_columns_of_the_schema(engine: Engine) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from consumer.scripts import Watched, check, last_runs
+from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs
 from tests.integration.test_status import HOUR, MOMENTS, NAMES, NOON, TICK, berlin_engine
 
 __all__ = ["berlin_engine"]

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from consumer.database import open_engine
-from consumer.status import State, attempts, branch_states, database_now
+from mirrorfeed.consumer.branches.status import State, attempts, branch_states
+from mirrorfeed.consumer.database import database_now, open_engine
 from tests.servers import register_branches
 
 HOUR = timedelta(hours=1)

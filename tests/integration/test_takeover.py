@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from consumer.applier import Applier
-from consumer.takeover import KnownState, take_over
-from contract.events import InvalidEvent
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.branches.takeover import KnownState, take_over
+from mirrorfeed.contract.events import InvalidEvent
 from tests.builders import at, completed, failed, messages, started
 from tests.integration.test_applier import fresh_branch_ids, state_of
 from tests.reference import BranchState

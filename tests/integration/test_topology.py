@@ -6,13 +6,9 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from consumer.topology import (
-    BrokerUnavailable,
-    broker_channel,
-    connection_parameters,
-    declare_topology,
-)
-from contract import routing, wire
+from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import routing, wire
 from tests.builders import START, bodies, failed, started
 from tests.servers import PATIENCE_SECONDS, publish_events, take_all
 

@@ -1,4 +1,4 @@
-"""`docs/asyncapi.yaml` says what `contract.wire` does."""
+"""`docs/asyncapi.yaml` says what `mirrorfeed.contract.wire` does."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from contract import routing, wire
-from contract.events import Envelope, Event
-from contract.reasons import Reason
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import Envelope, Event
+from mirrorfeed.contract.reasons import Reason
 from tests.unit.test_wire import GOLDEN, REFUSED, events
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
@@ -85,7 +85,7 @@ def test_only_what_schemas_cannot_say_is_left_to_the_description(case: str) -> N
 
 
 def test_the_channel_is_the_events_exchange() -> None:
-    """Its name, kind and routing keys are those of `contract.routing`."""
+    """Its name, kind and routing keys are those of `mirrorfeed.contract.routing`."""
     exchange = CHANNEL["bindings"]["amqp"]["exchange"]
     assert exchange == {
         "name": routing.EVENTS_EXCHANGE,

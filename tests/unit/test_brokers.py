@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tenacity import RetryCallState, Retrying, wait_exponential
 
-from contract.brokers import after_each_round, broker_addresses
+from mirrorfeed.amqp.addresses import broker_addresses
+from mirrorfeed.amqp.connections import after_each_round
 
 
 def test_a_list_has_every_address_in_any_order() -> None:

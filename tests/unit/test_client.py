@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
-from contract import wire
-from contract.events import Envelope, InvalidEvent, MirrorCompleted, MirrorFailed, MirrorStarted
-from publisher import AttemptNotStarted, BranchStatusClient
-from publisher.spool import Spool
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import (
+    Envelope,
+    InvalidEvent,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+)
+from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
+from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
 
@@ -128,7 +134,7 @@ def test_a_clock_set_back_a_little_does_not_reorder_attempts(
     client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readers take the attempt that started last for the newest."""
-    monkeypatch.setattr("publisher.client.datetime", ClockThatIsSetBack)
+    monkeypatch.setattr("mirrorfeed.publisher.client.datetime", ClockThatIsSetBack)
     for _ in range(3):
         client.start_mirroring(1)
     times = [envelope.time for envelope in spooled(path)]

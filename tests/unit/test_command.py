@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from contract import wire
-from contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
-from publisher import SpoolFull
-from publisher.spool import Spool
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.publisher import SpoolFull
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.builders import at
 from tests.commands import Shell

@@ -14,7 +14,7 @@ from pika.callback import CallbackManager
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from consumer.connection import MAX_WHOLE_BYTES, DeliveryConnection
+from mirrorfeed.amqp.read_frames import MAX_WHOLE_BYTES, DeliveryConnection
 
 CHANNELS = (1, 2)
 MAX_FRAME_BYTES = 128 * 1024

@@ -7,16 +7,16 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console
 
-from consumer.console import (
-    duration,
+from mirrorfeed.consumer.commands.options import duration
+from mirrorfeed.consumer.commands.output import (
     exact_span,
     printable,
     shown_cell,
     terminal_table,
     whole_lines,
 )
-from consumer.reading_cli import with_watch_seconds
-from consumer.scripts_cli import nagios_line
+from mirrorfeed.consumer.commands.scripts import nagios_line
+from mirrorfeed.consumer.commands.status import with_watch_seconds
 
 MESSAGES = [
     "致命的なエラー: リポジトリが存在しません" * 4,

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from consumer.database import open_engine
+from mirrorfeed.consumer.database import open_engine
 
 
 class Connected(Exception):

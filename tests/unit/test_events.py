@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract.events import (
+from mirrorfeed.contract.events import (
     MAX_BRANCH_ID,
     Envelope,
     InvalidEvent,

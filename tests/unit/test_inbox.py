@@ -2,8 +2,7 @@
 
 import threading
 
-from consumer.inbox import Delivery, Inbox
-from consumer.subscription import Subscription
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
 from tests.builders import messages, started
 
 

@@ -8,10 +8,11 @@ import pytest
 from pika.frame import Method, decode_frame
 from pika.spec import Basic
 
-from contract.events import MirrorStarted
-from publisher.link import LINGER_EVENTS, LINGER_SECONDS, Link, connection_parameters
-from publisher.pipeline import Pipeline
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import connection_parameters
+from mirrorfeed.contract.events import MirrorStarted
+from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.forward.session import LINGER_EVENTS, LINGER_SECONDS, Link
+from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
 BODY_BYTES = 128 * 1024
@@ -55,7 +56,9 @@ class Stage:
             _body_max_length=BODY_BYTES,
             _output_marshaled_frames=self._take,
         )
-        monkeypatch.setattr("publisher.link.SelectConnection", lambda *_, **__: connection)
+        monkeypatch.setattr(
+            "mirrorfeed.publisher.forward.session.SelectConnection", lambda *_, **__: connection
+        )
         self.spool = Spool(path)
         (parameters,) = connection_parameters("amqp://guest:guest@127.0.0.1/")
         self.link = Link(parameters, self.spool, Pipeline(self.spool, window=10))

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.membership import Member, Share, owners, roles_of
-from contract.routing import partition_queues
+from mirrorfeed.consumer.partitions.assignment import Member, Share, owners, roles_of
+from mirrorfeed.contract.routing import partition_queues
 
 partitions = st.integers(1, 64)
 counts = st.integers(1, 20)

@@ -12,7 +12,7 @@ from pika.adapters.select_connection import SelectConnection
 from pika.callback import CallbackManager
 from pika.channel import Channel
 
-from publisher.message_writer import GATHERED_BYTES, MessageWriter
+from mirrorfeed.amqp.write_frames import GATHERED_BYTES, MessageWriter
 
 EXCHANGE = "mirror.events"
 CONTENT_TYPE = "application/json"

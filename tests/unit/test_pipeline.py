@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import MirrorStarted
-from publisher.pipeline import Pipeline
-from publisher.spool import Spool, SpooledEvent
+from mirrorfeed.contract.events import MirrorStarted
+from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.spool import Spool, SpooledEvent
 from tests.builders import at
 
 
@@ -27,7 +27,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 def keep_one_event(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A pipeline that keeps no more than one event in memory."""
     (first, *_) = spool.pending(after=0, limit=1)
-    monkeypatch.setattr("publisher.pipeline.KEPT_BYTES", len(first.body))
+    monkeypatch.setattr("mirrorfeed.publisher.forward.pipeline.KEPT_BYTES", len(first.body))
     return Pipeline(spool, window=10)
 
 
@@ -218,7 +218,7 @@ def test_whatever_the_broker_answers_each_key_stays_in_order(
     """Every event is confirmed once in the end, and per key in the order of the calls."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("publisher.pipeline.KEPT_BYTES", kept_bytes),
+        mock.patch("mirrorfeed.publisher.forward.pipeline.KEPT_BYTES", kept_bytes),
     ):
         spool = Spool(Path(folder) / "spool.db")
         append(spool, *keys)

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract import routing
+from mirrorfeed.contract import routing
 
 
 def test_known_keys_have_known_slots() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import mask_secrets
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from contract import wire
-from contract.events import InvalidEvent, MirrorStarted
-from publisher import BranchStatusClient, SpoolError, SpoolFull
-from publisher.client import default_spool_path
-from publisher.errors import SpoolBusy
-from publisher.spool import Spool
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import InvalidEvent, MirrorStarted
+from mirrorfeed.publisher import BranchStatusClient, SpoolError, SpoolFull
+from mirrorfeed.publisher.client import default_spool_path
+from mirrorfeed.publisher.errors import SpoolBusy
+from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
 PATIENCE_SECONDS = 30
@@ -179,7 +179,7 @@ def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
     parent_ends, child_waits = os.pipe()[::-1]
     story = """if True:
         import os, sys
-        from publisher import BranchStatusClient
+        from mirrorfeed import BranchStatusClient
         client = BranchStatusClient(sys.argv[1], forward=False)
         client.start_mirroring(1)
         if os.fork():
@@ -407,7 +407,7 @@ def test_without_a_system_folder_the_user_has_a_spool(
 ) -> None:
     """In the state folder of the XDG base directories."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr("publisher.client.SYSTEM_SPOOL", tmp_path / "none" / "spool.db")
+    monkeypatch.setattr("mirrorfeed.publisher.client.SYSTEM_SPOOL", tmp_path / "none" / "spool.db")
     assert default_spool_path() == tmp_path / "mirrorfeed" / "spool.db"
     (tmp_path / "none").mkdir(mode=stat.S_IRWXU)
     assert default_spool_path() == tmp_path / "none" / "spool.db"

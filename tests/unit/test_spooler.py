@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from contract.events import InvalidEvent
-from publisher import spooler
-from publisher.client import BranchStatusClient
-from publisher.errors import SpoolBusy
-from publisher.spool import Spool
-from publisher.spooler import Spooler
-from publisher.xmlrpc_calls import Call
+from mirrorfeed.contract.events import InvalidEvent
+from mirrorfeed.publisher.authserver import group_commit
+from mirrorfeed.publisher.authserver.calls import Call
+from mirrorfeed.publisher.authserver.group_commit import Spooler
+from mirrorfeed.publisher.client import BranchStatusClient
+from mirrorfeed.publisher.errors import SpoolBusy
+from mirrorfeed.publisher.spool import Spool
 
 PATIENCE_SECONDS = 10.0
 
@@ -127,7 +127,7 @@ def test_patience_ends(
     client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody frees the spool a call has an error, and the next one is made when it is."""
-    monkeypatch.setattr(spooler, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.05)
     refused, taken = start_of(client, 1), start_of(client, 2)
 
     async def make_both() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 REPORT_ONE = """
 import sys
-from publisher.cli import app
+from mirrorfeed.publisher.cli import app
 app(["started", "1"], standalone_mode=False)
 print(*sys.modules)
 """

@@ -11,8 +11,8 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract import wire
-from contract.events import (
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import (
     MAX_BRANCH_ID,
     Envelope,
     Event,
@@ -21,7 +21,7 @@ from contract.events import (
     MirrorStarted,
     ScriptRun,
 )
-from contract.reasons import Reason
+from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed
 
 GOLDEN = Path(__file__).parent / "golden"

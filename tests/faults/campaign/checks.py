@@ -8,9 +8,15 @@ from itertools import pairwise
 from textwrap import shorten
 from typing import Any
 
-from contract import routing, wire
-from contract.events import Envelope, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
-from publisher.spool import Spool
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import (
+    Envelope,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+)
+from mirrorfeed.publisher.spool import Spool
 from tests.faults.campaign.history import SHARED_BRANCHES, steps
 from tests.faults.campaign.schedule import PARTITIONS
 from tests.faults.campaign.stand import Stand

@@ -12,9 +12,9 @@ import pika
 import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
-from consumer.topology import BrokerUnavailable
-from contract import routing, wire
-from contract.events import Envelope, ScriptRun
+from mirrorfeed.amqp.connections import BrokerUnavailable
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import Envelope, ScriptRun
 from sandbox import wait_until
 from sandbox.cluster import PrivateCluster
 from sandbox.rabbitmq import PrivateRabbitMQ

@@ -6,7 +6,13 @@ from datetime import timedelta
 from enum import Enum
 from random import Random
 
-from contract.events import Event, MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
+from mirrorfeed.contract.events import (
+    Event,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+)
 from tests.builders import START
 
 OWN_BRANCHES = 40

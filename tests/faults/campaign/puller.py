@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Self
 from unittest.mock import patch
 
-from contract import environment
-from publisher import BranchStatusClient, SpoolFull
-from publisher.spool import Spool
+from mirrorfeed.contract import environment
+from mirrorfeed.publisher import BranchStatusClient, SpoolFull
+from mirrorfeed.publisher.spool import Spool
 from tests.faults.campaign.board import Board
 from tests.faults.campaign.history import Call, Step, steps
 
@@ -36,7 +36,7 @@ def main(board_path: str, seed: str, number: str, calls: str) -> int:
     if not board.returned <= spooled <= board.returned + 1:
         logging.critical("%d calls had returned, %d were spooled", board.returned, spooled)
         return EXIT_LOST
-    with patch("publisher.client.datetime", skewed_by(board)):
+    with patch("mirrorfeed.publisher.client.datetime", skewed_by(board)):
         client = BranchStatusClient()
         todo = islice(steps(int(seed), int(number)), spooled, int(calls))
         for index, step in enumerate(todo, spooled):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from publisher.spool import Spool
+from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.faults.campaign.checks import complaints, states_out_of_sequence, told_by
 from tests.faults.campaign.faults import CALM_SECONDS, DOING, has_all_workers

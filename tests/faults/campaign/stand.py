@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Engine, make_url
 
-from consumer.database import open_engine
-from consumer.topology import BrokerUnavailable, broker_channel, connection_parameters
-from contract import environment
-from contract.events import ScriptRun
-from publisher.spool import Spool
+from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import ScriptRun
+from mirrorfeed.publisher.spool import Spool
 from sandbox import SandboxError
 from sandbox.cluster import PrivateCluster
 from sandbox.folder import PrivateFolder

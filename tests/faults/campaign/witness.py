@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from consumer import Branch
+from mirrorfeed.consumer import Branch
 from tests.faults.campaign.stand import Stand
 from tests.reference import BranchState
 

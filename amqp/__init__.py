@@ -1,0 +1,4 @@
+"""RabbitMQ for both sides: addresses, connections, and the reading and writing of frames.
+
+Everything that leans on a private name of pika is in this package.
+"""

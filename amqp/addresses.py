@@ -1,0 +1,96 @@
+"""Where the broker is: one URL or several, of which any will do.
+
+A URL is amqp:// or amqps://. With amqps:// the broker's certificate and host name are verified. The
+parameters for that are named as RabbitMQ's URI query parameters are
+(https://www.rabbitmq.com/docs/uri-query-parameters): `cacertfile`, else the system's authorities
+count, and `certfile` with `keyfile`, for a broker that asks for the client's certificate.
+"""
+
+import random
+import re
+import ssl
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from msgspec import Struct
+
+from mirrorfeed.contract.secrets import mask_secrets
+
+TLS_FILES = ("cacertfile", "certfile", "keyfile")
+UNVERIFIED = ("ssl_options", "verify")
+"""Parameters by which other software lets a connection do without verification."""
+EXAMPLE = "amqp://user:password@host:5672/vhost"
+
+
+class BrokerAddress(Struct, frozen=True):
+    """One broker node: its URL without the TLS parameters, and what these amount to."""
+
+    url: str
+    tls: ssl.SSLContext | None
+
+
+def broker_addresses(urls: str) -> list[BrokerAddress]:
+    """The addresses in a comma-separated list of URLs, in a random order: so many processes with
+    one list spread over the nodes.
+
+    Raises ValueError, naming value and remedy without a password, where one cannot be used.
+    """
+    # A comma within a URL, such as in a password, does not divide.
+    each = re.split(r"\s*,\s*(?=amqps?://)", urls.strip())
+    addresses = [_address(url) for url in each]
+    random.shuffle(addresses)
+    return addresses
+
+
+def _address(url: str) -> BrokerAddress:
+    parts = _parts(url)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    names = {name for name, _ in given}
+    if refused := names.intersection(UNVERIFIED):
+        raise ValueError(
+            f"the AMQP URL {mask_secrets(url)} has {', '.join(sorted(refused))}: with amqps:// the"
+            " broker is always verified; name its authority by cacertfile=/path/to/ca.pem"
+        )
+    files = {name: value for name, value in given if name in TLS_FILES}
+    if files and parts.scheme != "amqps":
+        raise ValueError(
+            f"the AMQP URL {mask_secrets(url)} has {', '.join(sorted(files))}, which needs amqps://"
+        )
+    query = urlencode([(name, value) for name, value in given if name not in TLS_FILES])
+    plain_url = parts._replace(query=query).geturl()
+    return BrokerAddress(plain_url, _tls(files) if parts.scheme == "amqps" else None)
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        is_fit = (
+            parts.scheme in ("amqp", "amqps")
+            and bool(parts.hostname)
+            and "," not in parts.netloc.rpartition("@")[2]
+            and parts.port != 0
+            and (parts.username is None) == (parts.password is None)
+        )
+    except ValueError:  # the port is no number
+        is_fit = False
+    if not is_fit:
+        raise ValueError(
+            f"the AMQP URL {mask_secrets(url)} cannot be read: one looks like {EXAMPLE},"
+            " several have commas between them, amqp://… ,amqp://…"
+        )
+    return parts
+
+
+def _tls(files: dict[str, str]) -> ssl.SSLContext:
+    if ("certfile" in files) != ("keyfile" in files):
+        raise ValueError("an AMQP URL has certfile and keyfile, or neither")
+    try:
+        context = ssl.create_default_context(cafile=files.get("cacertfile"))
+        if "certfile" in files:
+            context.load_cert_chain(files["certfile"], files["keyfile"])
+    except OSError as error:  # ssl.SSLError, for what is not PEM, is one
+        named = ", ".join(f"{name}={value}" for name, value in files.items())
+        raise ValueError(
+            f"the files of an AMQP URL cannot be used ({named}): {error}; each must be there, be"
+            " readable for this user, and be PEM"
+        ) from error
+    return context

@@ -1,0 +1,90 @@
+"""Connections to RabbitMQ, as both sides make them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika.exceptions import AMQPError
+from tenacity import RetryCallState
+from tenacity.wait import WaitBaseT
+
+from mirrorfeed.amqp.addresses import BrokerAddress, broker_addresses
+
+CONNECT_TIMEOUT_SECONDS = 10
+HEARTBEAT_SECONDS = 30
+BLOCKED_SECONDS = 60
+"""A broker that blocks publishers because it is short of memory does not check heartbeats."""
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
+PRECONDITION_FAILED = 406
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be reached, or refuses what was asked of it."""
+
+
+def connection_parameters(amqp_urls: str, *, name: str = "mirrorfeed") -> list[pika.URLParameters]:
+    """One for each URL of the list; `name` is what the broker's management page shows.
+
+    Raises ValueError, without a password, for a URL that cannot be read.
+    """
+    return [_parameters(address, name) for address in broker_addresses(amqp_urls)]
+
+
+def _parameters(address: BrokerAddress, name: str) -> pika.URLParameters:
+    parameters = pika.URLParameters(address.url)
+    if address.tls is not None:
+        parameters.ssl_options = pika.SSLOptions(address.tls, parameters.host)
+    parameters.connection_attempts = 1
+    parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_SECONDS
+    if parameters.heartbeat is None:
+        parameters.heartbeat = HEARTBEAT_SECONDS
+    if parameters.blocked_connection_timeout is None:
+        parameters.blocked_connection_timeout = BLOCKED_SECONDS
+    parameters.client_properties = {"connection_name": name}
+    return parameters
+
+
+@contextmanager
+def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
+    """A channel of a connection of its own, to the first that answers. Raises BrokerUnavailable."""
+    try:
+        connection = pika.BlockingConnection(addresses)
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+    except (AMQPError, AMQPConnectorException, OSError) as error:
+        where = ", ".join(f"{each.host}:{each.port}" for each in addresses)
+        raise BrokerUnavailable(f"the broker at {where} cannot be used: {error!r}") from error
+
+
+def message_count(channel: BlockingChannel, queue: str) -> int:
+    """How many messages wait there, without those that a worker has in hand."""
+    count: int = channel.queue_declare(queue, passive=True).method.message_count
+    return count
+
+
+def consumer_count(channel: BlockingChannel, queue: str) -> int:
+    """How many workers the broker serves from a queue: one at most, of all that are subscribed."""
+    count: int = channel.queue_declare(queue, passive=True).method.consumer_count
+    return count
+
+
+def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:
+    """Waits only when every one of the addresses was tried; before that the next one's turn comes
+    at once. What grows with the number of attempts grows with the number of rounds."""
+
+    def wait_after_round(state: RetryCallState) -> float:
+        rounds, rest = divmod(state.attempt_number, addresses)
+        if rest:
+            return 0.0
+        round_state = copy(state)
+        round_state.attempt_number = rounds
+        return wait(round_state)
+
+    return wait_after_round

@@ -1,0 +1,1 @@
+"""A batch of messages becomes one transaction. Knows no AMQP."""

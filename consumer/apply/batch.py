@@ -1,0 +1,252 @@
+"""One batch, one transaction. Knows no AMQP.
+
+The rows are a pure function of the set of events, so a batch may be applied twice, split otherwise
+or come late: attempts are upserted under their natural key, and branch rows computed from attempts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from psycopg2.errors import InvalidSqlStatementName
+from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy.exc import DBAPIError
+
+from mirrorfeed.consumer.apply.burial import bury
+from mirrorfeed.consumer.apply.ledger import RECORD, arrivals_of
+from mirrorfeed.consumer.apply.message import Message, Rejection, reject
+from mirrorfeed.consumer.apply.projection import (
+    APPLY_ATTEMPTS,
+    LOCK_BRANCHES,
+    PROJECT_BRANCHES,
+    UPSERT_ATTEMPTS,
+    Attempt,
+    attempt_of,
+    branch_ids_of,
+    lock_branches,
+)
+from mirrorfeed.consumer.apply.statements import (
+    INSERT_SCRIPT_ACTIVITY,
+    Statement,
+    as_script,
+    as_trial,
+    prepare,
+)
+from mirrorfeed.consumer.database import SERVER_TROUBLE, DatabaseUnavailable, message_is_to_blame
+from mirrorfeed.contract.events import (
+    Envelope,
+    ScriptRun,
+)
+from mirrorfeed.contract.reasons import Reason
+
+# So that a deferred constraint names its offender, not only at the commit.
+CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+UNDO_TRIAL = text("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
+
+TRY_EACH = text("""
+    SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
+""")
+
+PIECE = 16
+"""Events that are tried together before each is by itself: most batches have few offenders."""
+
+Applicable = tuple[Message, Envelope]
+Dead = tuple[Message, Rejection]
+
+
+class Tally(Struct, frozen=True):
+    """What became of a batch."""
+
+    applied: int
+    buried: Counter[Reason]
+
+
+class Applier:
+    """Applies batches to one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def check(self) -> None:
+        """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable where
+        one cannot run.
+
+        What is subscribed to while the database cannot take it only uses up its delivery limit.
+        """
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(LOCK_BRANCHES, {"branch_ids": []})
+                connection.execute(APPLY_ATTEMPTS, {"attempts": "[]"})
+                connection.execute(PROJECT_BRANCHES, {"branch_ids": []})
+                connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
+                connection.execute(RECORD, {"arrivals": "[]"})
+                connection.execute(TRY_EACH, {"scripts": "[]", "trouble": []})
+        except DBAPIError as error:
+            raise DatabaseUnavailable.because(error) from error
+
+    def apply(self, messages: Sequence[Message]) -> Tally:
+        """Commits every message of the batch, as applied or as buried.
+
+        Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
+        """
+        with self._engine.begin() as connection:
+            dead = write_batch(connection, messages)
+            bury(connection, dead)
+        return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
+
+
+def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dead]:
+    """Applies what can be applied, within the caller's transaction, and returns what cannot; all of
+    it is noted as having arrived.
+
+    Raises DBAPIError for a database in trouble.
+    """
+    events, dead = _sift(connection, messages)
+    arrivals = arrivals_of(messages)
+    noting: list[Statement] = [] if arrivals is None else [(RECORD, {"arrivals": arrivals})]
+    if not _try(connection, [*noting, *_shortcut(events)]):
+        dead += _isolate(connection, events)
+        for statement in noting:
+            connection.execute(*statement)
+    return dead
+
+
+def _sift(
+    connection: Connection, messages: Iterable[Message]
+) -> tuple[list[Applicable], list[Dead]]:
+    """Locks the batch's branches; what is to be applied, and what cannot be."""
+    registered = lock_branches(connection, branch_ids_of(messages))
+    events: list[Applicable] = []
+    dead: list[Dead] = []
+    for message in messages:
+        content = message.content
+        if isinstance(content, Rejection):
+            dead.append((message, content))
+            continue
+        event = content.event
+        if not isinstance(event, ScriptRun) and event.branch_id not in registered:
+            detail = (
+                f"branch {event.branch_id} is not registered:"
+                f" mirror-consumer branches add {event.branch_id} NAME, then replay"
+            )
+            dead.append((message, reject(content, Reason.UNKNOWN_BRANCH, detail)))
+            continue
+        events.append((message, content))
+    return events, dead
+
+
+def _shortcut(events: Sequence[Applicable]) -> list[Statement]:
+    """All that the events do, without computing anew what follows from what is there."""
+    return [(CHECK_CONSTRAINTS, {}), *_inserts(events, APPLY_ATTEMPTS)]
+
+
+def _writes(events: Sequence[Applicable]) -> list[Statement]:
+    """All that the events do."""
+    return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
+
+
+def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS) -> list[Statement]:
+    attempts: dict[tuple[int, datetime], Attempt] = {}
+    runs: set[tuple[str, str, datetime, datetime]] = set()
+    for _, envelope in events:
+        event = envelope.event
+        if isinstance(event, ScriptRun):
+            runs.add((event.name, event.hostname, event.started_at, event.completed_at))
+            continue
+        key = event.branch_id, event.started_at
+        attempt = attempt_of(envelope.time, event)
+        if attempt.supersedes(attempts.get(key)):
+            attempts[key] = attempt
+    statements: list[Statement] = []
+    if runs:
+        columns = ("name", "hostname", "started_at", "completed_at")
+        named = [dict(zip(columns, run, strict=True)) for run in sorted(runs)]
+        statements.append((INSERT_SCRIPT_ACTIVITY, {"runs": msgspec.json.encode(named).decode()}))
+    if attempts:
+        rows = [attempts[key] for key in sorted(attempts)]
+        statements.append((upsert, {"attempts": msgspec.json.encode(rows).decode()}))
+    return statements
+
+
+def _projections(events: Sequence[Applicable]) -> list[Statement]:
+    branch_ids = sorted(branch_ids_of(message for message, _ in events))
+    return [(PROJECT_BRANCHES, {"branch_ids": branch_ids})] if branch_ids else []
+
+
+def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
+    """Runs the statements, or none where the database refuses one; returns whether it took them.
+
+    In one round trip, which is most of what a few rows cost; in another where something came late.
+    """
+    prepare(connection)
+    script = as_trial(tuple((statement, *given) for statement, given in statements))
+    parameters = {name: value for _, given in statements for name, value in given.items()}
+    try:
+        result = connection.execute(script, parameters)
+        late = list(result.scalars()) if result.returns_rows else []
+        if late:
+            connection.execute(PROJECT_BRANCHES, {"branch_ids": late})
+    except DBAPIError as error:
+        if isinstance(error.orig, InvalidSqlStatementName):
+            # A pooler has given this transaction a session that has prepared nothing.
+            connection.execute(UNDO_TRIAL)
+            del connection.info["planned_at"]
+            return _try(connection, statements)
+        if not message_is_to_blame(error):
+            raise
+        connection.execute(UNDO_TRIAL)
+        return False
+    return True
+
+
+def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]:
+    """Writes what the database accepts and returns what it does not.
+
+    It mostly refuses a row that an event inserts, and that is found out without computing any
+    branch. Only where it refuses what follows from the rows, each event is tried with all it does.
+    """
+    # Offenders are often of one branch, and so side by side.
+    events = sorted(events, key=lambda event: event[1].event.partition_key)
+    trial = connection.begin_nested()
+    dead = _try_pieces(connection, events, _inserts)
+    offenders = {id(message) for message, _ in dead}
+    good = [event for event in events if id(event[0]) not in offenders]
+    if _try(connection, [(CHECK_CONSTRAINTS, {}), *_projections(good)]):
+        trial.commit()
+        return dead
+    trial.rollback()
+    return _try_pieces(connection, events, _writes)
+
+
+Writing = Callable[[Sequence[Applicable]], list[Statement]]
+
+
+def _try_pieces(
+    connection: Connection, events: Sequence[Applicable], writing: Writing
+) -> list[Dead]:
+    pieces = [events[begin : begin + PIECE] for begin in range(0, len(events), PIECE)]
+    refused = _try_each(connection, pieces, writing)
+    suspects = [[event] for piece, _ in refused for event in piece]
+    return [
+        (message, reject(envelope, Reason.REJECTED_BY_DATABASE, error))
+        for ((message, envelope),), error in _try_each(connection, suspects, writing)
+    ]
+
+
+def _try_each(
+    connection: Connection, pieces: Sequence[Sequence[Applicable]], writing: Writing
+) -> list[tuple[Sequence[Applicable], str]]:
+    """Writes each piece by itself, all in one round trip; returns those refused, and why."""
+    cursor: Any = connection.connection.cursor()
+    scripts = [as_script(writing(piece), cursor.mogrify) for piece in pieces]
+    cursor.close()
+    refused = connection.execute(
+        TRY_EACH,
+        {"scripts": msgspec.json.encode(scripts).decode(), "trouble": list(SERVER_TROUBLE)},
+    )
+    return [(pieces[place - 1], error.split("\n", 1)[0]) for place, error in refused]

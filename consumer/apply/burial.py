@@ -1,0 +1,83 @@
+"""Burying: a message that cannot be applied is kept whole, with why, in the same transaction."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, and_, case, cast, func, null, or_
+from sqlalchemy.dialects.postgresql import insert
+
+from mirrorfeed.consumer.apply.message import Message, Rejection
+from mirrorfeed.consumer.tables import DeadLetter
+
+MAX_DETAIL_LENGTH = 2000
+MAX_DEPTH = 32
+MAX_ATTEMPTS = 2**31 - 1
+
+_insert = insert(DeadLetter)
+_is_resolved = or_(
+    DeadLetter.state == "discarded",
+    # The message as it was is a duplicate of what was put right and applied.
+    and_(DeadLetter.state == "replayed", DeadLetter.original_body.is_not(None)),
+)
+_is_edited = DeadLetter.original_body.is_not(None)
+_bury = _insert.on_conflict_do_update(
+    index_elements=[func.sha256(func.coalesce(DeadLetter.original_body, DeadLetter.body))],
+    set_={
+        "attempts": func.least(
+            cast(DeadLetter.attempts, BigInteger) + _insert.excluded.attempts, MAX_ATTEMPTS
+        ),
+        "reason": case((_is_edited, DeadLetter.reason), else_=_insert.excluded.reason),
+        "detail": case((_is_edited, DeadLetter.detail), else_=_insert.excluded.detail),
+        # What was replayed before, and now cannot be applied any more, is dead again.
+        "state": case((_is_resolved, DeadLetter.state), else_="dead"),
+        "resolved_at": case((_is_resolved, DeadLetter.resolved_at), else_=null()),
+    },
+)
+
+
+def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -> None:
+    """One row a distinct body, however often it was delivered before or within `letters`."""
+    rows: dict[bytes, dict[str, Any]] = {}
+    for message, rejection in letters:
+        counted = rows[message.body]["attempts"] if message.body in rows else 0
+        rows[message.body] = {
+            "reason": rejection.reason,
+            "detail": detail_of(rejection),
+            "body": message.body,
+            "headers": storable(message.headers),
+            "source": rejection.source,
+            "event_id": rejection.event_id,
+            "type": rejection.type,
+            "branch_id": rejection.branch_id,
+            "attempts": counted + message.deliveries,
+        }
+    if rows:
+        # In one order everywhere, so that two workers burying the same cannot deadlock.
+        connection.execute(_bury, [rows[body] for body in sorted(rows)])
+
+
+def detail_of(rejection: Rejection) -> str:
+    """What the letter says, as PostgreSQL can hold it."""
+    return str(storable(rejection.detail))[:MAX_DETAIL_LENGTH]
+
+
+def storable(value: Any, depth: int = 0) -> Any:
+    """The value as jsonb can hold it: no NUL, no bytes, no numbers that are none, no abyss."""
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        case bytes():
+            return storable(value.decode(errors="replace"))
+        case dict() | list() if depth == MAX_DEPTH:
+            return f"nested deeper than {MAX_DEPTH}"
+        case dict():
+            return {storable(name): storable(item, depth + 1) for name, item in value.items()}
+        case list():
+            return [storable(item, depth + 1) for item in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return storable(str(value))

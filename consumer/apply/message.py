@@ -1,0 +1,143 @@
+"""What a queue delivered, read: an event that may be applied, or why not."""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mirrorfeed.contract.events import Envelope, Event, ScriptRun, shown
+from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.wire import DecodeError, decode
+
+FUTURE_TOLERANCE = timedelta(hours=1)
+
+
+class Rejection(Struct, frozen=True, gc=False):
+    """Why a message is not applied, and what could be read of it."""
+
+    reason: Reason
+    detail: str
+    source: str | None = None
+    event_id: str | None = None
+    type: str | None = None
+    branch_id: int | None = None
+    sequence: int | None = None
+
+
+class Message(Struct, frozen=True, gc=False):
+    """One message: its bytes and AMQP headers as they came, and what they mean."""
+
+    body: bytes
+    headers: Mapping[str, Any]
+    content: Envelope | Rejection
+    deliveries: int = 1
+    """How often it was delivered, this time included."""
+
+
+def read_message(
+    body: bytes,
+    headers: Mapping[str, Any] | None = None,
+    *,
+    future_tolerance: timedelta = FUTURE_TOLERANCE,
+    deliveries: int = 1,
+) -> Message:
+    """Decodes a message and compares its instants with this host's clock. Raises nothing."""
+    content: Envelope | Rejection
+    try:
+        content = decode(body)
+    except DecodeError as error:
+        content = Rejection(
+            error.reason,
+            error.detail,
+            error.source,
+            error.event_id,
+            error.type,
+            error.branch_id,
+            error.sequence,
+        )
+    else:
+        latest = _latest_instant(content)
+        if latest > datetime.now(UTC) + future_tolerance:
+            content = reject(
+                content,
+                Reason.FROM_THE_FUTURE,
+                f"{latest.isoformat()} is more than {future_tolerance} ahead of this clock:"
+                " set the publisher's clock right",
+            )
+    return Message(body, headers or {}, content, deliveries)
+
+
+def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
+    event = envelope.event
+    return Rejection(
+        reason,
+        detail,
+        envelope.source,
+        envelope.id,
+        event.TYPE,
+        branch_id_of(event),
+        envelope.sequence,
+    )
+
+
+def require_user(message: Message, user_id: str | None, users: Collection[str]) -> Message:
+    """The message, where the broker vouches that one of these users published it, else one that is
+    rejected and does not count as arrived: its source and number may be anybody's invention.
+
+    `user_id` is the AMQP property, which RabbitMQ compares with the publishing connection's user
+    (https://www.rabbitmq.com/docs/validated-user-id)."""
+    if user_id in users:
+        return message
+    content = message.content
+    detail = (
+        f"published by {'a user who is not named' if user_id is None else shown(user_id)}, not by"
+        f" {' or '.join(sorted(users))} as --require-user demands"
+    )
+    if isinstance(content, Envelope):
+        content = reject(content, Reason.INVALID, detail)
+    elif content.reason is Reason.FROM_THE_FUTURE:
+        content = replace(content, reason=Reason.INVALID, detail=detail)
+    return replace(message, content=replace(content, sequence=None))
+
+
+def branch_id_of(event: Event) -> int | None:
+    """The branch that the event is about; None for a script's run."""
+    return None if isinstance(event, ScriptRun) else event.branch_id
+
+
+def _latest_instant(envelope: Envelope) -> datetime:
+    event = envelope.event
+    ends_at = event.completed_at if isinstance(event, ScriptRun) else event.started_at
+    return max(envelope.time, ends_at)
+
+
+def redeliveries(headers: Mapping[str, Any]) -> int:
+    """How often a queue has delivered a redelivered message, this time included."""
+    before = headers.get("x-delivery-count")
+    if not isinstance(before, int):  # a publisher's own header of that name
+        before = 1
+    return before + 1
+
+
+def given_up(
+    body: bytes, headers: Mapping[str, Any], *, delivery_limit: int, is_readable: bool
+) -> Message:
+    """A message that the broker gave up on, as a letter says so, unless something else is wrong.
+
+    One that is not `is_readable` is not even looked at: perhaps that is what ends a worker.
+    """
+    reason = Reason.DELIVERY_LIMIT
+    detail = (
+        "each time it was delivered, the worker ended before it was applied:"
+        " see the workers' logs for why, then replay"
+    )
+    is_past_limit = headers.get("x-first-death-reason") == "delivery_limit"
+    deliveries = delivery_limit + 1 if is_past_limit else 1
+    if not is_readable:
+        return Message(body, headers, Rejection(reason, detail), deliveries)
+    content = read_message(body, headers).content
+    if isinstance(content, Envelope):
+        content = reject(content, reason, detail)
+    return Message(body, headers, content, deliveries)

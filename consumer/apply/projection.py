@@ -1,0 +1,217 @@
+"""What a branch's attempts say of it: attempts are upserted, and branch rows computed from them.
+
+The applier, replay, takeover and rebuild all compute a branch by these statements, and by no other.
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+from mirrorfeed.consumer.apply.message import Message
+from mirrorfeed.contract.events import (
+    Envelope,
+    MirrorCompleted,
+    MirrorFailed,
+    MirrorStarted,
+    ScriptRun,
+)
+
+# Locks are taken in the order of the ids, by every transaction, so that none waits in a circle.
+LOCK_BRANCHES = text("""
+    SELECT id FROM branch WHERE id = ANY(CAST(:branch_ids AS bigint[]))
+    ORDER BY id FOR NO KEY UPDATE
+""")
+
+IS_FAILURE = """
+    is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
+"""
+
+UPSERT = """
+    INSERT INTO mirror_attempt AS known
+        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
+    SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt (
+        branch_id bigint, started_at timestamptz, finished_at timestamptz, outcome text,
+        revision_id text, failure_reason text)
+    ON CONFLICT (branch_id, started_at) DO UPDATE SET
+        finished_at = excluded.finished_at,
+        outcome = excluded.outcome,
+        revision_id = excluded.revision_id,
+        failure_reason = excluded.failure_reason
+    WHERE excluded.outcome IS NOT NULL AND (known.outcome IS NULL OR (
+        excluded.finished_at,
+        excluded.outcome = 'completed',
+        coalesce(excluded.revision_id, excluded.failure_reason) IS NOT NULL,
+        coalesce(excluded.revision_id, excluded.failure_reason, '') COLLATE "C"
+    ) > (
+        known.finished_at,
+        known.outcome = 'completed',
+        coalesce(known.revision_id, known.failure_reason) IS NOT NULL,
+        coalesce(known.revision_id, known.failure_reason, '') COLLATE "C"
+    ))
+"""
+
+UPSERT_ATTEMPTS = text(UPSERT)
+
+# The row as it was, and what changes from the first changed attempt on, say all of a branch whose
+# last success began before that: however many attempts it has, or failures, none of them is read.
+# Returns the other branches, which PROJECT_BRANCHES must compute anew: something came late.
+APPLY_ATTEMPTS = text(f"""
+    WITH changed AS (
+        {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
+    ),
+    touched AS (
+        SELECT branch_id, min(started_at) AS first FROM changed GROUP BY branch_id
+    ),
+    recent AS (
+        SELECT *, true AS is_so, false AS was_failed FROM changed
+        UNION ALL
+        -- As it was before: a statement does not see its own changes.
+        SELECT known.*,
+            (known.branch_id, started_at) NOT IN (SELECT branch_id, started_at FROM changed),
+            outcome IS NOT DISTINCT FROM 'failed'
+        FROM touched CROSS JOIN LATERAL (
+            SELECT branch_id, started_at, outcome, revision_id, failure_reason
+            FROM mirror_attempt
+            WHERE branch_id = touched.branch_id AND started_at >= touched.first
+            OFFSET 0  -- by its index, branch by branch
+        ) known
+    ),
+    dated AS (
+        SELECT *, max(started_at) FILTER (WHERE is_so AND outcome = 'completed')
+            OVER (PARTITION BY branch_id) AS success_at
+        FROM recent
+    ),
+    state AS (
+        SELECT
+            branch_id,
+            min(started_at) AS first,
+            max(started_at) AS latest,
+            max(success_at) AS success_at,
+            max(revision_id) FILTER (WHERE is_so AND started_at = success_at) AS revision_id,
+            count(*) FILTER (WHERE was_failed) AS failures_before,
+            count(*) FILTER (WHERE {IS_FAILURE}) AS failures,
+            (array_agg(failure_reason ORDER BY started_at DESC) FILTER (WHERE {IS_FAILURE}))[1]
+                AS failure_reason
+        FROM dated GROUP BY branch_id
+    ),
+    projected AS (
+        UPDATE branch SET
+            last_mirror_attempt = greatest(last_mirror_attempt, latest),
+            last_mirrored = coalesce(success_at, last_mirrored),
+            last_mirrored_id =
+                CASE WHEN success_at IS NULL THEN last_mirrored_id ELSE revision_id END,
+            mirror_failures = failures + CASE
+                -- Not below 0, whoever changed the row by hand.
+                WHEN success_at IS NULL THEN greatest(0, mirror_failures - failures_before)
+                ELSE 0
+            END,
+            mirror_status_message = CASE
+                WHEN failures > 0 THEN failure_reason
+                WHEN success_at IS NULL THEN mirror_status_message
+            END
+        FROM state WHERE id = branch_id AND (first <= last_mirrored) IS NOT TRUE
+    )
+    SELECT branch_id FROM state JOIN branch ON id = branch_id WHERE first <= last_mirrored
+""")
+
+# Backwards along the primary key: no row before the last success is read.
+PROJECT_BRANCHES = text("""
+    UPDATE branch SET
+        last_mirror_attempt = state.last_mirror_attempt,
+        last_mirrored = state.last_mirrored,
+        last_mirrored_id = state.last_mirrored_id,
+        mirror_failures = state.mirror_failures,
+        mirror_status_message = state.mirror_status_message
+    FROM (
+        SELECT
+            touched.id,
+            since.last_mirror_attempt,
+            success.started_at AS last_mirrored,
+            success.revision_id AS last_mirrored_id,
+            since.mirror_failures,
+            -- Without a failure since the last success, that success is what finished last.
+            CASE WHEN since.mirror_failures > 0 THEN (
+                SELECT failure_reason FROM mirror_attempt
+                WHERE branch_id = touched.id AND outcome = 'failed'
+                ORDER BY started_at DESC LIMIT 1
+            ) END AS mirror_status_message
+        FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
+        LEFT JOIN LATERAL (
+            SELECT started_at, revision_id FROM mirror_attempt
+            WHERE branch_id = touched.id AND outcome = 'completed'
+            ORDER BY started_at DESC LIMIT 1
+        ) success ON true
+        CROSS JOIN LATERAL (
+            SELECT
+                max(started_at) AS last_mirror_attempt,
+                count(*) FILTER (WHERE outcome = 'failed') AS mirror_failures
+            FROM mirror_attempt
+            WHERE branch_id = touched.id
+                AND started_at >= coalesce(success.started_at, '-infinity')
+        ) since
+    ) state
+    WHERE branch.id = state.id AND (
+        branch.last_mirror_attempt, branch.last_mirrored, branch.last_mirrored_id,
+        branch.mirror_failures, branch.mirror_status_message
+    ) IS DISTINCT FROM (
+        state.last_mirror_attempt, state.last_mirrored, state.last_mirrored_id,
+        state.mirror_failures, state.mirror_status_message
+    )
+""")
+
+
+class Attempt(Struct, frozen=True, gc=False):
+    """What is said of one attempt: a row of `mirror_attempt`."""
+
+    branch_id: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    revision_id: str | None = None
+    failure_reason: str | None = None
+
+    def supersedes(self, known: "Attempt | None") -> bool:
+        """Whether the row changes where this comes to what is known, as UPSERT_ATTEMPTS decides."""
+        return known is None or (
+            self.outcome is not None and (known.outcome is None or self.rank() > known.rank())
+        )
+
+    def rank(self) -> tuple[datetime, bool, bool, str]:
+        """Of two outcomes the one of higher rank holds, as UPSERT_ATTEMPTS decides it too.
+
+        The contract orders by time, then completed before failed; that two outcomes of one kind at
+        one time differ is settled by their text, so that the order of arrival never matters.
+        """
+        told = self.failure_reason if self.outcome == "failed" else self.revision_id
+        finished_at = self.finished_at or self.started_at
+        return finished_at, self.outcome == "completed", told is not None, told or ""
+
+
+def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
+    """Locks those of the branches that are registered, and returns them."""
+    if not branch_ids:
+        return set()
+    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
+
+
+def branch_ids_of(messages: Iterable[Message]) -> set[int]:
+    """The branches that the messages are about, as far as they can be read."""
+    return {
+        message.content.event.branch_id
+        for message in messages
+        if isinstance(message.content, Envelope)
+        and not isinstance(message.content.event, ScriptRun)
+    }
+
+
+def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
+    """What one event says of its attempt."""
+    match event:
+        case MirrorCompleted(branch_id, started_at, revision_id):
+            return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
+        case MirrorFailed(branch_id, started_at, reason):
+            return Attempt(branch_id, started_at, time, "failed", failure_reason=reason)
+        case _:
+            return Attempt(event.branch_id, event.started_at)

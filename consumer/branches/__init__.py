@@ -1,0 +1,1 @@
+"""The branch table: who is registered, and what is known of each branch and script."""

@@ -1,0 +1,118 @@
+"""What the branch table says, as people and programs want to read it."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, exists, select, text
+
+from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
+from mirrorfeed.consumer.tables import Branch, MirrorAttempt
+
+STUCK_AFTER = timedelta(hours=1)
+
+
+class State(StrEnum):
+    """What a branch's latest attempt says; first what needs attention most."""
+
+    STUCK = "stuck"
+    FAILING = "failing"
+    NEVER_MIRRORED = "never-mirrored"
+    MIRRORING = "mirroring"
+    MIRRORED = "mirrored"
+
+
+# A branch's state is that of its latest attempt.
+BRANCHES_WITH_STATE = text("""
+    WITH branch_with_state AS (
+        SELECT branch.*, CASE
+            WHEN latest.started_at IS NULL THEN 'never-mirrored'
+            WHEN latest.outcome = 'completed' THEN 'mirrored'
+            WHEN latest.outcome = 'failed' THEN 'failing'
+            WHEN latest.started_at < CAST(:stuck_since AS timestamptz) THEN 'stuck'
+            ELSE 'mirroring' END AS state
+        FROM branch
+        LEFT JOIN LATERAL (
+            SELECT started_at, outcome FROM mirror_attempt
+            WHERE branch_id = branch.id
+            ORDER BY started_at DESC LIMIT 1
+        ) latest ON true
+        WHERE CAST(:branch_id AS bigint) IS NULL OR branch.id = :branch_id
+    )
+    SELECT * FROM branch_with_state
+    WHERE state = ANY (CAST(:states AS text[])) AND (
+        CAST(:success_before AS timestamptz) IS NULL
+        OR last_mirrored IS NULL OR last_mirrored < :success_before
+    )
+    ORDER BY
+        array_position(CAST(:ranking AS text[]), state),
+        CASE state WHEN 'stuck' THEN last_mirror_attempt END,
+        mirror_failures DESC,
+        last_mirrored NULLS FIRST,
+        id
+""")
+
+
+def branch_states(
+    connection: Connection,
+    branch_id: int | None = None,
+    *,
+    stuck_after: timedelta = STUCK_AFTER,
+    states: Collection[State] = (),
+    success_older_than: timedelta | None = None,
+    now: datetime | None = None,
+) -> list[dict[str, Any]]:
+    """The columns of one branch or of all, with a `state` (`stuck` for an attempt that has not
+    ended within `stuck_after`) and `last_success_age_seconds`.
+
+    First what needs attention: by state, then what is stuck for longest, what failed most often,
+    what succeeded longest ago. `states` and `success_older_than` leave out the others; a branch
+    that never succeeded is older than anything. `now` is the database's time unless given.
+    """
+    now = database_now(connection) if now is None else in_utc(now)
+    rows = connection.execute(
+        BRANCHES_WITH_STATE,
+        {
+            "branch_id": branch_id,
+            "stuck_since": now - stuck_after,
+            "states": [str(state) for state in states or State],
+            "success_before": None if success_older_than is None else now - success_older_than,
+            "ranking": [str(state) for state in State],
+        },
+    )
+    return [_with_age(row._mapping, now) for row in rows]
+
+
+def _with_age(row: Mapping[Any, Any], now: datetime) -> dict[str, Any]:
+    last = row["last_mirrored"]
+    return {**row, "last_success_age_seconds": None if last is None else age_seconds(now, last)}
+
+
+def is_registered(connection: Connection, branch_id: int) -> bool:
+    return bool(connection.scalar(select(exists().where(Branch.id == branch_id))))
+
+
+def attempts(
+    connection: Connection, branch_id: int, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """A branch's attempts, the latest first, with `duration_seconds`, None for one that has no end.
+
+    As its host's clock measured it: below zero where that was set back meanwhile.
+    """
+    rows = connection.execute(
+        select(
+            MirrorAttempt.started_at,
+            MirrorAttempt.finished_at,
+            MirrorAttempt.outcome,
+            MirrorAttempt.revision_id,
+            MirrorAttempt.failure_reason,
+        )
+        .where(MirrorAttempt.branch_id == branch_id)
+        .order_by(MirrorAttempt.started_at.desc())
+        .limit(limit)
+    )
+    return [
+        {**row._mapping, "duration_seconds": duration_seconds(row.started_at, row.finished_at)}
+        for row in rows
+    ]

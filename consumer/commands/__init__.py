@@ -1,0 +1,1 @@
+"""`mirror-consumer` and `mirror-replay`: what operators type."""

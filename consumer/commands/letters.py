@@ -1,0 +1,149 @@
+"""How letters, and what became of them, are shown to people and programs."""
+
+import base64
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import to_builtins
+from sqlalchemy import Row
+
+from mirrorfeed.consumer.branches.mirror_state import Difference
+from mirrorfeed.consumer.commands.output import (
+    as_document,
+    plural,
+    print_differences,
+    print_json,
+    print_table,
+    printable,
+    span,
+)
+from mirrorfeed.consumer.database import age_seconds, as_json
+from mirrorfeed.consumer.dead_letters.replay import Outcome
+
+SHOWN_LETTERS = 100
+"""What a person is shown of a long list; programs get it whole."""
+
+
+def show_list(found: list[Row[Any]], total: int) -> None:
+    print_table(
+        ("id", "age", "reason", "type", "branch", "deliveries", "detail"),
+        [
+            (
+                letter.id,
+                span(age(letter.first_seen_at)),
+                letter.reason,
+                letter.type,
+                letter.branch_id,
+                letter.attempts,
+                letter.detail,
+            )
+            for letter in found
+        ],
+    )
+    if total > len(found):
+        print(f"{total - len(found):,} more: see --group, --json or --limit", file=sys.stderr)
+
+
+def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
+    if as_json_document:
+        print_json({"groups": [as_json(group._asdict()) for group in groups]})
+        return
+    print_table(
+        ("letters", "reason", "error", "oldest", "newest", "first id"),
+        [
+            (
+                group.letters,
+                group.reason,
+                group.error,
+                span(age(group.oldest)),
+                span(age(group.newest)),
+                group.first_id,
+            )
+            for group in groups
+        ],
+    )
+
+
+def show_letter(letter: Row[Any], as_json_document: bool) -> None:
+    fields = document(letter)
+    if as_json_document:
+        print_json(fields)
+        return
+    for name, value in fields.items():
+        if value is not None and "body" not in name:
+            print(f"{name}: {printable(str(value))}")
+    print(f"\n{readable(letter.body)}")
+    if letter.original_body is not None:
+        print(f"\nas it was delivered:\n{readable(letter.original_body)}")
+
+
+def show_outcomes(
+    outcomes: list[Outcome],
+    changes: list[Difference],
+    skipped: int,
+    dry_run: bool,
+    as_json_document: bool,
+) -> None:
+    counts = Counter(each.outcome for each in outcomes)
+    totals = {outcome: counts[outcome] for outcome in ("applied", "unchanged", "dead")}
+    if as_json_document:
+        dry = {"dry_run": True, "branches": as_document(changes)} if dry_run else {}
+        print_json({**totals, "skipped": skipped, "letters": to_builtins(outcomes), **dry})
+        return
+    print_differences(changes)
+    dead = [each for each in outcomes if each.outcome == "dead"]
+    if dead:
+        print_table(
+            ("dead", "reason", "detail"),
+            [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
+        )
+    would = "would be " if dry_run else ""
+    print(
+        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} known already,"
+        f" {totals['dead']:,} still dead"
+    )
+    if skipped:
+        print(f"{plural(skipped, 'letter')} skipped: somebody else has them in hand")
+
+
+def document(letter: Row[Any]) -> dict[str, Any]:
+    """A letter for programs: bytes as text where they are UTF-8, and always as base64."""
+    fields: dict[str, Any] = {"age_seconds": age(letter.first_seen_at)}
+    for name, value in as_json(letter._asdict()).items():
+        if not name.endswith("body"):
+            fields[name] = value
+        elif value is not None:
+            body = bytes(value)
+            fields[name] = text_of(body)
+            fields[f"{name}_base64"] = base64.b64encode(body).decode()
+    return fields
+
+
+def readable(body: bytes) -> str:
+    """For a person: JSON in lines, and nothing that commands the terminal."""
+    text = text_of(bytes(body))
+    if text is None:
+        return f"{bytes(body)!r} (not UTF-8)"
+    return "\n".join(printable(line) for line in in_lines(text).split("\n"))
+
+
+def in_lines(text: str) -> str:
+    try:
+        return msgspec.json.format(text, indent=2)
+    except msgspec.DecodeError:
+        return text
+
+
+def text_of(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def age(since: datetime) -> float:
+    """Seconds by this host's clock."""
+    return age_seconds(datetime.now(UTC), since)

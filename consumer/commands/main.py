@@ -1,0 +1,220 @@
+"""`mirror-consumer`: the commands beside the database."""
+
+import logging
+import re
+import signal
+import sys
+import threading
+from datetime import timedelta
+from typing import Annotated, NoReturn
+
+import typer
+from pythonjsonlogger.json import JsonFormatter
+
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
+from mirrorfeed.consumer.commands import audit, branches, scripts, status, topology
+from mirrorfeed.consumer.commands.options import (
+    FUTURE_TOLERANCE_SECONDS,
+    AmqpUrlOption,
+    DatabaseUrlOption,
+    FutureToleranceOption,
+)
+from mirrorfeed.consumer.commands.program import (
+    EXIT_NOT_SO,
+    EXIT_USAGE,
+    fail,
+    ready_engine,
+    run_app,
+)
+from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.partitions.assignment import Share
+from mirrorfeed.consumer.partitions.layout import Stage, read_layout, unchanging_layout
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.worker.service import Worker
+from mirrorfeed.consumer.worker.settings import Settings
+from mirrorfeed.contract import environment, routing
+
+PROGRAM = "mirror-consumer"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POLL_SECONDS = 0.1
+STOP_SECONDS = 9.0
+"""How long a worker that was told to stop may take; what is not acked by then is applied again."""
+
+app = typer.Typer(
+    help="Applies what pullers report to PostgreSQL, and shows what it says.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(branches.app)
+app.add_typer(audit.app)
+app.add_typer(status.app)
+app.add_typer(scripts.app)
+app.add_typer(topology.app)
+
+PartitionsOption = Annotated[
+    int,
+    typer.Option(
+        "--partitions",
+        envvar=environment.PARTITIONS,
+        min=1,
+        max=routing.SLOTS,
+        help="How many partition queues share the slots, where the database does not say so yet.",
+    ),
+]
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
+) -> None:
+    """Create the tables and declare the exchanges and queues. Safe to repeat.
+
+    \b
+    Example:
+      mirror-consumer init
+    """
+    engine, addresses = open_engine(database_url), connection_parameters(amqp_url)
+    apply_schema(engine)
+    source = context.get_parameter_source("partitions")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
+        if layout.stage is not Stage.STEADY:
+            refuse(layout.under_way)
+        if is_typed and layout.partitions != partitions:
+            refuse(
+                f"there are {layout.partitions} partitions already, not {partitions}:"
+                f" mirror-consumer topology --partitions {partitions} changes their number"
+            )
+        declare_topology(channel, layout.partitions)
+
+
+@app.command()
+def run(
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="End once the queues are empty and all is committed.")
+    ] = False,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="As the I-th of N workers: take every N-th partition. Without it the workers that"
+            " run share the partitions evenly.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
+    ] = 1000,
+    future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    required_users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require-user",
+            metavar="NAME",
+            help="Bury what the broker does not vouch for as published by this user; may be"
+            " repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Apply what the queues hold to the database: the worker service.
+
+    It comes back by itself when a server was away. SIGTERM ends it after the batch in hand.
+
+    \b
+    Example:
+      mirror-consumer run --share 1/2
+    """
+    log_as_json()
+    settings = Settings(
+        batch_size=batch_size,
+        future_tolerance=timedelta(seconds=future_tolerance_seconds),
+        drain=drain,
+        required_users=frozenset(required_users or ()),
+    )
+    worker = Worker(
+        open_engine(database_url),
+        connection_parameters(amqp_url, name="mirrorfeed worker"),
+        settings,
+        share=read_share(share),
+        default_partitions=partitions,
+    )
+    run_until_signal(worker)
+
+
+@app.command()
+def health(
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+) -> None:
+    """Exit 0 where the database can be written and every partition has a worker, else say why not.
+
+    \b
+    Example:
+      mirror-consumer health
+    """
+    engine = ready_engine(database_url)
+    with engine.connect() as connection:
+        layout = read_layout(connection)
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
+    if idle:
+        refuse(f"no worker consumes {', '.join(idle)}: start mirror-consumer run", EXIT_NOT_SO)
+
+
+def main() -> None:
+    """The console script."""
+    run_app(app, PROGRAM)
+
+
+def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
+    fail(PROGRAM, message, exit_code)
+
+
+def read_share(share: str | None) -> Share | None:
+    if share is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", share)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        refuse(f"--share {share!r} is not I/N with I from 1 to N, such as 1/2")
+    return Share(int(match[1]), int(match[2]))
+
+
+def log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            "{asctime}{levelname}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "message": "event"},
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
+
+
+def run_until_signal(worker: Worker) -> None:
+    """Runs the worker in a thread of its own, so that no signal handler interrupts its locks."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except BaseException as error:
+            failures.append(error)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    thread = threading.Thread(target=run, name="worker", daemon=True)
+    thread.start()
+    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
+    while thread.is_alive() and not signal.sigpending() & set(SIGNALS):
+        thread.join(POLL_SECONDS)
+    worker.stop()
+    thread.join(STOP_SECONDS)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,74 @@
+"""The options that operators' commands share."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE
+from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import shown
+
+MAX_SECONDS = 1e9
+
+FUTURE_TOLERANCE_SECONDS = FUTURE_TOLERANCE.total_seconds()
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
+    """For an option: the URL that it or its variable gives, else that of a file."""
+
+    def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+        source = context.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name != "DEFAULT"
+        return value if is_given else environment.url_in_file(variable) or value
+
+    return choose
+
+
+DatabaseUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--database-url",
+        envvar=environment.DATABASE_URL,
+        callback=given_or_in_file(environment.DATABASE_URL),
+        help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
+    ),
+]
+
+AmqpUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--amqp-url",
+        envvar=environment.AMQP_URL,
+        callback=given_or_in_file(environment.AMQP_URL),
+        help="The broker; several addresses have commas between them, and the next is taken where"
+        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+    ),
+]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+FutureToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--future-tolerance-seconds",
+        min=0,
+        max=MAX_SECONDS,
+        help="How far an event's time may be ahead of this host's clock.",
+    ),
+]
+
+
+def duration(text: str) -> timedelta:
+    """What an operator types: a whole number and its unit. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
+    if match is None or (seconds := int(match[1]) * UNITS[match[2]]) > MAX_SECONDS:
+        raise ValueError(
+            f"the duration {shown(text)} cannot be read: a whole number and s, m, h or d, such as"
+            " 90s, 15m, 6h or 2d"
+        )
+    return timedelta(seconds=seconds)

@@ -1,0 +1,186 @@
+"""The commands of `mirror-consumer` that show what scripts have run: the script monitor."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check, last_runs
+from mirrorfeed.consumer.commands.options import MAX_SECONDS, DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.output import (
+    TIME,
+    exact_span,
+    in_one_line,
+    plural,
+    print_json,
+    print_table,
+    printable,
+    span,
+)
+from mirrorfeed.consumer.commands.program import EXIT_NOT_SO, FAILURES, message_of, transaction
+from mirrorfeed.consumer.database import as_json
+from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.contract import environment
+
+NAGIOS_CRITICAL = 2
+NAGIOS_UNKNOWN = 3
+MAX_MINUTES = MAX_SECONDS / 60
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class MonitorCommand(TyperCommand):
+    """With --nagios, bad usage is UNKNOWN: its usual exit code 2 would say CRITICAL."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        is_nagios = "--nagios" in args
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
+        except typer.TyperException as error:
+            if not is_nagios:
+                raise
+            print(nagios_line("UNKNOWN", error.format_message()))
+            raise typer.Exit(NAGIOS_UNKNOWN) from error
+
+
+@app.command()
+def scripts(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A script's name; all if not given.")
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show the last activity of each script on each host: the run that started last.
+
+    \b
+    Example:
+      mirror-consumer scripts branch-puller
+    """
+    with transaction(database_url) as connection:
+        runs = last_runs(connection, name)
+    if as_json_document:
+        print_json({"scripts": [as_json(run) for run in runs]})
+    else:
+        print_table(("name", "host", "started", "completed", "took", "age"), map(run_cells, runs))
+    if name is not None and not runs:
+        raise NotSo(f"no run of a script {name!r} is known: mirror-consumer scripts lists all")
+
+
+@app.command(cls=MonitorCommand)
+def check_scripts(
+    minutes: Annotated[
+        float, typer.Argument(metavar="MINUTES", help="How recent a run must be; above 0.")
+    ],
+    watched: Annotated[
+        list[str],
+        typer.Argument(metavar="HOST:SCRIPT", help="What should run, and where."),
+    ],
+    nagios: Annotated[
+        bool,
+        typer.Option(
+            "--nagios",
+            help="Print one line for Nagios and its kin, and exit 0 (OK), 2 (CRITICAL) or 3"
+            " (UNKNOWN).",
+        ),
+    ] = False,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Say nothing and exit 0 where each script ran on its host in the last MINUTES, else 1.
+
+    A run counts where it completed within that time, both ends included. Each script without one
+    gets a line that says when it was last seen. Runs are dated by the clocks of their hosts; now is
+    what the database's clock says.
+
+    \b
+    Examples:
+      mirror-consumer check-scripts 60 vostok:branch-puller mir:nightly-gc
+      mirror-consumer check-scripts --nagios 60 vostok:branch-puller
+    """
+    with unknown_for_nagios(nagios):
+        if nagios and as_json_document:
+            raise ValueError("--nagios and --json exclude each other: one line, or one document")
+        if not 0 < minutes <= MAX_MINUTES:
+            raise ValueError(
+                f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
+            )
+        wanted = list(dict.fromkeys(map(Watched.parse, watched)))
+        with transaction(database_url) as connection:
+            sightings = check(connection, wanted, timedelta(minutes=minutes))
+    missing = [sighting for sighting in sightings if not sighting.has_run]
+    if nagios:
+        report_to_nagios(sightings, missing, minutes)
+    if as_json_document:
+        print_json({"minutes": minutes, "scripts": [sighting_document(each) for each in sightings]})
+    else:
+        for sighting in missing:
+            print(printable(last_seen_line(sighting)))
+    if missing:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+def run_cells(run: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        run["name"],
+        run["hostname"],
+        run["date_started"],
+        run["date_completed"],
+        exact_span(run["duration_seconds"]),
+        f"{span(run['age_seconds'])} ago",
+    )
+
+
+def last_seen_line(sighting: Sighting) -> str:
+    if sighting.last_seen is None or sighting.age_seconds is None:
+        return f"{sighting.script} never seen"
+    when = f"{sighting.last_seen:{TIME}} UTC ({span(sighting.age_seconds)} ago)"
+    return f"{sighting.script} last seen {when}"
+
+
+def sighting_document(sighting: Sighting) -> dict[str, Any]:
+    return as_json(
+        {
+            "hostname": sighting.script.hostname,
+            "name": sighting.script.name,
+            "has_run": sighting.has_run,
+            "last_seen": sighting.last_seen,
+            "age_seconds": sighting.age_seconds,
+        }
+    )
+
+
+@contextmanager
+def unknown_for_nagios(nagios: bool) -> Iterator[None]:
+    try:
+        yield
+    except FAILURES as error:
+        if not nagios:
+            raise
+        print(nagios_line("UNKNOWN", message_of(error)))
+        raise typer.Exit(NAGIOS_UNKNOWN) from error
+
+
+def report_to_nagios(
+    sightings: Sequence[Sighting], missing: Sequence[Sighting], minutes: float
+) -> None:
+    total = plural(len(sightings), "script")
+    span_of_time = f"in the last {minutes:.15g} minute{'' if minutes == 1 else 's'}"
+    if not missing:
+        print(nagios_line("OK", f"{total} ran {span_of_time}"))
+        raise typer.Exit
+    details = "; ".join(map(last_seen_line, missing))
+    print(
+        nagios_line(
+            "CRITICAL", f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
+        )
+    )
+    raise typer.Exit(NAGIOS_CRITICAL)
+
+
+def nagios_line(level: str, message: str) -> str:
+    """One line; what follows a pipe sign would be taken for performance data."""
+    return printable(f"{level} - {in_one_line(message)}").replace("|", "\N{BROKEN BAR}")

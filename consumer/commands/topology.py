@@ -1,0 +1,110 @@
+"""The command of `mirror-consumer` that shows the partitions, and changes how many there are."""
+
+import sys
+from typing import Annotated
+
+import typer
+from msgspec import Struct, to_builtins
+
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters, message_count
+from mirrorfeed.consumer.commands.options import AmqpUrlOption, DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.output import print_json, print_table
+from mirrorfeed.consumer.commands.program import ready_engine
+from mirrorfeed.consumer.partitions.assignment import Member, living, owners
+from mirrorfeed.consumer.partitions.layout import Stage, read_layout
+from mirrorfeed.consumer.partitions.repartition import move
+from mirrorfeed.contract import environment, routing
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class Worker(Struct, frozen=True):
+    """Where a worker runs, and its number."""
+
+    hostname: str
+    pid: int
+    number: int
+
+
+class Partition(Struct, frozen=True):
+    """One queue that the workers consume."""
+
+    queue: str
+    slots: list[int]
+    backlog: int
+    """Messages that wait, without those that a worker has in hand."""
+    worker: Worker | None
+    """Whose turn it is to consume it."""
+    is_consumed: bool
+    """Whether that worker is subscribed."""
+
+
+@app.command()
+def topology(
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            "--partitions",
+            min=1,
+            max=routing.SLOTS,
+            help="Move to so many partitions, while events come and workers run.",
+        ),
+    ] = None,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+) -> None:
+    """Show each partition, how much waits in it and which worker consumes it; or change how many
+    there are.
+
+    A move waits until the workers have applied what the old queues hold. Interrupted, it goes on
+    when it is called again.
+
+    \b
+    Examples:
+      mirror-consumer topology
+      mirror-consumer topology --partitions 8
+    """
+    engine, addresses = ready_engine(database_url), connection_parameters(amqp_url)
+    if partitions is not None:
+        move(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
+    with engine.connect() as connection:
+        layout = read_layout(connection)
+        members = living(connection)
+    with broker_channel(addresses) as channel:
+        backlogs = {queue: message_count(channel, queue) for queue in layout.queues}
+    dealt = owners(layout.queues, members)
+    shown = [
+        Partition(
+            queue,
+            routing.slots(index, len(layout.queues)),
+            backlogs[queue],
+            _worker(dealt.get(queue)),
+            queue in dealt and queue in dealt[queue].queues,
+        )
+        for index, queue in enumerate(layout.queues)
+    ]
+    if as_json_document:
+        print_json({**to_builtins(layout), "queues": to_builtins(shown)})
+        return
+    print_table(
+        ("queue", "slots", "backlog", "worker"),
+        [(each.queue, len(each.slots), each.backlog, _named(each)) for each in shown],
+    )
+    if layout.stage is not Stage.STEADY:
+        print(
+            f"a move to {layout.moving_to} partitions was begun: go on with"
+            f" mirror-consumer topology --partitions {layout.moving_to}"
+        )
+
+
+def _worker(member: Member | None) -> Worker | None:
+    return Worker(member.hostname, member.pid, member.number) if member else None
+
+
+def _named(partition: Partition) -> str:
+    worker = partition.worker
+    if worker is None:
+        return "none: start mirror-consumer run"
+    name = f"{worker.hostname}, process {worker.pid}"
+    return name if partition.is_consumed else f"{name} (not yet)"

@@ -1,0 +1,1 @@
+"""The operator's side of `dead_letter`: finding, moving and replaying letters."""

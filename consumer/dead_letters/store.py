@@ -1,0 +1,158 @@
+"""The operator's side of `dead_letter`: finding, showing, discarding and moving letters."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, update
+
+from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.tables import DeadLetter
+from mirrorfeed.contract.reasons import Reason
+
+LETTERS: Table = DeadLetter.metadata.tables["dead_letter"]
+WITHOUT_MESSAGE = [
+    column for column in LETTERS.columns if column.name not in ("body", "original_body", "headers")
+]
+CHUNK = 1000
+
+
+class State(StrEnum):
+    """Where a letter is in its life."""
+
+    DEAD = "dead"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+
+
+class LetterError(NotSo):
+    """Letters were named that are not there, or not in the state that this needs."""
+
+
+class Selection(Struct, frozen=True):
+    """Which letters: those that fit every criterion given, of them the first `limit` by id."""
+
+    ids: tuple[int, ...] = ()
+    reason: Reason | None = None
+    type: str | None = None
+    branch_id: int | None = None
+    since: datetime | None = None
+    """When the letter was first seen, at the earliest."""
+    state: State = State.DEAD
+    limit: int | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        criteria = {
+            LETTERS.c.reason: self.reason,
+            LETTERS.c.type: self.type,
+            LETTERS.c.branch_id: self.branch_id,
+            LETTERS.c.state: self.state,
+        }
+        conditions = [column == value for column, value in criteria.items() if value is not None]
+        if self.ids:
+            conditions.append(LETTERS.c.id.in_(self.ids))
+        if self.since is not None:
+            conditions.append(LETTERS.c.first_seen_at >= self.since)
+        return conditions
+
+
+def count(connection: Connection, selection: Selection) -> int:
+    """How many fit, whatever the limit."""
+    query = select(func.count()).select_from(LETTERS).where(*selection.conditions())
+    return connection.scalar(query) or 0
+
+
+def find(
+    connection: Connection, selection: Selection, *, with_message: bool = False
+) -> Iterator[Row[Any]]:
+    """The letters by id, read as they are needed."""
+    columns = LETTERS.columns if with_message else WITHOUT_MESSAGE
+    query = (
+        select(*columns)
+        .where(*selection.conditions())
+        .order_by(LETTERS.c.id)
+        .limit(selection.limit)
+        .execution_options(yield_per=CHUNK)
+    )
+    yield from connection.execute(query)
+
+
+def group(connection: Connection, selection: Selection) -> list[Row[Any]]:
+    """The letters counted by reason and error, the most frequent first."""
+    chosen = (
+        select(LETTERS.c.id, LETTERS.c.reason, LETTERS.c.first_seen_at, LETTERS.c.detail)
+        .where(*selection.conditions())
+        .order_by(LETTERS.c.id)
+        .limit(selection.limit)
+        .subquery()
+    )
+    # What differs from one letter of an error to the next is mostly a number.
+    error = func.regexp_replace(chosen.c.detail, r"\d+", "#", "g").label("error")
+    letters = func.count().label("letters")
+    query = (
+        select(
+            chosen.c.reason,
+            error,
+            letters,
+            func.min(chosen.c.first_seen_at).label("oldest"),
+            func.max(chosen.c.first_seen_at).label("newest"),
+            func.min(chosen.c.id).label("first_id"),
+        )
+        .group_by(chosen.c.reason, error)
+        .order_by(letters.desc(), "first_id")
+    )
+    return list(connection.execute(query))
+
+
+def get(connection: Connection, letter_id: int) -> Row[Any]:
+    """The whole letter, in whatever state. Raises LetterError where there is none."""
+    row = connection.execute(select(LETTERS).where(LETTERS.c.id == letter_id)).one_or_none()
+    if row is None:
+        raise LetterError(
+            f"there is no letter {letter_id}: mirror-replay list shows those there are"
+        )
+    return row
+
+
+def check_ids(connection: Connection, ids: Iterable[int], *states: State) -> None:
+    """Raises LetterError naming those of the letters that are in none of the states."""
+    wanted = set(ids)
+    query = select(LETTERS.c.id, LETTERS.c.state).where(LETTERS.c.id.in_(wanted))
+    found = {row.id: row.state for row in connection.execute(query)}
+    wrong = [
+        f"letter {letter_id} is {found[letter_id]}"
+        if letter_id in found
+        else f"there is no letter {letter_id}"
+        for letter_id in sorted(wanted)
+        if found.get(letter_id) not in states
+    ]
+    if wrong:
+        raise LetterError(f"{', '.join(wrong)}; nothing was changed")
+
+
+def discard(connection: Connection, ids: Sequence[int], note: str) -> None:
+    """Takes letters from the list because they do not matter; `note` says why.
+
+    Raises LetterError, having changed nothing, where one of them is not dead.
+    """
+    lock(connection, ids, State.DEAD)
+    _update(connection, ids, state=State.DISCARDED, resolved_at=func.now(), note=note)
+
+
+def restore(connection: Connection, ids: Sequence[int]) -> None:
+    """Undoes `discard`; the note stays. Raises LetterError where one of them is not discarded."""
+    lock(connection, ids, State.DISCARDED)
+    _update(connection, ids, state=State.DEAD, resolved_at=None)
+
+
+def lock(connection: Connection, ids: Sequence[int], state: State) -> None:
+    """Keeps others off these letters. Raises LetterError where one is not in this state."""
+    query = select(LETTERS.c.id).where(LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id)
+    connection.execute(query.with_for_update())
+    check_ids(connection, ids, state)
+
+
+def _update(connection: Connection, ids: Sequence[int], **values: object) -> None:
+    connection.execute(update(LETTERS).where(LETTERS.c.id.in_(ids)).values(**values))

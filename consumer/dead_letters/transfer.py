@@ -1,0 +1,85 @@
+"""Letters as lines of JSON, out of one database and into another."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from mirrorfeed.consumer.apply.burial import MAX_ATTEMPTS, storable
+from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, find
+from mirrorfeed.contract.events import MAX_BRANCH_ID, check_text, normalise_instant
+from mirrorfeed.contract.reasons import Reason
+
+
+class BadLetterFile(ValueError):
+    """A file of letters cannot be read; the message names the line and what is wrong with it."""
+
+
+class Exported(Struct, frozen=True, omit_defaults=True):
+    """One letter as a line of JSON; `bytes` are base64 there."""
+
+    reason: Reason
+    detail: str
+    body: bytes
+    original_body: bytes | None = None
+    headers: dict[str, Any] = {}
+    source: str | None = None
+    event_id: str | None = None
+    type: str | None = None
+    branch_id: Annotated[int, Meta(ge=1, le=MAX_BRANCH_ID)] | None = None
+    first_seen_at: datetime | None = None
+    attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] = 1
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("detail", "source", "event_id", "type", "note"):
+            if getattr(self, field) is not None:
+                check_text(field, getattr(self, field))
+        if self.first_seen_at is not None:
+            normalise_instant(self, "first_seen_at")
+
+
+def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes]:
+    """Each letter as a line of JSON, whole; whoever reads them may take their time."""
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    for row in find(connection, selection, with_message=True):
+        fields = {name: row._mapping[name] for name in Exported.__struct_fields__}
+        for name in ("body", "original_body"):
+            fields[name] = None if fields[name] is None else bytes(fields[name])
+        fields["reason"] = Reason(fields["reason"])
+        fields["first_seen_at"] = fields["first_seen_at"].astimezone(UTC)
+        yield msgspec.json.encode(Exported(**fields))
+
+
+def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, int]:
+    """Adds exported letters, as dead; returns how many were new, and how many here already.
+
+    Raises BadLetterFile, having added none, where a line is not a letter.
+    """
+    new = there = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        values = _read_line(number, line)
+        # One at a time: a letter is short, and a file of them may hold one twice.
+        inserted = connection.execute(
+            insert(LETTERS).values(values).on_conflict_do_nothing().returning(LETTERS.c.id)
+        ).one_or_none()
+        new, there = (new + 1, there) if inserted else (new, there + 1)
+    return new, there
+
+
+def _read_line(number: int, line: bytes) -> Mapping[str, Any]:
+    try:
+        exported = msgspec.json.decode(line, type=Exported)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadLetterFile(
+            f"line {number} is not a letter as mirror-replay export writes it ({error});"
+            " nothing was imported"
+        ) from error
+    values = {**msgspec.structs.asdict(exported), "headers": storable(exported.headers)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,116 @@
+"""Which queues the workers consume, as all of them read it from one row of the database.
+
+Their number is said once, by `mirror-consumer init`, and changed by `mirror-consumer topology`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, text
+
+from mirrorfeed.contract import routing
+
+LOCK = 0x746F706F  # "topo" in ASCII
+
+PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+"""A transaction here waits for the broker to declare or delete many queues."""
+
+BEGIN_WITH = text("INSERT INTO topology (partitions) VALUES (:partitions) ON CONFLICT DO NOTHING")
+READ = text("SELECT partitions, moving_to, stage FROM topology")
+WRITE = text("UPDATE topology SET partitions = :partitions, moving_to = :moving_to, stage = :stage")
+
+
+class Stage(StrEnum):
+    """How far a change of the number of partitions has come; `schema.sql` draws the way."""
+
+    STEADY = "steady"
+    TO_INTERIM = "to-interim"
+    DELETING_OLD = "deleting-old"
+    TO_FINAL = "to-final"
+    DELETING_INTERIM = "deleting-interim"
+
+
+class Layout(Struct, frozen=True):
+    """The row."""
+
+    partitions: int
+    moving_to: int | None = None
+    stage: Stage = Stage.STEADY
+
+    @property
+    def queues(self) -> list[str]:
+        """What the workers consume now."""
+        match self.stage:
+            case Stage.STEADY | Stage.TO_INTERIM:
+                return self.old
+            case Stage.DELETING_OLD | Stage.TO_FINAL:
+                return self.interim
+            case Stage.DELETING_INTERIM:
+                return self.final
+
+    @property
+    def old(self) -> list[str]:
+        return routing.partition_queues(self.partitions)
+
+    @property
+    def interim(self) -> list[str]:
+        return routing.interim_queues(self._target)
+
+    @property
+    def final(self) -> list[str]:
+        return routing.partition_queues(self._target)
+
+    @property
+    def under_way(self) -> str:
+        """What somebody is told who wants something else in the middle of a change."""
+        return (
+            f"a move to {self.moving_to} partitions is under way: finish it first, with"
+            f" mirror-consumer topology --partitions {self.moving_to}"
+        )
+
+    @property
+    def _target(self) -> int:
+        if self.moving_to is None:
+            raise ValueError("the number of partitions is not being changed")
+        return self.moving_to
+
+
+def read_layout(connection: Connection) -> Layout:
+    """Raises ValueError where nobody has said yet how many partitions there are."""
+    row = connection.execute(READ).one_or_none()
+    if row is None:
+        raise ValueError("it is not known how many partitions there are: run mirror-consumer init")
+    return Layout(row.partitions, row.moving_to, Stage(row.stage))
+
+
+def write_layout(connection: Connection, layout: Layout) -> None:
+    connection.execute(
+        WRITE,
+        {
+            "partitions": layout.partitions,
+            "moving_to": layout.moving_to,
+            "stage": layout.stage,
+        },
+    )
+
+
+@contextmanager
+def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layout]:
+    """The layout, which nobody changes meanwhile: for whoever declares it on the broker. Where
+    none was said yet, there are so many partitions from now on."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(PATIENCE)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
+        connection.execute(BEGIN_WITH, {"partitions": default_partitions})
+        yield read_layout(connection)
+
+
+@contextmanager
+def changing_layout(engine: Engine) -> Iterator[Connection]:
+    """For whoever changes it: nobody declares meanwhile what was so far."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(PATIENCE)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        yield connection

@@ -1,0 +1,188 @@
+"""Changes the number of partitions while events come: nothing is lost, all stays in order.
+
+No queue may be consumed before all that came earlier, through other queues, is applied. So all
+slots move to interim queues that nobody consumes yet; when the old queues are applied to their end,
+the workers go over to the interim ones, and the old ones are deleted. Then the same again, from the
+interim queues to the new ones. Every slot is bound to somewhere all the time.
+
+What has been reached is in the database (`layout`), so that whoever was interrupted goes on there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pika
+from msgspec.structs import replace
+from pika.adapters.blocking_connection import BlockingChannel
+from sqlalchemy import Connection, Engine, text
+
+from mirrorfeed.amqp.connections import broker_channel, message_count
+from mirrorfeed.consumer.partitions.layout import (
+    Layout,
+    Stage,
+    changing_layout,
+    read_layout,
+    write_layout,
+)
+from mirrorfeed.consumer.partitions.topology import bind_slots, declare_queues, unbind_slots
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, ScriptRun
+
+FENCES = 2
+"""A publisher's message that was routed before the slots were unbound may arrive behind the first
+fence, not behind one that is published when that was applied."""
+FENCE_NAME = "mirror-consumer topology"
+POLL_SECONDS = 0.2
+PERSISTENT = 2
+
+# Buried is as good: workers that want to know who published would not apply it.
+SETTLED = text("""
+    SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS fence (queue, id)
+    WHERE EXISTS (
+        SELECT FROM script_activity
+        WHERE name = :name AND date_started = :at AND hostname = fence.queue
+    ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = fence.id)
+""")
+
+LOCK = 0x6D6F7665  # "move" in ASCII
+
+Report = Callable[[str], None]
+
+
+def move(
+    engine: Engine,
+    addresses: Sequence[pika.URLParameters],
+    partitions: int,
+    report: Report,
+) -> None:
+    """Moves to so many partitions, or goes on where an earlier call was interrupted.
+
+    Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
+    another number is under way or somebody else is at it, BrokerUnavailable or DBAPIError where a
+    server cannot be reached.
+    """
+    with _alone(engine) as guard, broker_channel(addresses) as channel:
+        channel.confirm_delivery()
+        layout = _begin(engine, channel, partitions)
+        while layout.stage is not Stage.STEADY:
+            layout = _advance(engine, guard, channel, layout, report)
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """Two who move at once would bind and delete what the other one is done with. While the
+    connection that it yields answers, there is no other."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
+            raise ValueError(
+                "another mirror-consumer topology --partitions is at work: wait until it has ended"
+            )
+        try:
+            yield connection
+        finally:
+            connection.invalidate()  # and with it goes the lock
+
+
+def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
+    with changing_layout(engine) as connection:
+        layout = read_layout(connection)
+        if layout.moving_to not in (None, partitions):
+            raise ValueError(layout.under_way)
+        if layout.stage is Stage.STEADY and layout.partitions != partitions:
+            layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
+            # Who may not declare learns it before anything is begun.
+            declare_queues(channel, layout.interim)
+            write_layout(connection, layout)
+        return layout
+
+
+def _advance(
+    engine: Engine, guard: Connection, channel: BlockingChannel, layout: Layout, report: Report
+) -> Layout:
+    done_with: Sequence[str] = ()
+    match layout.stage:
+        case Stage.TO_INTERIM:
+            report(f"moving from {layout.partitions} partitions to interim queues")
+            _switch(engine, guard, channel, layout.old, layout.interim, report)
+            following = replace(layout, stage=Stage.DELETING_OLD)
+        case Stage.DELETING_OLD:
+            done_with = layout.old
+            following = replace(layout, stage=Stage.TO_FINAL)
+        case Stage.TO_FINAL:
+            report(f"moving from interim queues to {layout.moving_to} partitions")
+            _switch(engine, guard, channel, layout.interim, layout.final, report)
+            following = replace(layout, stage=Stage.DELETING_INTERIM)
+        case Stage.DELETING_INTERIM:
+            done_with = layout.interim
+            following = Layout(len(layout.final))
+        case Stage.STEADY:
+            return layout
+    with changing_layout(engine) as connection:
+        if read_layout(connection) != layout:
+            raise ValueError("somebody else went on with this move: look at it, and call again")
+        for queue in done_with:
+            channel.queue_delete(queue)
+        write_layout(connection, following)
+    return following
+
+
+def _switch(
+    engine: Engine,
+    guard: Connection,
+    channel: BlockingChannel,
+    source: Sequence[str],
+    target: Sequence[str],
+    report: Report,
+) -> None:
+    """Returns when all that ever came into the source queues is applied."""
+    declare_queues(channel, [*source, *target])  # the old ones, too: somebody may have deleted one
+    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    bind_slots(channel, target)
+    guard.exec_driver_sql("SELECT 1")
+    unbind_slots(channel, source)
+    for _ in range(FENCES):
+        fenced_at = datetime.now(UTC)
+        ids = _publish_fences(channel, source, fenced_at)
+        parameters = {"name": FENCE_NAME, "at": fenced_at, "queues": list(source), "ids": ids}
+        with engine.connect() as connection:
+            _await_fences(connection, parameters, channel, source, report)
+
+
+def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
+    """Puts an event behind all others of each queue: where it is applied, they are. Their ids."""
+    ids = []
+    for queue in queues:
+        event = ScriptRun(FENCE_NAME, queue, at, at)
+        envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
+        properties = pika.BasicProperties(
+            content_type=wire.CONTENT_TYPE,
+            delivery_mode=PERSISTENT,
+            message_id=envelope.id,
+            type=event.TYPE,
+        )
+        channel.basic_publish("", queue, wire.encode(envelope), properties, mandatory=True)
+        ids.append(envelope.id)
+    return ids
+
+
+def _await_fences(
+    connection: Connection,
+    parameters: Mapping[str, object],
+    channel: BlockingChannel,
+    queues: Sequence[str],
+    report: Report,
+) -> None:
+    reported = None
+    while True:
+        waiting = sum(message_count(channel, queue) for queue in queues)
+        if not waiting:
+            settled = connection.scalar(SETTLED, parameters)
+            connection.rollback()
+            if settled == len(queues):
+                return
+        if waiting != reported:
+            report(f"waiting for the workers to apply {waiting:,} messages")
+            reported = waiting
+        channel.connection.sleep(POLL_SECONDS)  # and answers the broker's heartbeats

@@ -1,0 +1,1 @@
+"""The service: deliveries become batches, batches are applied, then acked."""

@@ -1,0 +1,109 @@
+"""Where deliveries wait between the thread that receives them and the one that applies them."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct
+
+from mirrorfeed.consumer.apply.message import Message
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
+
+
+@dataclass(eq=False)
+class Subscription:
+    """Deliveries come by it, and are acked on its channel or not at all."""
+
+    queue: str
+    prefetch: int
+    is_careful: bool = False
+    """With one message in hand, until it is known that none of those that come was in a worker's
+    hands before."""
+    channel: Any = None
+    """None until the broker has opened it."""
+    consumer_tag: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.channel is not None and bool(self.channel.is_open)
+
+    def give_back(self) -> None:
+        """Ends it; what is not acked goes back to the queue, in order and to its front."""
+        if self.is_open:
+            self.forget_consumers()
+            self.channel.close()
+
+    def forget_consumers(self) -> None:
+        """Else pika cancels each subscription before it closes the channel. The broker would then
+        serve the next worker while these deliveries are still out, and so out of order."""
+        self.channel._cancelled.update(self.channel.consumer_tags)
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """A message in hand, how to ack it, and whether it may have ended a worker before."""
+
+    message: Message
+    subscription: Subscription
+    delivery_tag: int
+    is_suspect: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.message.body)
+
+
+class Inbox:
+    """A queue that gives out natural batches: what has arrived, never waiting for more."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._waiting: deque[Delivery] = deque()
+        self._changed = threading.Condition()
+        self._is_taker_waiting = False
+        self._in_hand = 0
+        self._closed = False
+
+    def put(self, delivery: Delivery) -> None:
+        """Takes no lock while batches are being applied, which would cost more than all the rest:
+        whoever begins to wait says so first, and then looks once more."""
+        self._waiting.append(delivery)
+        if self._is_taker_waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def take(self) -> list[Delivery]:
+        """The next batch, in order of arrival; empty once the inbox is closed.
+
+        A suspect is a batch of its own, so that it can take nothing else along.
+        """
+        with self._changed:
+            self._in_hand = 0
+            self._is_taker_waiting = True
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            self._is_taker_waiting = False
+            batch: list[Delivery] = []
+            size_bytes = 0
+            while self._waiting and not self._closed and len(batch) < self._batch_size:
+                size_bytes += self._waiting[0].size_bytes
+                if batch and (self._waiting[0].is_suspect or size_bytes > MAX_BATCH_BYTES):
+                    break
+                batch.append(self._waiting.popleft())
+                if batch[-1].is_suspect:
+                    break
+            self._in_hand = len(batch)
+            return batch
+
+    def close(self) -> None:
+        """Gives nothing out any more; what waits goes back to the broker unacked."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def is_idle(self) -> bool:
+        with self._changed:
+            return not self._waiting and not self._in_hand

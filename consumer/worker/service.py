@@ -1,0 +1,224 @@
+"""The worker service: one session after another, whatever happens to the servers."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from itertools import cycle
+
+import pika
+from pika.exceptions import AMQPError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_never,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from mirrorfeed.amqp.connections import BrokerUnavailable, after_each_round, broker_channel
+from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
+from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.ledger import fold
+from mirrorfeed.consumer.apply.message import Message
+from mirrorfeed.consumer.database import DatabaseUnavailable, check_database, first_line
+from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
+from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
+from mirrorfeed.consumer.partitions.topology import ensure_topology
+from mirrorfeed.consumer.worker.session import ConsumerCancelled, Session
+from mirrorfeed.consumer.worker.settings import Settings
+
+MAX_BACKOFF_SECONDS = 30.0
+DRAIN_PATIENCE_SECONDS = 10.0
+POLL_SECONDS = 0.1
+MEMBERSHIP_SECONDS = 2.0
+"""How long a session's end waits for a database that does not answer."""
+FOLD_SECONDS = 1.0
+"""How much of the ledger, in time, waits to be folded while messages come."""
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Consumes until it is stopped or, where its settings say so, until the queues are empty."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        addresses: Sequence[pika.URLParameters],
+        settings: Settings,
+        *,
+        share: Share | None,
+        default_partitions: int,
+    ) -> None:
+        """Each session is tried with the next of the addresses. `default_partitions` holds where
+        the database does not say yet how many there are."""
+        self._engine = engine
+        self._addresses = cycle(addresses)
+        self._address_count = len(addresses)
+        self._settings = settings
+        self._default_partitions = default_partitions
+        self._share = share
+        self._applier = Applier(engine)
+        tolerate_undecodable_headers()
+        self._stopping = threading.Event()
+        self._session: Session | None = None
+        self._is_drained = False
+        self._next_fold = 0.0
+
+    def run(self) -> None:
+        """A service comes back for ever. A drain gives up after some seconds without a server.
+
+        Raises BrokerUnavailable or DatabaseUnavailable where a drain gives up, SchemaMissing where
+        `mirror-consumer init` was never run.
+        """
+        give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
+        retry = Retrying(
+            retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
+            wait=after_each_round(
+                self._address_count,
+                wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            ),
+            stop=stop_any(stop_when_event_set(self._stopping), give_up),
+            sleep=sleep_using_event(self._stopping),
+            before_sleep=_log_backoff,
+            reraise=True,
+        )
+        try:
+            while not self._stopping.is_set() and not self._is_drained:
+                retry(self._run_session)
+        except (BrokerUnavailable, DatabaseUnavailable):
+            if not self._stopping.is_set():
+                raise
+
+    def stop(self) -> None:
+        """Ends `run` once the batch in hand is committed and acked. From any other thread."""
+        self._stopping.set()
+        session = self._session
+        if session is not None:
+            session.stop()
+
+    def _run_session(self) -> None:
+        """Returns once a session that was of use has ended; raises for one that was not."""
+        check_database(self._engine)
+        self._applier.check()
+        address = next(self._addresses)
+        layout = self._declared_layout(address)
+        session = Session(address, layout.queues, self._settings, self._apply)
+        self._session = session
+        if self._stopping.is_set():
+            session.stop()
+        logger.info("consuming", extra={"partitions": len(layout.queues)})
+        ended = threading.Event()
+        membership = threading.Thread(
+            target=self._take_part, args=(session, layout, ended), name="membership", daemon=True
+        )
+        membership.start()
+        try:
+            session.run()
+        finally:
+            ended.set()
+            membership.join(MEMBERSHIP_SECONDS)
+        self._session = None
+        # In the middle of a change, events wait in queues that nobody consumes yet.
+        self._is_drained = session.is_drained and layout.stage is Stage.STEADY
+        if session.is_drained and not self._is_drained:
+            self._stopping.wait(BEAT_SECONDS)
+        if session.is_drained:
+            self._fold()
+        logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
+        if session.error is not None:
+            self._recover(session, session.error)
+
+    def _declared_layout(self, address: pika.URLParameters) -> Layout:
+        """What is to be consumed, and is there unless it was deleted in the middle of a change."""
+        try:
+            with (
+                broker_channel([address]) as channel,
+                unchanging_layout(self._engine, self._default_partitions) as layout,
+            ):
+                if layout.stage is Stage.STEADY:
+                    ensure_topology(channel, layout.partitions)
+                return layout
+        except DBAPIError as error:
+            raise DatabaseUnavailable.because(error) from error
+
+    def _take_part(self, session: Session, layout: Layout, ended: threading.Event) -> None:
+        """Is one of the workers for as long as the session lasts, and tells it what it is to
+        consume while others come and go."""
+        membership = Membership(self._engine, self._share)
+        try:
+            # Who cannot reach the broker does not keep others from it.
+            while not session.opened.wait(POLL_SECONDS):
+                if ended.is_set():
+                    return
+            while not ended.is_set():
+                self._consult(membership, session, layout)
+                ended.wait(BEAT_SECONDS)
+        except Exception as error:  # handed to the thread that can end the session
+            session.fail(error)
+        finally:
+            _leave(membership)
+
+    def _consult(self, membership: Membership, session: Session, layout: Layout) -> None:
+        try:
+            roles = membership.take_part(session.subscribed, layout.queues)
+            with self._engine.connect() as connection:
+                layout_now = read_layout(connection)
+        except DBAPIError as error:
+            if self._settings.drain:
+                raise
+            # The applier has the same trouble, and deals with it.
+            logger.warning("cannot ask for the other workers: %s", first_line(error))
+            return
+        if layout_now.queues != layout.queues:
+            logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
+            session.stop()
+        else:
+            session.rebalance(roles)
+
+    def _apply(self, messages: Sequence[Message]) -> Tally:
+        tally = self._applier.apply(messages)
+        if time.monotonic() >= self._next_fold:
+            self._fold()
+        return tally
+
+    def _fold(self) -> None:
+        try:
+            fold(self._engine)
+        except DBAPIError as error:  # nothing is wrong but its size: the next one does more
+            logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
+        self._next_fold = time.monotonic() + FOLD_SECONDS
+
+    def _recover(self, session: Session, error: BaseException) -> None:
+        if isinstance(error, DBAPIError):
+            trouble: Exception = DatabaseUnavailable.because(error)
+        elif isinstance(error, AMQPError | ConsumerCancelled | OSError):
+            trouble = BrokerUnavailable(repr(error))
+        else:
+            raise error  # a defect: the process ends, its deliveries go back
+        if session.applied + session.buried == 0:
+            raise trouble
+        logger.warning("beginning again", extra={"because": str(trouble)})
+
+
+def _leave(membership: Membership) -> None:
+    try:
+        membership.leave()
+    except DBAPIError as error:
+        logger.warning("the other workers will notice the end later: %s", first_line(error))
+
+
+def _log_backoff(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait_seconds = state.next_action.sleep if state.next_action else 0.0
+    logger.warning(
+        "waiting for a server",
+        extra={"because": str(error), "wait_seconds": round(wait_seconds, 1)},
+    )

@@ -1,0 +1,339 @@
+"""One connection's life: deliveries become batches, batches are applied, then acked.
+
+Two threads, and only the inbox and thread-safe callbacks between them. The I/O thread, which calls
+`run`, speaks AMQP and decodes; the applier thread speaks SQL. So heartbeats go on while a
+transaction runs, and the next batch is decoded meanwhile.
+
+A session never recovers: whatever goes wrong ends it, its unacked deliveries go back to their
+queues in order, and the worker begins another one. So no ack can reach a channel it is not of.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pika
+from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient
+from sqlalchemy.exc import DBAPIError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from mirrorfeed.amqp.read_frames import DeliveryConnection
+from mirrorfeed.consumer.apply.batch import Tally
+from mirrorfeed.consumer.apply.message import (
+    Message,
+    given_up,
+    read_message,
+    redeliveries,
+    require_user,
+)
+from mirrorfeed.consumer.database import first_line
+from mirrorfeed.consumer.partitions import topology
+from mirrorfeed.consumer.partitions.assignment import Roles
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
+from mirrorfeed.consumer.worker.settings import Settings
+from mirrorfeed.contract import routing
+
+PATIENCE_SECONDS = 300.0
+"""How long a batch is tried again before its deliveries go back to the broker. It would take them
+back after 30 minutes (`consumer_timeout`), and counts each return against the delivery limit."""
+DRAIN_POLL_SECONDS = 0.05
+STOP_SECONDS = 7.0
+"""How long a batch in hand may take to end once the session is told to stop, or has lost the
+broker."""
+DEAD_PREFETCH = 1
+READABLE_DELIVERIES = 2
+"""Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
+
+logger = logging.getLogger(__name__)
+
+
+class ConsumerCancelled(Exception):
+    """The broker ended a subscription: its queue was deleted, or has no leader."""
+
+
+class Session:
+    """Consumes the queues that it is told to, until something ends it."""
+
+    def __init__(
+        self,
+        parameters: pika.URLParameters,
+        queues: Sequence[str],
+        settings: Settings,
+        apply: Callable[[Sequence[Message]], Tally],
+    ) -> None:
+        """`apply` is called in the applier thread; it raises DBAPIError for a database in
+        trouble."""
+        self._queues = queues
+        self._settings = settings
+        # Of all queues together two batches, so that one can arrive while the other is applied.
+        self._prefetch = max(1, 2 * settings.batch_size // len(queues))
+        self._apply = apply
+        self._inbox = Inbox(settings.batch_size)
+        self._closing = threading.Event()
+        self._stop_by = 0.0
+        self._roles: Roles | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._moving: set[str] = set()
+        self._received = 0
+        self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
+        self.applied = 0
+        self.buried = 0
+        self.is_drained = False
+        self.opened = threading.Event()
+        """Whether the broker has taken the connection."""
+        self.error: BaseException | None = None
+        self._connection = DeliveryConnection(
+            parameters,
+            on_open_callback=self._on_connection_open,
+            on_open_error_callback=self._on_connection_ended,
+            on_close_callback=self._on_connection_ended,
+        )
+        self._ioloop = self._connection.ioloop
+
+    def run(self) -> None:
+        """Returns when the session has ended; `error` says why, None where it was told to."""
+        self._applier.start()
+        try:
+            self._ioloop.start()
+        finally:
+            self._close_inbox()
+            self._ioloop.close()
+            self._applier.join(max(0.0, self._stop_by - time.monotonic()))
+
+    def stop(self) -> None:
+        """Ends the session once the batch in hand is committed and acked. From any thread."""
+        self._close_inbox()
+        # A server that does not answer any more is not waited for.
+        end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
+        self._ioloop.add_callback_threadsafe(end)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the session because of the error. From any thread."""
+        self._ioloop.add_callback_threadsafe(partial(self._end, error))
+
+    def rebalance(self, roles: Roles) -> None:
+        """Says what this worker is to do from now on. From any thread."""
+        self._ioloop.add_callback_threadsafe(partial(self._take_roles, roles))
+
+    @property
+    def subscribed(self) -> list[str]:
+        """The partition queues it is subscribed to. Any thread may ask."""
+        subscriptions = map(self._subscriptions.get, self._queues)
+        return [each.queue for each in subscriptions if each and each.is_open]
+
+    def _close_inbox(self) -> None:
+        if not self._closing.is_set():
+            self._stop_by = time.monotonic() + STOP_SECONDS
+            self._closing.set()
+            self._inbox.close()
+
+    # In the I/O thread, in the order in which it happens.
+
+    def _on_connection_open(self, connection: DeliveryConnection) -> None:
+        self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
+        self.opened.set()
+        if self._settings.drain:
+            self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
+
+    def _take_roles(self, roles: Roles) -> None:
+        self._roles = roles
+        if not self._connection.is_open:
+            return
+        for queue in self._queues:
+            subscription = self._subscriptions.get(queue)
+            if queue in roles.own:
+                if subscription is None:
+                    self._subscribe_carefully(queue)
+            elif subscription and queue in roles.served and queue not in self._moving:
+                del self._subscriptions[queue]
+                subscription.give_back()
+
+    def _subscribe_carefully(self, queue: str) -> None:
+        """What is delivered first may have ended a worker before. Should it do so again, nothing
+        else that is in hand counts one more delivery towards its limit: there is nothing else."""
+        self._subscribe(Subscription(queue, 1, is_careful=True))
+
+    def _subscribe(
+        self, subscription: Subscription, then: Callable[[], object] = lambda: None
+    ) -> None:
+        self._subscriptions[subscription.queue] = subscription
+
+        def on_channel_open(channel: Any) -> None:
+            subscription.channel = channel
+            if self._subscriptions.get(subscription.queue) is not subscription:
+                subscription.give_back()  # it was given up before it was open
+                return
+            channel.add_on_close_callback(self._on_channel_closed)
+            channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
+            channel.basic_qos(prefetch_count=subscription.prefetch)
+            subscription.consumer_tag = channel.basic_consume(
+                subscription.queue,
+                partial(self._receive, subscription),
+                callback=lambda _: then(),
+            )
+
+        if self._connection.is_open:
+            self._connection.channel(on_open_callback=on_channel_open)
+
+    def _receive(
+        self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
+        self._received += 1
+        headers = properties.headers or {}
+        deliveries = redeliveries(headers) if method.redelivered else 1
+        if subscription.queue == routing.DEAD_QUEUE:
+            message = given_up(
+                body,
+                headers,
+                delivery_limit=topology.DELIVERY_LIMIT,
+                is_readable=deliveries <= READABLE_DELIVERIES,
+            )
+        else:
+            message = read_message(
+                body,
+                headers,
+                future_tolerance=self._settings.future_tolerance,
+                deliveries=deliveries,
+            )
+            if self._settings.required_users:
+                message = require_user(message, properties.user_id, self._settings.required_users)
+        self._inbox.put(Delivery(message, subscription, method.delivery_tag, method.redelivered))
+
+    def _settle(self, batch: Sequence[Delivery]) -> None:
+        """One ack a channel: a batch holds the first of what waited there, without a gap."""
+        for delivery in {each.subscription: each for each in batch}.values():
+            subscription = delivery.subscription
+            if not subscription.is_open:
+                continue
+            if subscription.is_careful and not delivery.is_suspect:
+                self._trust(subscription, delivery.delivery_tag)
+            else:
+                subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
+
+    def _trust(self, careful: Subscription, delivery_tag: int) -> None:
+        """Nothing that waits has been in a worker's hands: goes on with the full prefetch.
+
+        That needs another subscription, which gets its turn when the careful one is cancelled. The
+        message in hand is acked only then, so that none comes between the two.
+        """
+        self._moving.add(careful.queue)
+
+        def cancel_careful() -> None:
+            if careful.is_open:
+                careful.channel.basic_cancel(careful.consumer_tag, close_careful)
+
+        def close_careful(_: object) -> None:
+            if careful.is_open:
+                careful.channel.basic_ack(delivery_tag)
+                careful.channel.close()
+            self._moving.remove(careful.queue)
+
+        self._subscribe(Subscription(careful.queue, self._prefetch), cancel_careful)
+
+    def _check_drained(self, clean_rounds: int = 0) -> None:
+        """Drained is when two rounds in a row find every queue empty and nothing on its way.
+
+        One round is not enough: a message that has left its queue may not have arrived here yet.
+        It arrives before the same channel's answer to the next question.
+        """
+        received_before = self._received
+        waiting: dict[str, int] = {}
+
+        def on_answer(queue: str, frame: Any) -> None:
+            waiting[queue] = frame.method.message_count
+            if len(waiting) < len(self._queues) + 1:
+                return
+            is_clean = self._inbox.is_idle and self._received == received_before
+            check_again(clean_rounds + 1 if is_clean and not any(waiting.values()) else 0)
+
+        def check_again(clean_rounds: int) -> None:
+            if clean_rounds == 2:
+                self.is_drained = True
+                self._end()
+            else:
+                next_check = partial(self._check_drained, clean_rounds)
+                self._ioloop.call_later(DRAIN_POLL_SECONDS, next_check)
+
+        dead = self._subscriptions[routing.DEAD_QUEUE]
+        own = self._roles.own if self._roles else set(self._queues)
+        is_subscribed = dead.is_open and own.issubset(self.subscribed)
+        if not is_subscribed or self._moving or not self._inbox.is_idle:
+            check_again(0)
+            return
+        for queue in (routing.DEAD_QUEUE, *self._queues):
+            subscription = self._subscriptions.get(queue)
+            asked = subscription if subscription and subscription.is_open else dead
+            asked.channel.queue_declare(queue, passive=True, callback=partial(on_answer, queue))
+
+    def _on_cancelled(self, queue: str, frame: Any) -> None:
+        self._end(ConsumerCancelled(f"the broker cancelled the subscription to {queue}"))
+
+    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
+        if not isinstance(reason, ChannelClosedByClient):
+            self._end(reason)
+
+    def _on_connection_ended(self, connection: DeliveryConnection, reason: Exception) -> None:
+        if not isinstance(reason, ConnectionClosedByClient):
+            self.error = self.error or reason
+        self._ioloop.stop()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        self.error = self.error or error
+        if self._connection.is_open:
+            for subscription in self._subscriptions.values():
+                if subscription.is_open:
+                    subscription.forget_consumers()
+            self._connection.close()
+        elif not self._connection.is_closing:
+            self._ioloop.stop()
+
+    # In the applier thread.
+
+    def _apply_batches(self) -> None:
+        error: BaseException | None = None
+        try:
+            while batch := self._inbox.take():
+                tally = self._apply_patiently([delivery.message for delivery in batch])
+                self._count(tally)
+                self._ioloop.add_callback_threadsafe(partial(self._settle, batch))
+        except BaseException as raised:  # handed to the thread that can end the session
+            error = raised
+        self._ioloop.add_callback_threadsafe(partial(self._end, error))
+
+    def _apply_patiently(self, messages: Sequence[Message]) -> Tally:
+        """Retries in place what passes by itself, such as a deadlock or a database's restart."""
+        retry = Retrying(
+            retry=retry_if_exception_type(DBAPIError),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            stop=stop_any(stop_after_delay(PATIENCE_SECONDS), stop_when_event_set(self._closing)),
+            sleep=sleep_using_event(self._closing),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        return retry(self._apply, messages)
+
+    def _count(self, tally: Tally) -> None:
+        self.applied += tally.applied
+        self.buried += tally.buried.total()
+        if tally.buried:
+            logger.warning("buried", extra={"reasons": dict(tally.buried)})
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning(
+        "the database is in trouble, trying again",
+        extra={"error": first_line(error) if isinstance(error, DBAPIError) else str(error)},
+    )

@@ -1,0 +1,1 @@
+"""The XML-RPC face of the original authserver."""

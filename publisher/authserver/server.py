@@ -1,0 +1,197 @@
+"""The XML-RPC server that unmodified pullers of the original system call.
+
+uvicorn speaks HTTP and TLS. Here a request's body becomes a call, the spooler makes it, and what
+came of it is the answer.
+"""
+
+import asyncio
+import base64
+import hmac
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+from xmlrpc.client import Fault
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mirrorfeed.publisher.authserver.calls import XML, FaultCode, XmlRpcCalls, answer_of, response
+from mirrorfeed.publisher.authserver.group_commit import Spooler
+from mirrorfeed.publisher.client import BranchStatusClient
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_CONNECTIONS = 512
+BODY_SECONDS = 5.0
+"""How long a client may take to send a body."""
+HEAD_SECONDS = 5
+"""After at least so long, and at most twice, a client that does not complete a head is left."""
+END_SECONDS = 6
+"""How long requests in hand may take once the server is told to end: longer than a body."""
+
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+
+class Authserver(Server):
+    """uvicorn, set up for calls that are small and many.
+
+    `token`, where there is one, must be the password of every request (HTTP Basic, any user).
+    """
+
+    def __init__(
+        self, client: BranchStatusClient, *, token: str | None, tls: ssl.SSLContext | None
+    ) -> None:
+        app = App(XmlRpcCalls(client), Spooler(client), token)
+        super().__init__(server_config(app, tls, self._leave_silent_clients))
+        self._silent: set[tuple[H11Protocol, object]] = set()
+
+    def listen(self, host: str, port: int) -> None:
+        """Serves until `should_exit` is set or a signal comes, then finishes what is in hand.
+
+        Raises OSError where it cannot listen there.
+        """
+        with listener(host, port) as sock:
+            scheme = "https" if self.config.is_ssl else "http"
+            address = f"[{host}]" if ":" in host else host
+            logger.info("authserver listens on %s://%s:%d/", scheme, address, sock.getsockname()[1])
+            self.run([sock])
+
+    async def _leave_silent_clients(self) -> None:
+        """uvicorn has no deadline for a head: who stands at the same one as last time is left."""
+        silent = {
+            (connection, connection.cycle)
+            for connection in self.server_state.connections
+            if isinstance(connection, H11Protocol)
+            and (connection.cycle is None or connection.cycle.response_complete)
+        }
+        for connection, _ in silent & self._silent:
+            connection.transport.abort()
+        self._silent = silent
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Raises OSError where nobody can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+    # Connections inherit it: an answer's head and body are sent by themselves, and neither waits.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def server_config(
+    app: Callable[..., Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
+    on_tick: Callable[[], Awaitable[None]] | None = None,
+) -> Config:
+    """Nothing here depends on which other packages are installed, as uvicorn's defaults do."""
+    return Config(
+        app,
+        loop="asyncio",
+        http=H11Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=HEAD_SECONDS,
+        timeout_graceful_shutdown=END_SECONDS,
+        timeout_notify=HEAD_SECONDS,
+        callback_notify=on_tick,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+    )
+
+
+class App:
+    """The ASGI application: one request, one call, one answer, at any path."""
+
+    def __init__(self, calls: XmlRpcCalls, spooler: Spooler, token: str | None) -> None:
+        self._calls = calls
+        self._spooler = spooler
+        self._token = None if token is None else token.encode()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            text = b"this is an XML-RPC server, which is called with POST\n"
+            await answer(send, HTTPStatus.METHOD_NOT_ALLOWED, text, (b"allow", b"POST"))
+        elif not self._is_authorised(scope):
+            text = b"the token is missing or wrong: give it as in http://any:TOKEN@host/\n"
+            wanted = (b"www-authenticate", b'Basic realm="mirrorfeed"')
+            await answer(send, HTTPStatus.UNAUTHORIZED, text, wanted)
+        else:
+            try:
+                body = await body_of(scope, receive)
+                call = self._calls.call_of(body)
+            except Disconnected:
+                return
+            except Fault as fault:
+                await answer(send, HTTPStatus.OK, response(fault), XML)
+            else:
+                if call.is_report:
+                    await self._spooler.make(call)
+                else:
+                    call.make()
+                await answer(send, HTTPStatus.OK, answer_of(call), XML)
+
+    def _is_authorised(self, scope: Message) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, credentials = header(scope, b"authorization").partition(b" ")
+        try:
+            password = base64.b64decode(credentials).partition(b":")[2]
+        except ValueError:
+            return False
+        return scheme.lower() == b"basic" and hmac.compare_digest(password, self._token)
+
+
+class Disconnected(Exception):
+    """The client is gone: nobody waits for an answer."""
+
+
+async def body_of(scope: Message, receive: Receive) -> bytes:
+    """Raises Disconnected, and Fault for a body that is too large or too slow."""
+    announced = int(header(scope, b"content-length") or 0)  # uvicorn takes nothing but digits
+    body = bytearray()
+    is_complete = False
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while not is_complete and max(len(body), announced) <= MAX_BODY_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                body += message["body"]
+                is_complete = not message["more_body"]
+    except TimeoutError:
+        raise Fault(
+            FaultCode.TRANSPORT, f"the request was not complete after {BODY_SECONDS:g} s"
+        ) from None
+    if max(len(body), announced) > MAX_BODY_BYTES:
+        raise Fault(
+            FaultCode.TRANSPORT,
+            f"the request is too large, {max(len(body), announced)} bytes or more: send at most"
+            f" {MAX_BODY_BYTES}",
+        )
+    return bytes(body)
+
+
+def header(scope: Message, name: bytes) -> bytes:
+    """The value of a header that comes once; empty where it does not."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(name, b"")
+
+
+async def answer(
+    send: Send, status: HTTPStatus, body: bytes, *headers: tuple[bytes, bytes]
+) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,234 @@
+"""Spool -> broker, for as long as there is a process to do it.
+
+One thread forwards for all processes that use a spool: the one that holds the lock file beside it.
+Where that process ends, another takes over.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from itertools import cycle
+from pathlib import Path
+from weakref import WeakSet
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from mirrorfeed.amqp.connections import PRECONDITION_FAILED, after_each_round, connection_parameters
+from mirrorfeed.publisher.forking import fork_lock
+from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.forward.session import Link
+from mirrorfeed.publisher.spool import Spool, SpooledEvent
+
+WINDOW = 1000
+"""Unconfirmed events at once; past a few hundred more does not make a broker faster."""
+MAX_BACKOFF_SECONDS = 15.0
+RECONNECT_SECONDS = 0.2
+"""How soon to connect again after a connection that was of use, or to ask for the lock again."""
+STOP_TIMEOUT_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class LinkFailed(Exception):
+    """A connection to the broker ended without having been of use."""
+
+
+class Forwarder:
+    """Sends what a spool holds, in a daemon thread of this process and of its forked children."""
+
+    def __init__(self, spool_path: Path, amqp_urls: str, *, window: int = WINDOW) -> None:
+        """Each connection is tried with the next of the URLs in the list.
+
+        Raises ValueError for one that cannot be read. Nothing is opened before `wake`."""
+        self._spool_path = spool_path
+        addresses = connection_parameters(amqp_urls, name="mirrorfeed publisher")
+        self._addresses = cycle(addresses)
+        self._address_count = len(addresses)
+        self._window = window
+        self._lock_file = ForwarderLock(spool_path)
+        self._forget_thread()
+        _forwarders.add(self)
+
+    def wake(self) -> None:
+        """There may be something to send. Starts the thread where none runs."""
+        if self._thread is None:
+            self._start()
+        link = self._link
+        if link is not None:
+            link.wake()
+
+    def stop(self) -> None:
+        """Ends the thread; what is not confirmed stays in the spool."""
+        self._stopping.set()
+        link = self._link
+        if link is not None:
+            link.close()
+        self.join(STOP_TIMEOUT_SECONDS)
+
+    def join(self, timeout_seconds: float) -> None:
+        """Waits for the thread to end, unless it is the thread that asks, as at a collection."""
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join(timeout_seconds)
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def holds_spool(self) -> bool:
+        """Whether it is this process that forwards the spool."""
+        return self._lock_file.is_held
+
+    @property
+    def reaches_broker(self) -> bool:
+        """Whether the latest connection, which may be over, got as far as an open channel."""
+        return self._link is not None and self._link.was_open
+
+    def _forget_thread(self) -> None:
+        self._start_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
+        self._careful_until = 0
+        self._refused_keys: set[str] = set()
+        self._names_user = True
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="mirrorfeed forwarder", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the event is safe: the next call tries again
+                logger.warning("cannot send yet: %s", error)
+            else:
+                self._thread = thread
+
+    def _run(self) -> None:
+        # Whatever happens, the spool is safe, and must be sent one day: never give up.
+        retry = Retrying(
+            retry=retry_if_exception_type(Exception),
+            wait=after_each_round(
+                self._address_count,
+                wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
+            ),
+            stop=stop_when_event_set(self._stopping),
+            sleep=sleep_using_event(self._stopping),
+            before_sleep=_log_failure,
+            retry_error_callback=lambda _: None,
+        )
+        try:
+            while not self._stopping.wait(RECONNECT_SECONDS):
+                retry(self._forward)
+        finally:
+            self._lock_file.release()
+
+    def _forward(self) -> None:
+        """Returns at once where another process forwards, else when a link that was of use has
+        ended. Raises LinkFailed for one that was not."""
+        if not self._lock_file.acquire():
+            return
+        spool = Spool(self._spool_path, appends=False)
+        try:
+            pipeline = Pipeline(
+                spool,
+                window=self._window,
+                careful_until=self._careful_until,
+                held=self._refused_keys,
+            )
+            self._link = link = Link(
+                next(self._addresses), spool, pipeline, names_user=self._names_user
+            )
+            if self._stopping.is_set():
+                link.close()
+            link.run()
+            if link.error is None:
+                return
+            if link.refused_user:
+                self._names_user = False
+                logger.warning("sending without the name of the user: %s", link.error)
+                return
+            if link.refusal_code is not None:
+                self._learn(link.refusal_code, pipeline.unconfirmed, spool, link.error)
+            if not link.was_useful and link.refusal_code != PRECONDITION_FAILED:
+                raise LinkFailed(repr(link.error))
+            logger.warning("lost the broker: %s", link.error)
+        finally:
+            spool.close()
+
+    def _learn(
+        self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: Exception
+    ) -> None:
+        """The broker closed the channel over one of the unconfirmed events, not saying which.
+
+        They go again one by one. What it will never take is then set aside; what it does not allow
+        may be allowed later, so its key is held and all others go first.
+        """
+        if len(unconfirmed) > 1:
+            self._careful_until = max(event.sequence for event in unconfirmed)
+        elif unconfirmed and code == PRECONDITION_FAILED:
+            spool.refuse(unconfirmed[0].sequence, str(error))
+            logger.error("set aside event %d: %s", unconfirmed[0].sequence, error)
+        elif unconfirmed:
+            self._refused_keys.add(unconfirmed[0].partition_key)
+
+
+class ForwarderLock:
+    """An exclusive lock on a file beside the spool, held by one process at a time."""
+
+    def __init__(self, spool_path: Path) -> None:
+        self._path = spool_path.with_name(spool_path.name + ".forwarder")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Whether this process forwards now. Raises OSError where the file cannot be opened."""
+        if self._descriptor is not None:
+            return True
+        with fork_lock:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
+            self._descriptor = descriptor
+            return True
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _log_failure(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait_seconds = state.next_action.sleep if state.next_action else 0.0
+    logger.warning("cannot send: %s; trying again in %.1f s", error, wait_seconds)
+
+
+_forwarders: WeakSet[Forwarder] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Threads do not survive a fork; an inherited lock would outlive the parent unused."""
+    for forwarder in list(_forwarders):
+        forwarder._lock_file.release()
+        forwarder._forget_thread()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,254 @@
+"""One connection to the broker, from opening to its end, publishing what the spool holds."""
+
+import logging
+import time
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import (
+    ChannelClosedByBroker,
+    ChannelClosedByClient,
+    ConnectionClosedByClient,
+)
+from pika.spec import Basic
+
+from mirrorfeed.amqp.connections import ACCESS_REFUSED, PRECONDITION_FAILED
+from mirrorfeed.amqp.write_frames import MessageWriter
+from mirrorfeed.contract import routing, wire
+from mirrorfeed.publisher.errors import SpoolError
+from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.spool import Spool, SpooledEvent
+
+USER_REFUSED = "user_id property set to"
+"""What RabbitMQ's reply says where a message names another user than the connection's."""
+POLL_SECONDS = 0.1
+"""How often the spool is asked for what other processes appended."""
+LINGER_SECONDS = 0.02
+"""Where a look found LINGER_EVENTS or more, how long what comes next is gathered, so that many go
+together: it is less work for this process, for the broker and for the disk that both wait for."""
+LINGER_EVENTS = 4
+"""So many in that time are 200 a second: what comes more slowly is not kept waiting again."""
+CALLS_SECONDS = 0.01
+GIVE_WAY_SECONDS = 50e-6
+"""How long a call of this process may have the interpreter between two events, where the last call
+is less than CALLS_SECONDS ago."""
+STALL_SECONDS = 1.0
+"""How long no confirm comes until what is behind the unconfirmed events is read all the same."""
+REMOVE_SECONDS = 0.25
+"""How long confirmed events stay in the spool, so that many are removed at once."""
+RETRY_REMOVE_SECONDS = 1.0
+HOLD_SECONDS = 0.5
+MAX_HOLD_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Link:
+    """Publishes with confirms until the connection ends or `close` is called.
+
+    Everything runs in the thread that calls `run`, but for `wake` and `close`.
+    """
+
+    def __init__(
+        self,
+        parameters: pika.URLParameters,
+        spool: Spool,
+        pipeline: Pipeline,
+        *,
+        names_user: bool = True,
+    ) -> None:
+        """With `names_user` each message names the user of the connection, which the broker checks
+        (https://www.rabbitmq.com/docs/validated-user-id)."""
+        self._user_id = parameters.credentials.username if names_user else None
+        self._spool = spool
+        self._pipeline = pipeline
+        self._channel: Any = None
+        self._writer: MessageWriter
+        self._delivery_tag = 0
+        self._hold_seconds = HOLD_SECONDS
+        self._hold_timer: object = None
+        self._remove_timer: object = None
+        self._appended = False
+        self._called_at = 0.0  # of the monotonic clock, as the next one
+        self._confirmed_at = 0.0
+        self._lingers = False
+        self.was_open = False
+        self.was_useful = False
+        self.error: Exception | None = None
+        self._connection = SelectConnection(
+            parameters,
+            on_open_callback=self._on_connection_open,
+            on_open_error_callback=self._on_connection_ended,
+            on_close_callback=self._on_connection_ended,
+        )
+        self._ioloop = self._connection.ioloop
+
+    def run(self) -> None:
+        """Returns when the connection has ended; `error` says why, None where `close` ended it."""
+        try:
+            self._ioloop.start()
+        finally:
+            self._remove_confirmed()
+            self._ioloop.close()
+
+    def wake(self) -> None:
+        """Something was appended to the spool. From any thread.
+
+        While events are unconfirmed, the last confirm is what wakes up the link's thread, and
+        while it lingers, the end of that: so the events of many calls go together, and the thread
+        does not get in these calls' way."""
+        self._called_at = time.monotonic()
+        if not self._appended:
+            self._appended = True  # before asking, see _on_confirm and _end_lingering
+            if self._pipeline.is_idle and not self._lingers:
+                self._ioloop.add_callback_threadsafe(self._look)
+
+    def close(self) -> None:
+        """From any thread."""
+        self._ioloop.add_callback_threadsafe(self._end)
+
+    @property
+    def is_open(self) -> bool:
+        return self._channel is not None and bool(self._channel.is_open)
+
+    @property
+    def refusal_code(self) -> int | None:
+        """The AMQP reply code by which the broker closed the channel over an event, else None."""
+        if not isinstance(self.error, ChannelClosedByBroker):
+            return None
+        code: int = self.error.reply_code
+        return code if code in (ACCESS_REFUSED, PRECONDITION_FAILED) else None
+
+    @property
+    def refused_user(self) -> bool:
+        """Whether the broker knows this connection's user by another name than it logged in with,
+        as after a login with a token."""
+        return self.refusal_code == PRECONDITION_FAILED and USER_REFUSED in str(self.error)
+
+    def _on_connection_open(self, connection: SelectConnection) -> None:
+        connection.channel(on_open_callback=self._on_channel_open)
+
+    def _on_channel_open(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_return_callback(self._on_returned)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_ready(channel))
+
+    def _on_ready(self, channel: Any) -> None:
+        logger.info("connected to the broker")
+        self.was_open = True
+        self._channel = channel
+        self._writer = MessageWriter(
+            channel,
+            exchange=routing.EVENTS_EXCHANGE,
+            content_type=wire.CONTENT_TYPE,
+            user_id=self._user_id,
+        )
+        if self._pipeline.held:  # what the broker did not allow just now
+            self._hold_seconds = MAX_HOLD_SECONDS
+        self._await_held()
+        self._poll()
+
+    def _poll(self) -> None:
+        if time.monotonic() - self._confirmed_at > STALL_SECONDS:
+            self._pipeline.read_on()
+        self._look()
+        self._ioloop.call_later(POLL_SECONDS, self._poll)
+
+    def _look(self) -> None:
+        """Publishes what was appended, too."""
+        self._appended = False  # before reading: what is appended from now on wakes again
+        self._pipeline.look_again()
+        if self._pump() >= LINGER_EVENTS and not self._lingers:
+            self._lingers = True
+            self._ioloop.call_later(LINGER_SECONDS, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        self._lingers = False
+        if self._appended:
+            self._look()
+
+    def _pump(self) -> int:
+        """Publishes what may be published and returns how many events that were."""
+        if not self.is_open:
+            return 0
+        count = 0
+        try:
+            with self._writer:
+                while (event := self._pipeline.take()) is not None:
+                    self._publish(event)
+                    count += 1
+                    if time.monotonic() - self._called_at < CALLS_SECONDS:
+                        time.sleep(GIVE_WAY_SECONDS)
+        except SpoolError as error:
+            self._end(error)
+        return count
+
+    def _publish(self, event: SpooledEvent) -> None:
+        routing_key = routing.routing_key(event.type, event.partition_key)
+        self._writer.publish(routing_key, event.message_id, event.type, event.body)
+        self._delivery_tag += 1
+        self._pipeline.published(self._delivery_tag, event)
+
+    def _on_returned(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._pipeline.returned(properties.message_id)
+
+    def _on_confirm(self, frame: Any) -> None:
+        self.was_useful = True
+        self._confirmed_at = time.monotonic()
+        settle = (
+            self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
+        )
+        settle(frame.method.delivery_tag, multiple=frame.method.multiple)
+        self._await_held()
+        if self._pipeline.confirmed and self._remove_timer is None:
+            self._hold_seconds = HOLD_SECONDS
+            self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
+        if self._pipeline.is_idle and self._appended and not self._lingers:
+            self._look()
+        else:
+            self._pump()
+
+    def _await_held(self) -> None:
+        if self._pipeline.held and self._hold_timer is None:
+            self._hold_timer = self._ioloop.call_later(self._hold_seconds, self._retry_held)
+
+    def _retry_held(self) -> None:
+        logger.warning(
+            "%d events were not taken, for want of a queue, of room in it, or of the right to"
+            " publish; trying again (is the broker set up? see mirror-consumer init)",
+            len(self._pipeline.held),
+        )
+        self._hold_timer = None
+        self._hold_seconds = min(2 * self._hold_seconds, MAX_HOLD_SECONDS)
+        self._pipeline.retry_held()
+        self._pump()
+
+    def _remove_confirmed(self) -> None:
+        self._remove_timer = None
+        try:
+            self._spool.remove(self._pipeline.confirmed)
+        except SpoolError as error:
+            # Nothing is wrong yet: at worst they are sent again. A full disk must not stop sending.
+            logger.warning("confirmed events stay in the spool for now: %s", error)
+            self._remove_timer = self._ioloop.call_later(
+                RETRY_REMOVE_SECONDS, self._remove_confirmed
+            )
+        else:
+            self._pipeline.confirmed.clear()
+
+    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
+        if not isinstance(reason, ChannelClosedByClient):
+            self._end(reason)
+
+    def _on_connection_ended(self, connection: SelectConnection, reason: Exception) -> None:
+        if not isinstance(reason, ConnectionClosedByClient):
+            self.error = self.error or reason
+        self._ioloop.stop()
+
+    def _end(self, error: Exception | None = None) -> None:
+        self.error = self.error or error
+        if self._connection.is_open:
+            self._connection.close()
+        elif not self._connection.is_closing:
+            self._ioloop.stop()

@@ -1,0 +1,98 @@
+"""What one commit of a spool writes."""
+
+import sqlite3
+import time
+from datetime import datetime
+from typing import NamedTuple, Self
+from uuid import uuid4
+
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, Event
+from mirrorfeed.publisher.errors import SpoolError
+
+Row = tuple[int, str, str, str, bytes, float]
+
+INTERRUPTED = (
+    "the spool is in the middle of a call that a signal interrupted: report from outside the"
+    " signal handler"
+)
+
+
+class Attempt(NamedTuple):
+    """The latest mirror attempt of a branch that this spool knows of."""
+
+    started_at: datetime
+    is_open: bool
+
+
+class SpoolBatch:
+    """What a transaction will write: of each table all rows at once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.source: str
+        self.last_sequence: int
+        self.source, self.last_sequence = connection.execute(
+            "SELECT uri, last_sequence FROM source"
+        ).fetchone()
+        self.attempts: dict[int, Attempt] = {}
+        self.has_writer = False
+        self._rows: list[Row] = []
+
+    def take(self, writer: "SpoolWriter") -> None:
+        self._rows += writer.rows
+        self.attempts |= writer.attempts
+        self.last_sequence += len(writer.rows)
+
+    def write(self) -> None:
+        self.connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", self._rows)
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)",
+            (
+                (branch_id, attempt.started_at.isoformat(), attempt.is_open)
+                for branch_id, attempt in self.attempts.items()
+            ),
+        )
+        self.connection.execute("UPDATE source SET last_sequence = ?", (self.last_sequence,))
+
+
+class SpoolWriter:
+    """What can be done within `Spool.writing`: all of it, or nothing where the block raises."""
+
+    def __init__(self, batch: SpoolBatch) -> None:
+        self._batch = batch
+        self.rows: list[Row] = []
+        self.attempts: dict[int, Attempt] = {}
+
+    def __enter__(self) -> Self:
+        if self._batch.has_writer:
+            raise SpoolError(INTERRUPTED)
+        self._batch.has_writer = True
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
+            self._batch.take(self)
+        self._batch.has_writer = False
+
+    def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
+        """Numbers the event and puts it behind all others. Raises InvalidEvent."""
+        sequence = self._batch.last_sequence + len(self.rows) + 1
+        envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
+        body = wire.encode(envelope)
+        self.rows.append(
+            (sequence, envelope.id, event.TYPE, event.partition_key, body, time.time())
+        )
+        return envelope
+
+    def latest_attempt(self, branch_id: int) -> Attempt | None:
+        for attempts in (self.attempts, self._batch.attempts):
+            if branch_id in attempts:
+                return attempts[branch_id]
+        row = self._batch.connection.execute(
+            "SELECT started_at, is_open FROM attempt WHERE branch_id = ?", (branch_id,)
+        ).fetchone()
+        return Attempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
+
+    def record_attempt(self, branch_id: int, attempt: Attempt) -> None:
+        self.attempts[branch_id] = attempt
