@@ -1,5 +1,5 @@
 """What the commands answer with exit code 1."""
 
 
-class NotSo(Exception):
+class ConditionNotMet(Exception):
     """What was asked for cannot be done to what is there; nothing was changed."""

@@ -24,7 +24,7 @@ from mirrorfeed.consumer.database import DatabaseUnavailable
 from mirrorfeed.contract import environment
 from sandbox import SandboxError
 
-EXIT_NOT_SO = 1
+EXIT_NOT_MET = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,7 +50,7 @@ def main() -> int:
     except DemoError as error:
         return refuse(str(error), error.exit_code)
     except (SandboxError, TimeoutError) as error:
-        return refuse(str(error), EXIT_NOT_SO)
+        return refuse(str(error), EXIT_NOT_MET)
     except ValueError as error:  # a server's URL
         return refuse(str(error), EXIT_USAGE)
     except (BrokerUnavailable, DatabaseUnavailable) as error:

@@ -10,7 +10,7 @@ from mirrorfeed.contract.events import InvalidEvent
 from mirrorfeed.publisher import (
     AttemptNotStarted,
     BranchStatusClient,
-    MirrorAttempt,
+    CurrentAttempt,
     PublisherError,
     SpoolBusy,
     SpoolError,
@@ -21,7 +21,7 @@ __all__ = [
     "AttemptNotStarted",
     "BranchStatusClient",
     "InvalidEvent",
-    "MirrorAttempt",
+    "CurrentAttempt",
     "PublisherError",
     "SpoolBusy",
     "SpoolError",

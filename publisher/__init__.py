@@ -3,7 +3,7 @@
 import logging
 
 from mirrorfeed.contract.events import InvalidEvent
-from mirrorfeed.publisher.client import BranchStatusClient, MirrorAttempt
+from mirrorfeed.publisher.client import BranchStatusClient, CurrentAttempt
 from mirrorfeed.publisher.errors import (
     AttemptNotStarted,
     PublisherError,
@@ -15,8 +15,8 @@ from mirrorfeed.publisher.errors import (
 __all__ = [
     "AttemptNotStarted",
     "BranchStatusClient",
+    "CurrentAttempt",
     "InvalidEvent",
-    "MirrorAttempt",
     "PublisherError",
     "SpoolBusy",
     "SpoolError",

@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 AUTHSERVER_PORT = 8999
 """Where the original authserver listened."""
-EXIT_NOT_SO = 1
+EXIT_NOT_MET = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 
@@ -153,8 +153,8 @@ def script_run(
     spooling_client(spool, spool_limit_bytes).record_success(
         name,
         hostname or socket.gethostname(),
-        instant("--started", started),
-        instant("--completed", completed),
+        instant_given("--started", started),
+        instant_given("--completed", completed),
     )
 
 
@@ -262,7 +262,7 @@ def forward(
             _drain(waiting, forwarder, stall_seconds)
         while not drain and not told_to_end(forwarder):
             if not forwarder.is_running:
-                refuse("the forwarder ended unexpectedly, see the log", EXIT_NOT_SO)
+                refuse("the forwarder ended unexpectedly, see the log", EXIT_NOT_MET)
     finally:
         forwarder.stop()
 
@@ -284,7 +284,7 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
             break
     if waiting := spool.status().pending:
         who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
-        refuse(f"{waiting} events wait, which {who} did not take", EXIT_NOT_SO)
+        refuse(f"{waiting} events wait, which {who} did not take", EXIT_NOT_MET)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:
@@ -399,7 +399,7 @@ def main() -> None:
     try:
         app()
     except SpoolFull as error:
-        refuse(str(error), EXIT_NOT_SO)
+        refuse(str(error), EXIT_NOT_MET)
     except (PublisherError, ValueError) as error:
         refuse(str(error))
 
@@ -424,7 +424,7 @@ def spooling_client(spool: Path | None, limit_bytes: int) -> BranchStatusClient:
     return BranchStatusClient(spool_path(spool), limit_bytes=limit_bytes, forward=False)
 
 
-def instant(option: str, text: str) -> datetime:
+def instant_given(option: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:

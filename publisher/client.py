@@ -24,7 +24,7 @@ from mirrorfeed.contract.events import (
 from mirrorfeed.contract.secrets import mask_secrets
 from mirrorfeed.publisher.errors import AttemptNotStarted
 from mirrorfeed.publisher.spool import BUSY_TIMEOUT_SECONDS, DEFAULT_LIMIT_BYTES, Spool
-from mirrorfeed.publisher.spool_batch import Attempt, SpoolWriter
+from mirrorfeed.publisher.spool_batch import LatestAttempt, SpoolWriter
 
 if TYPE_CHECKING:
     from mirrorfeed.publisher.forward.forwarder import Forwarder
@@ -41,7 +41,7 @@ def default_spool_path() -> Path:
 
 
 @dataclass
-class MirrorAttempt:
+class CurrentAttempt:
     """One attempt inside `BranchStatusClient.mirroring`; set `revision_id` when it is known."""
 
     branch_id: int
@@ -139,12 +139,12 @@ class BranchStatusClient:
         self._wake_forwarder()
 
     @contextmanager
-    def mirroring(self, branch_id: int) -> Iterator[MirrorAttempt]:
+    def mirroring(self, branch_id: int) -> Iterator[CurrentAttempt]:
         """Reports the start of an attempt and, when the block ends, how it ended.
 
         An exception makes it a failed one, with the exception's text as the reason, and goes on.
         """
-        attempt = MirrorAttempt(branch_id, self._start(branch_id))
+        attempt = CurrentAttempt(branch_id, self._start(branch_id))
         try:
             yield attempt
             outcome = MirrorCompleted(branch_id, attempt.started_at, attempt.revision_id)
@@ -155,15 +155,15 @@ class BranchStatusClient:
         self._end(outcome)
 
     @contextmanager
-    def one_commit(self, *, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
+    def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """Calls inside the block, in this thread, are durable once it has ended: all of them wait
         for the disk once. Each succeeds or fails by itself, unless the block raises: then nothing
         was taken.
 
         Raises SpoolBusy, before the block begins, where somebody else writes to the spool for
-        `patience_seconds`.
+        `timeout_seconds`.
         """
-        with self._spool.one_commit(patience_seconds=patience_seconds):
+        with self._spool.group_commit(timeout_seconds=timeout_seconds):
             yield
         self._wake_forwarder()
 
@@ -184,7 +184,7 @@ class BranchStatusClient:
         with self._spool.writing() as writer:
             started_at = _start_after(writer.latest_attempt(branch_id))
             writer.append(MirrorStarted(branch_id, started_at), occurred_at=started_at)
-            writer.record_attempt(branch_id, Attempt(started_at, is_open=True))
+            writer.record_attempt(branch_id, LatestAttempt(started_at, is_open=True))
         self._wake_forwarder()
         return started_at
 
@@ -199,7 +199,7 @@ class BranchStatusClient:
             self._forwarder.wake()
 
 
-def _start_after(latest: Attempt | None) -> datetime:
+def _start_after(latest: LatestAttempt | None) -> datetime:
     """Now, but later than the branch's latest start where the clock was set back a little since:
     readers take the attempt that started last for the newest."""
     now = datetime.now(UTC)
@@ -212,12 +212,12 @@ def _append_outcome(
     writer: SpoolWriter,
     event: MirrorCompleted | MirrorFailed,
     ended_at: datetime,
-    latest: Attempt | None,
+    latest: LatestAttempt | None,
 ) -> None:
     """Where the clock was set back, the attempt ended as it began: not before."""
     writer.append(event, occurred_at=max(ended_at, event.started_at))
     if latest is None or latest.started_at <= event.started_at:
-        writer.record_attempt(event.branch_id, Attempt(event.started_at, is_open=False))
+        writer.record_attempt(event.branch_id, LatestAttempt(event.started_at, is_open=False))
 
 
 def reason_from(text: str) -> str:

@@ -69,7 +69,7 @@ class Spool:
         self._limit_bytes = limit_bytes
         self._appends = appends
         self.lock = threading.RLock()
-        self._patience_seconds = BUSY_TIMEOUT_SECONDS
+        self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
         self._batch: SpoolBatch | None = None
         self._connection: sqlite3.Connection | None = None
         with fork_lock, self._translated_errors():
@@ -99,7 +99,7 @@ class Spool:
                     yield writer
 
     @contextmanager
-    def one_commit(self, *, patience_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
+    def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """What `writing` does within it, in this thread, is durable once the block has ended.
 
         A commit waits for the disk, as long for many as for one. Each `writing` is still taken
@@ -107,9 +107,9 @@ class Spool:
         it, nothing is.
 
         Raises SpoolBusy, before the block begins, where another connection writes for
-        `patience_seconds`.
+        `timeout_seconds`.
         """
-        with self._committed(patience_seconds):
+        with self._committed(timeout_seconds):
             yield
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
@@ -185,7 +185,7 @@ class Spool:
 
     @contextmanager
     def _transaction(
-        self, patience_seconds: float = BUSY_TIMEOUT_SECONDS
+        self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> Iterator[sqlite3.Connection]:
         """Errors of the block come out as they are."""
         with self.lock:
@@ -195,7 +195,7 @@ class Spool:
                     raise SpoolError(INTERRUPTED)
             try:
                 with self._translated_errors():
-                    self._begin(connection, patience_seconds)
+                    self._begin(connection, timeout_seconds)
                 yield connection
                 with self._translated_errors():
                     connection.execute("COMMIT")
@@ -205,16 +205,16 @@ class Spool:
                         connection.execute("ROLLBACK")
                 raise
 
-    def _begin(self, connection: sqlite3.Connection, patience_seconds: float) -> None:
-        if patience_seconds != self._patience_seconds:
-            connection.execute(f"PRAGMA busy_timeout = {patience_seconds * 1000:.0f}")
-            self._patience_seconds = patience_seconds
+    def _begin(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
+        if timeout_seconds != self._busy_timeout_seconds:
+            connection.execute(f"PRAGMA busy_timeout = {timeout_seconds * 1000:.0f}")
+            self._busy_timeout_seconds = timeout_seconds
         connection.execute("BEGIN IMMEDIATE")
 
     @contextmanager
-    def _committed(self, patience_seconds: float) -> Iterator["SpoolBatch"]:
+    def _committed(self, timeout_seconds: float) -> Iterator["SpoolBatch"]:
         """A transaction that writes, in the end, what was put in the batch."""
-        with self._transaction(patience_seconds) as connection:
+        with self._transaction(timeout_seconds) as connection:
             with self._translated_errors():
                 if self._is_disk_full():
                     raise SpoolFull(self._why_full())
@@ -231,7 +231,7 @@ class Spool:
         if self._connection is None:
             with fork_lock:
                 self._connection = self._open()
-                self._patience_seconds = BUSY_TIMEOUT_SECONDS
+                self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
         return self._connection
 
     def _open(self) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ INTERRUPTED = (
 )
 
 
-class Attempt(NamedTuple):
+class LatestAttempt(NamedTuple):
     """The latest mirror attempt of a branch that this spool knows of."""
 
     started_at: datetime
@@ -35,7 +35,7 @@ class SpoolBatch:
         self.source, self.last_sequence = connection.execute(
             "SELECT uri, last_sequence FROM source"
         ).fetchone()
-        self.attempts: dict[int, Attempt] = {}
+        self.attempts: dict[int, LatestAttempt] = {}
         self.has_writer = False
         self._rows: list[Row] = []
 
@@ -62,7 +62,7 @@ class SpoolWriter:
     def __init__(self, batch: SpoolBatch) -> None:
         self._batch = batch
         self.rows: list[Row] = []
-        self.attempts: dict[int, Attempt] = {}
+        self.attempts: dict[int, LatestAttempt] = {}
 
     def __enter__(self) -> Self:
         if self._batch.has_writer:
@@ -85,14 +85,14 @@ class SpoolWriter:
         )
         return envelope
 
-    def latest_attempt(self, branch_id: int) -> Attempt | None:
+    def latest_attempt(self, branch_id: int) -> LatestAttempt | None:
         for attempts in (self.attempts, self._batch.attempts):
             if branch_id in attempts:
                 return attempts[branch_id]
         row = self._batch.connection.execute(
             "SELECT started_at, is_open FROM attempt WHERE branch_id = ?", (branch_id,)
         ).fetchone()
-        return Attempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
+        return LatestAttempt(datetime.fromisoformat(row[0]), bool(row[1])) if row else None
 
-    def record_attempt(self, branch_id: int, attempt: Attempt) -> None:
+    def record_attempt(self, branch_id: int, attempt: LatestAttempt) -> None:
         self.attempts[branch_id] = attempt

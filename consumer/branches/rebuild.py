@@ -7,14 +7,14 @@ from sqlalchemy import Engine, select
 
 from mirrorfeed.consumer.apply.projection import PROJECT_BRANCHES, lock_branches
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.tables import Branch
 
 CHUNK = 1000
 """Rows in one transaction: what others may have to wait for."""
 
 
-class UnknownBranches(NotSo):
+class UnknownBranches(ConditionNotMet):
     """Branches were named that are not registered."""
 
 

@@ -13,7 +13,7 @@ from mirrorfeed.consumer.tables import Branch, MirrorAttempt
 STUCK_AFTER = timedelta(hours=1)
 
 
-class State(StrEnum):
+class BranchState(StrEnum):
     """What a branch's latest attempt says; first what needs attention most."""
 
     STUCK = "stuck"
@@ -59,7 +59,7 @@ def branch_states(
     branch_id: int | None = None,
     *,
     stuck_after: timedelta = STUCK_AFTER,
-    states: Collection[State] = (),
+    states: Collection[BranchState] = (),
     success_older_than: timedelta | None = None,
     now: datetime | None = None,
 ) -> list[dict[str, Any]]:
@@ -76,9 +76,9 @@ def branch_states(
         {
             "branch_id": branch_id,
             "stuck_since": now - stuck_after,
-            "states": [str(state) for state in states or State],
+            "states": [str(state) for state in states or BranchState],
             "success_before": None if success_older_than is None else now - success_older_than,
-            "ranking": [str(state) for state in State],
+            "ranking": [str(state) for state in BranchState],
         },
     )
     return [_with_age(row._mapping, now) for row in rows]

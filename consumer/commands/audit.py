@@ -10,7 +10,7 @@ from mirrorfeed.consumer.apply.ledger import audit as audit_ledger
 from mirrorfeed.consumer.commands.options import MAX_SECONDS, DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import plural, print_json, print_table, span
 from mirrorfeed.consumer.commands.program import ready_engine, transaction
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.retention import prune as prune_tables
 from mirrorfeed.contract import environment
 
@@ -71,7 +71,7 @@ def audit(
             ],
         )
     if missing_total:
-        raise NotSo(f"{plural(missing_total, 'event')} missing")
+        raise ConditionNotMet(f"{plural(missing_total, 'event')} missing")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from mirrorfeed.consumer.branches.register import NewBranch, read_branches, regi
 from mirrorfeed.consumer.branches.takeover import take_over
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import as_document, plural, print_differences, print_json
-from mirrorfeed.consumer.commands.program import EXIT_NOT_SO, ready_engine, transaction
+from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, ready_engine, transaction
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import check_branch_id
 
@@ -90,4 +90,4 @@ def rebuild(
         print_differences(rebuilt.differed)
         print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} not right")
     if dry_run and rebuilt.differed:
-        raise typer.Exit(EXIT_NOT_SO)
+        raise typer.Exit(EXIT_NOT_MET)

@@ -20,7 +20,7 @@ from mirrorfeed.consumer.commands.options import (
     FutureToleranceOption,
 )
 from mirrorfeed.consumer.commands.program import (
-    EXIT_NOT_SO,
+    EXIT_NOT_MET,
     EXIT_USAGE,
     fail,
     ready_engine,
@@ -164,7 +164,7 @@ def health(
     with broker_channel(connection_parameters(amqp_url)) as channel:
         idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
     if idle:
-        refuse(f"no worker consumes {', '.join(idle)}: start mirror-consumer run", EXIT_NOT_SO)
+        refuse(f"no worker consumes {', '.join(idle)}: start mirror-consumer run", EXIT_NOT_MET)
 
 
 def main() -> None:

@@ -19,15 +19,22 @@ from mirrorfeed.consumer.database import (
     message_is_to_blame,
     open_engine,
 )
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 
-EXIT_NOT_SO = 1
+EXIT_NOT_MET = 1
 
 EXIT_USAGE = 2
 
 EXIT_UNREACHABLE = 3
 
-FAILURES = (BrokerUnavailable, DatabaseUnavailable, DBAPIError, NotSo, SchemaMissing, ValueError)
+FAILURES = (
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    DBAPIError,
+    ConditionNotMet,
+    SchemaMissing,
+    ValueError,
+)
 """What a command may end with: `message_of` and `exit_code_of` say how."""
 
 
@@ -54,7 +61,7 @@ def exit_code_of(error: Exception) -> int:
         return EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
     if isinstance(error, BrokerUnavailable | DatabaseUnavailable):
         return EXIT_UNREACHABLE
-    return EXIT_NOT_SO if isinstance(error, NotSo) else EXIT_USAGE
+    return EXIT_NOT_MET if isinstance(error, ConditionNotMet) else EXIT_USAGE
 
 
 def fail(program: str, message: str, exit_code: int) -> NoReturn:

@@ -35,12 +35,12 @@ from mirrorfeed.consumer.commands.options import (
     JsonOption,
 )
 from mirrorfeed.consumer.commands.output import plural, print_json
-from mirrorfeed.consumer.commands.program import EXIT_NOT_SO, ready_engine, run_app, transaction
+from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, ready_engine, run_app, transaction
 from mirrorfeed.consumer.dead_letters import replay, transfer
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay, StillDead
 from mirrorfeed.consumer.dead_letters.store import Selection
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import check_branch_id
 from mirrorfeed.contract.reasons import Reason
@@ -91,8 +91,8 @@ def list_letters(
     limit: LimitOption = None,
     everything: AllOption = False,
     state: Annotated[
-        letters.State, typer.Option(help="Letters in this state.")
-    ] = letters.State.DEAD,
+        letters.LetterState, typer.Option(help="Letters in this state.")
+    ] = letters.LetterState.DEAD,
     group: Annotated[
         bool, typer.Option("--group", help="Count them by reason and error instead.")
     ] = False,
@@ -176,7 +176,9 @@ def apply(
         raise ValueError("name letters by ID or by an option such as --reason, or say --all")
     engine = ready_engine(database_url)
     with engine.connect() as connection:
-        letters.check_ids(connection, selection.ids, letters.State.DEAD, letters.State.REPLAYED)
+        letters.check_ids(
+            connection, selection.ids, letters.LetterState.DEAD, letters.LetterState.REPLAYED
+        )
         planned = replay.plan(connection, selection)
     outcomes: list[Outcome] = []
     changes: list[Difference] = []
@@ -200,7 +202,7 @@ def apply(
     with engine.connect() as connection:
         still_dead = letters.count(connection, Selection(ids=tuple(undone))) if undone else 0
     if still_dead or any(each.outcome == "dead" for each in outcomes):
-        raise typer.Exit(EXIT_NOT_SO)
+        raise typer.Exit(EXIT_NOT_MET)
 
 
 @app.command()
@@ -225,7 +227,7 @@ def edit(
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         letter = letters.get(connection, letter_id)
-        letters.check_ids(connection, [letter_id], letters.State.DEAD)
+        letters.check_ids(connection, [letter_id], letters.LetterState.DEAD)
     body = body_file.read() if body_file is not None else edited(letter)
     tolerance = timedelta(seconds=future_tolerance_seconds)
     try:
@@ -328,7 +330,7 @@ def selected(
     branch_id: int | None,
     since: str | None,
     limit: int | None,
-    state: letters.State = letters.State.DEAD,
+    state: letters.LetterState = letters.LetterState.DEAD,
 ) -> Selection:
     if branch_id is not None:
         check_branch_id(branch_id)
@@ -337,13 +339,13 @@ def selected(
         reason=reason,
         type=event_type,
         branch_id=branch_id,
-        since=None if since is None else instant(since),
+        since=None if since is None else since_instant(since),
         state=state,
         limit=limit,
     )
 
 
-def instant(text: str) -> datetime:
+def since_instant(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
@@ -379,13 +381,17 @@ def edited(letter: Row[Any]) -> bytes:
     """What the operator makes of the body in their editor."""
     text = text_of(bytes(letter.body))
     if text is None:
-        raise NotSo("the body is not UTF-8: write the new one to a file, and give --body-file")
+        raise ConditionNotMet(
+            "the body is not UTF-8: write the new one to a file, and give --body-file"
+        )
     try:
         new = click.edit(in_lines(text), extension=".json")
     except click.ClickException as error:
-        raise NotSo(f"{error.message}; set $EDITOR, or give --body-file") from error
+        raise ConditionNotMet(f"{error.message}; set $EDITOR, or give --body-file") from error
     except UnicodeDecodeError as error:
-        raise NotSo(f"the editor saved what is not UTF-8 ({error}): give --body-file") from error
+        raise ConditionNotMet(
+            f"the editor saved what is not UTF-8 ({error}): give --body-file"
+        ) from error
     if new is None:
-        raise NotSo(f"nothing was changed: letter {letter.id} is as it was")
+        raise ConditionNotMet(f"nothing was changed: letter {letter.id} is as it was")
     return new.strip().encode()

@@ -20,9 +20,9 @@ from mirrorfeed.consumer.commands.output import (
     printable,
     span,
 )
-from mirrorfeed.consumer.commands.program import EXIT_NOT_SO, FAILURES, message_of, transaction
+from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, FAILURES, message_of, transaction
 from mirrorfeed.consumer.database import as_json
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract import environment
 
 NAGIOS_CRITICAL = 2
@@ -67,7 +67,9 @@ def scripts(
     else:
         print_table(("name", "host", "started", "completed", "took", "age"), map(run_cells, runs))
     if name is not None and not runs:
-        raise NotSo(f"no run of a script {name!r} is known: mirror-consumer scripts lists all")
+        raise ConditionNotMet(
+            f"no run of a script {name!r} is known: mirror-consumer scripts lists all"
+        )
 
 
 @app.command(cls=MonitorCommand)
@@ -120,7 +122,7 @@ def check_scripts(
         for sighting in missing:
             print(printable(last_seen_line(sighting)))
     if missing:
-        raise typer.Exit(EXIT_NOT_SO)
+        raise typer.Exit(EXIT_NOT_MET)
 
 
 def run_cells(run: Mapping[str, Any]) -> tuple[object, ...]:

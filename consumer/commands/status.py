@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from mirrorfeed.consumer.branches.status import (
     STUCK_AFTER,
-    State,
+    BranchState,
     attempts,
     branch_states,
     is_registered,
@@ -42,7 +42,7 @@ from mirrorfeed.consumer.commands.output import (
 )
 from mirrorfeed.consumer.commands.program import message_of, ready_engine, transaction
 from mirrorfeed.consumer.database import DatabaseUnavailable, as_json, database_now
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import check_branch_id
 
@@ -76,7 +76,7 @@ def status(
         int | None, typer.Argument(metavar="ID", help="The branch's number; all if not given.")
     ] = None,
     states: Annotated[
-        list[State] | None,
+        list[BranchState] | None,
         typer.Option("--state", help="Only branches in this state; may be repeated."),
     ] = None,
     older_than: Annotated[
@@ -207,8 +207,8 @@ def with_watch_seconds(arguments: Sequence[str]) -> list[str]:
     return filled
 
 
-def not_registered(branch_id: int) -> NotSo:
-    return NotSo(
+def not_registered(branch_id: int) -> ConditionNotMet:
+    return ConditionNotMet(
         f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME"
     )
 
@@ -218,7 +218,7 @@ def printed_where_not_so(document: object) -> Iterator[None]:
     """Programs get their document also where the answer is that there is nothing."""
     try:
         yield
-    except NotSo:
+    except ConditionNotMet:
         print_json(document)
         raise
 
@@ -301,6 +301,6 @@ def frame(console: Console, reading: Reading, trouble: str, seconds: float) -> G
 
 def summary(branches: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(branch["state"] for branch in branches)
-    parts = [f"{counts[state]:,} {state}" for state in State if counts[state]]
+    parts = [f"{counts[state]:,} {state}" for state in BranchState if counts[state]]
     total = f"{len(branches):,} branch{'' if len(branches) == 1 else 'es'}"
     return f"{total}: {', '.join(parts)}" if parts else total

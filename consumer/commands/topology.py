@@ -12,13 +12,13 @@ from mirrorfeed.consumer.commands.output import print_json, print_table
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.consumer.partitions.assignment import Member, living, owners
 from mirrorfeed.consumer.partitions.layout import Stage, read_layout
-from mirrorfeed.consumer.partitions.repartition import move
+from mirrorfeed.consumer.partitions.repartition import repartition
 from mirrorfeed.contract import environment, routing
 
 app = typer.Typer(rich_markup_mode=None)
 
 
-class Worker(Struct, frozen=True):
+class WorkerProcess(Struct, frozen=True):
     """Where a worker runs, and its number."""
 
     hostname: str
@@ -33,7 +33,7 @@ class Partition(Struct, frozen=True):
     slots: list[int]
     backlog: int
     """Messages that wait, without those that a worker has in hand."""
-    worker: Worker | None
+    worker: WorkerProcess | None
     """Whose turn it is to consume it."""
     is_consumed: bool
     """Whether that worker is subscribed."""
@@ -67,7 +67,7 @@ def topology(
     """
     engine, addresses = ready_engine(database_url), connection_parameters(amqp_url)
     if partitions is not None:
-        move(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
+        repartition(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
     with engine.connect() as connection:
         layout = read_layout(connection)
         members = living(connection)
@@ -98,8 +98,8 @@ def topology(
         )
 
 
-def _worker(member: Member | None) -> Worker | None:
-    return Worker(member.hostname, member.pid, member.number) if member else None
+def _worker(member: Member | None) -> WorkerProcess | None:
+    return WorkerProcess(member.hostname, member.pid, member.number) if member else None
 
 
 def _named(partition: Partition) -> str:

@@ -35,8 +35,8 @@ from mirrorfeed.consumer.apply.message import (
 )
 from mirrorfeed.consumer.apply.projection import Attempt, attempt_of, branch_ids_of, lock_branches
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
-from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, State, get, lock
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.dead_letters.store import LETTERS, LetterState, Selection, get, lock
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES, position_of
@@ -84,7 +84,7 @@ KNOWN_RUNS = text("""
 Run = tuple[str, str, datetime, datetime]
 
 
-class StillDead(NotSo):
+class StillDead(ConditionNotMet):
     """An edited message could not be applied either; the message says why."""
 
 
@@ -303,7 +303,7 @@ def edit(
     event = content.event
     with engine.begin() as connection:
         lock_branches(connection, branch_ids_of([message]))
-        lock(connection, [letter_id], State.DEAD)
+        lock(connection, [letter_id], LetterState.DEAD)
         trial = connection.begin_nested()
         for _, rejection in write_batch(connection, [message]):
             raise StillDead(_why_refused(letter_id, rejection))

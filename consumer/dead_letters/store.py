@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, update
 
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.tables import DeadLetter
 from mirrorfeed.contract.reasons import Reason
 
@@ -19,7 +19,7 @@ WITHOUT_MESSAGE = [
 CHUNK = 1000
 
 
-class State(StrEnum):
+class LetterState(StrEnum):
     """Where a letter is in its life."""
 
     DEAD = "dead"
@@ -27,7 +27,7 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
-class LetterError(NotSo):
+class LetterError(ConditionNotMet):
     """Letters were named that are not there, or not in the state that this needs."""
 
 
@@ -40,7 +40,7 @@ class Selection(Struct, frozen=True):
     branch_id: int | None = None
     since: datetime | None = None
     """When the letter was first seen, at the earliest."""
-    state: State = State.DEAD
+    state: LetterState = LetterState.DEAD
     limit: int | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -116,7 +116,7 @@ def get(connection: Connection, letter_id: int) -> Row[Any]:
     return row
 
 
-def check_ids(connection: Connection, ids: Iterable[int], *states: State) -> None:
+def check_ids(connection: Connection, ids: Iterable[int], *states: LetterState) -> None:
     """Raises LetterError naming those of the letters that are in none of the states."""
     wanted = set(ids)
     query = select(LETTERS.c.id, LETTERS.c.state).where(LETTERS.c.id.in_(wanted))
@@ -137,17 +137,17 @@ def discard(connection: Connection, ids: Sequence[int], note: str) -> None:
 
     Raises LetterError, having changed nothing, where one of them is not dead.
     """
-    lock(connection, ids, State.DEAD)
-    _update(connection, ids, state=State.DISCARDED, resolved_at=func.now(), note=note)
+    lock(connection, ids, LetterState.DEAD)
+    _update(connection, ids, state=LetterState.DISCARDED, resolved_at=func.now(), note=note)
 
 
 def restore(connection: Connection, ids: Sequence[int]) -> None:
     """Undoes `discard`; the note stays. Raises LetterError where one of them is not discarded."""
-    lock(connection, ids, State.DISCARDED)
-    _update(connection, ids, state=State.DEAD, resolved_at=None)
+    lock(connection, ids, LetterState.DISCARDED)
+    _update(connection, ids, state=LetterState.DEAD, resolved_at=None)
 
 
-def lock(connection: Connection, ids: Sequence[int], state: State) -> None:
+def lock(connection: Connection, ids: Sequence[int], state: LetterState) -> None:
     """Keeps others off these letters. Raises LetterError where one is not in this state."""
     query = select(LETTERS.c.id).where(LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id)
     connection.execute(query.with_for_update())

@@ -64,7 +64,7 @@ class Member(Struct, frozen=True):
     queues: frozenset[str]
 
 
-class Roles(Struct, frozen=True):
+class Assignment(Struct, frozen=True):
     """What one worker is to do."""
 
     own: frozenset[str]
@@ -89,10 +89,10 @@ def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member
     return dealt
 
 
-def roles_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Roles:
+def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Assignment:
     """What the worker of this number is to do."""
     dealt = owners(queues, members).items()
-    return Roles(
+    return Assignment(
         own=frozenset(queue for queue, owner in dealt if owner.number == number),
         served=frozenset(
             queue for queue, owner in dealt if owner.number != number and queue in owner.queues
@@ -109,7 +109,7 @@ class Membership:
         self._connection: Connection | None = None
         self._number = 0
 
-    def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Roles:
+    def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Assignment:
         """Says what this worker is subscribed to; returns what it is to do with the queues.
 
         Raises DBAPIError where the database cannot be reached.
@@ -129,7 +129,7 @@ class Membership:
                     "lock_class": LOCK_CLASS,
                 },
             )
-            return roles_of(self._number, queues, living(connection))
+            return assignment_of(self._number, queues, living(connection))
         except BaseException:
             self._disconnect()
             raise

@@ -14,7 +14,7 @@ from mirrorfeed.contract import routing
 
 LOCK = 0x746F706F  # "topo" in ASCII
 
-PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 """A transaction here waits for the broker to declare or delete many queues."""
 
 BEGIN_WITH = text("INSERT INTO topology (partitions) VALUES (:partitions) ON CONFLICT DO NOTHING")
@@ -101,7 +101,7 @@ def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layou
     """The layout, which nobody changes meanwhile: for whoever declares it on the broker. Where
     none was said yet, there are so many partitions from now on."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(PATIENCE)
+        connection.exec_driver_sql(IDLE_TIMEOUT)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
         connection.execute(BEGIN_WITH, {"partitions": default_partitions})
         yield read_layout(connection)
@@ -111,6 +111,6 @@ def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layou
 def changing_layout(engine: Engine) -> Iterator[Connection]:
     """For whoever changes it: nobody declares meanwhile what was so far."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(PATIENCE)
+        connection.exec_driver_sql(IDLE_TIMEOUT)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         yield connection

@@ -30,20 +30,20 @@ from mirrorfeed.consumer.partitions.topology import bind_slots, declare_queues, 
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun
 
-FENCES = 2
+MARKERS = 2
 """A publisher's message that was routed before the slots were unbound may arrive behind the first
-fence, not behind one that is published when that was applied."""
-FENCE_NAME = "mirror-consumer topology"
+marker, not behind one that is published when that was applied."""
+MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 PERSISTENT = 2
 
 # Buried is as good: workers that want to know who published would not apply it.
 SETTLED = text("""
-    SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS fence (queue, id)
+    SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS marker (queue, id)
     WHERE EXISTS (
         SELECT FROM script_activity
-        WHERE name = :name AND date_started = :at AND hostname = fence.queue
-    ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = fence.id)
+        WHERE name = :name AND date_started = :at AND hostname = marker.queue
+    ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = marker.id)
 """)
 
 LOCK = 0x6D6F7665  # "move" in ASCII
@@ -51,7 +51,7 @@ LOCK = 0x6D6F7665  # "move" in ASCII
 Report = Callable[[str], None]
 
 
-def move(
+def repartition(
     engine: Engine,
     addresses: Sequence[pika.URLParameters],
     partitions: int,
@@ -142,19 +142,19 @@ def _switch(
     bind_slots(channel, target)
     guard.exec_driver_sql("SELECT 1")
     unbind_slots(channel, source)
-    for _ in range(FENCES):
-        fenced_at = datetime.now(UTC)
-        ids = _publish_fences(channel, source, fenced_at)
-        parameters = {"name": FENCE_NAME, "at": fenced_at, "queues": list(source), "ids": ids}
+    for _ in range(MARKERS):
+        marked_at = datetime.now(UTC)
+        ids = _publish_markers(channel, source, marked_at)
+        parameters = {"name": MARKER_NAME, "at": marked_at, "queues": list(source), "ids": ids}
         with engine.connect() as connection:
             _await_fences(connection, parameters, channel, source, report)
 
 
-def _publish_fences(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
+def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
     """Puts an event behind all others of each queue: where it is applied, they are. Their ids."""
     ids = []
     for queue in queues:
-        event = ScriptRun(FENCE_NAME, queue, at, at)
+        event = ScriptRun(MARKER_NAME, queue, at, at)
         envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
         properties = pika.BasicProperties(
             content_type=wire.CONTENT_TYPE,

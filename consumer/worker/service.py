@@ -31,7 +31,7 @@ from mirrorfeed.consumer.database import DatabaseUnavailable, check_database, fi
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
-from mirrorfeed.consumer.worker.session import ConsumerCancelled, Session
+from mirrorfeed.consumer.worker.session import ConsumerCancelled, ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
 
 MAX_BACKOFF_SECONDS = 30.0
@@ -68,7 +68,7 @@ class Worker:
         self._applier = Applier(engine)
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
-        self._session: Session | None = None
+        self._session: ConsumingSession | None = None
         self._is_drained = False
         self._next_fold = 0.0
 
@@ -110,7 +110,7 @@ class Worker:
         self._applier.check()
         address = next(self._addresses)
         layout = self._declared_layout(address)
-        session = Session(address, layout.queues, self._settings, self._apply)
+        session = ConsumingSession(address, layout.queues, self._settings, self._apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()
@@ -149,7 +149,7 @@ class Worker:
         except DBAPIError as error:
             raise DatabaseUnavailable.because(error) from error
 
-    def _take_part(self, session: Session, layout: Layout, ended: threading.Event) -> None:
+    def _take_part(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
         """Is one of the workers for as long as the session lasts, and tells it what it is to
         consume while others come and go."""
         membership = Membership(self._engine, self._share)
@@ -166,7 +166,7 @@ class Worker:
         finally:
             _leave(membership)
 
-    def _consult(self, membership: Membership, session: Session, layout: Layout) -> None:
+    def _consult(self, membership: Membership, session: ConsumingSession, layout: Layout) -> None:
         try:
             roles = membership.take_part(session.subscribed, layout.queues)
             with self._engine.connect() as connection:
@@ -196,7 +196,7 @@ class Worker:
             logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
         self._next_fold = time.monotonic() + FOLD_SECONDS
 
-    def _recover(self, session: Session, error: BaseException) -> None:
+    def _recover(self, session: ConsumingSession, error: BaseException) -> None:
         if isinstance(error, DBAPIError):
             trouble: Exception = DatabaseUnavailable.because(error)
         elif isinstance(error, AMQPError | ConsumerCancelled | OSError):

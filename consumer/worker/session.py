@@ -40,12 +40,12 @@ from mirrorfeed.consumer.apply.message import (
 )
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.partitions import topology
-from mirrorfeed.consumer.partitions.assignment import Roles
+from mirrorfeed.consumer.partitions.assignment import Assignment
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 
-PATIENCE_SECONDS = 300.0
+RETRY_TIMEOUT_SECONDS = 300.0
 """How long a batch is tried again before its deliveries go back to the broker. It would take them
 back after 30 minutes (`consumer_timeout`), and counts each return against the delivery limit."""
 DRAIN_POLL_SECONDS = 0.05
@@ -63,7 +63,7 @@ class ConsumerCancelled(Exception):
     """The broker ended a subscription: its queue was deleted, or has no leader."""
 
 
-class Session:
+class ConsumingSession:
     """Consumes the queues that it is told to, until something ends it."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Session:
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._stop_by = 0.0
-        self._roles: Roles | None = None
+        self._roles: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._moving: set[str] = set()
         self._received = 0
@@ -123,7 +123,7 @@ class Session:
         """Ends the session because of the error. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._end, error))
 
-    def rebalance(self, roles: Roles) -> None:
+    def rebalance(self, roles: Assignment) -> None:
         """Says what this worker is to do from now on. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._take_roles, roles))
 
@@ -147,7 +147,7 @@ class Session:
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
 
-    def _take_roles(self, roles: Roles) -> None:
+    def _take_roles(self, roles: Assignment) -> None:
         self._roles = roles
         if not self._connection.is_open:
             return
@@ -317,7 +317,9 @@ class Session:
         retry = Retrying(
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.1, max=5),
-            stop=stop_any(stop_after_delay(PATIENCE_SECONDS), stop_when_event_set(self._closing)),
+            stop=stop_any(
+                stop_after_delay(RETRY_TIMEOUT_SECONDS), stop_when_event_set(self._closing)
+            ),
             sleep=sleep_using_event(self._closing),
             before_sleep=_log_retry,
             reraise=True,

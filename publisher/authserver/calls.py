@@ -106,7 +106,12 @@ class XmlRpcCalls:
                 "The mirroring that was started last failed, for this reason.",
             ),
             "recordSuccess": Method(
-                {"name": text, "hostname": text, "started": instant, "completed": instant},
+                {
+                    "name": text,
+                    "hostname": text,
+                    "started": xmlrpc_instant,
+                    "completed": xmlrpc_instant,
+                },
                 client.record_success,
                 "A script ran and ended normally. A time is a dateTime or an array of nine"
                 " integers as Python's utctimetuple() makes it, in UTC.",
@@ -247,7 +252,7 @@ def reason(value: Any) -> str:
     return reason_from(text(value))
 
 
-def instant(value: Any) -> datetime:
+def xmlrpc_instant(value: Any) -> datetime:
     """Where nothing else is said, a time is UTC, as for the original authserver."""
     if isinstance(value, DateTime):
         try:

@@ -12,13 +12,13 @@ from mirrorfeed.publisher.errors import SpoolBusy
 
 RETRY_SECONDS = 0.001
 """How soon to ask again for a spool that another process, or the forwarder, writes to."""
-PATIENCE_SECONDS = 30.0
+BUSY_TIMEOUT_SECONDS = 30.0
 """How long to ask, from the first call that found it locked. All who wait by then are refused."""
 
 Batch = list[tuple[Call, asyncio.Future[None]]]
 
 
-class Spooler:
+class GroupCommit:
     """Where calls wait to be made. Its methods are for the thread of the event loop."""
 
     def __init__(self, client: BranchStatusClient) -> None:
@@ -47,7 +47,7 @@ class Spooler:
     def _commit(self) -> None:
         try:
             # A locked spool keeps nobody waiting who does not need it.
-            with self._client.one_commit(patience_seconds=0):
+            with self._client.group_commit(timeout_seconds=0):
                 for call, _ in self._waiting:
                     call.make()
         except SpoolBusy as error:
@@ -65,7 +65,7 @@ class Spooler:
     def _is_to_ask_again(self) -> bool:
         loop = asyncio.get_running_loop()
         self._busy_since = self._busy_since or loop.time()
-        if loop.time() >= self._busy_since + PATIENCE_SECONDS:
+        if loop.time() >= self._busy_since + BUSY_TIMEOUT_SECONDS:
             return False
         loop.call_later(RETRY_SECONDS, self._commit)
         return True

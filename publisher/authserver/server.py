@@ -19,7 +19,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mirrorfeed.publisher.authserver.calls import XML, FaultCode, XmlRpcCalls, answer_of, response
-from mirrorfeed.publisher.authserver.group_commit import Spooler
+from mirrorfeed.publisher.authserver.group_commit import GroupCommit
 from mirrorfeed.publisher.client import BranchStatusClient
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -47,7 +47,7 @@ class Authserver(Server):
     def __init__(
         self, client: BranchStatusClient, *, token: str | None, tls: ssl.SSLContext | None
     ) -> None:
-        app = App(XmlRpcCalls(client), Spooler(client), token)
+        app = App(XmlRpcCalls(client), GroupCommit(client), token)
         super().__init__(server_config(app, tls, self._leave_silent_clients))
         self._silent: set[tuple[H11Protocol, object]] = set()
 
@@ -114,7 +114,7 @@ def server_config(
 class App:
     """The ASGI application: one request, one call, one answer, at any path."""
 
-    def __init__(self, calls: XmlRpcCalls, spooler: Spooler, token: str | None) -> None:
+    def __init__(self, calls: XmlRpcCalls, spooler: GroupCommit, token: str | None) -> None:
         self._calls = calls
         self._spooler = spooler
         self._token = None if token is None else token.encode()

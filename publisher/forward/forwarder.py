@@ -24,7 +24,7 @@ from tenacity import (
 from mirrorfeed.amqp.connections import PRECONDITION_FAILED, after_each_round, connection_parameters
 from mirrorfeed.publisher.forking import fork_lock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
-from mirrorfeed.publisher.forward.session import Link
+from mirrorfeed.publisher.forward.session import PublishingSession
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 WINDOW = 1000
@@ -37,7 +37,7 @@ STOP_TIMEOUT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-class LinkFailed(Exception):
+class SessionFailed(Exception):
     """A connection to the broker ended without having been of use."""
 
 
@@ -61,16 +61,16 @@ class Forwarder:
         """There may be something to send. Starts the thread where none runs."""
         if self._thread is None:
             self._start()
-        link = self._link
-        if link is not None:
-            link.wake()
+        session = self._session
+        if session is not None:
+            session.wake()
 
     def stop(self) -> None:
         """Ends the thread; what is not confirmed stays in the spool."""
         self._stopping.set()
-        link = self._link
-        if link is not None:
-            link.close()
+        session = self._session
+        if session is not None:
+            session.close()
         self.join(STOP_TIMEOUT_SECONDS)
 
     def join(self, timeout_seconds: float) -> None:
@@ -90,13 +90,13 @@ class Forwarder:
     @property
     def reaches_broker(self) -> bool:
         """Whether the latest connection, which may be over, got as far as an open channel."""
-        return self._link is not None and self._link.was_open
+        return self._session is not None and self._session.was_open
 
     def _forget_thread(self) -> None:
         self._start_lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._link: Link | None = None
+        self._session: PublishingSession | None = None
         self._careful_until = 0
         self._refused_keys: set[str] = set()
         self._names_user = True
@@ -133,8 +133,8 @@ class Forwarder:
             self._lock_file.release()
 
     def _forward(self) -> None:
-        """Returns at once where another process forwards, else when a link that was of use has
-        ended. Raises LinkFailed for one that was not."""
+        """Returns at once where another process forwards, else when a session that was of use has
+        ended. Raises SessionFailed for one that was not."""
         if not self._lock_file.acquire():
             return
         spool = Spool(self._spool_path, appends=False)
@@ -145,23 +145,23 @@ class Forwarder:
                 careful_until=self._careful_until,
                 held=self._refused_keys,
             )
-            self._link = link = Link(
+            self._session = session = PublishingSession(
                 next(self._addresses), spool, pipeline, names_user=self._names_user
             )
             if self._stopping.is_set():
-                link.close()
-            link.run()
-            if link.error is None:
+                session.close()
+            session.run()
+            if session.error is None:
                 return
-            if link.refused_user:
+            if session.refused_user:
                 self._names_user = False
-                logger.warning("sending without the name of the user: %s", link.error)
+                logger.warning("sending without the name of the user: %s", session.error)
                 return
-            if link.refusal_code is not None:
-                self._learn(link.refusal_code, pipeline.unconfirmed, spool, link.error)
-            if not link.was_useful and link.refusal_code != PRECONDITION_FAILED:
-                raise LinkFailed(repr(link.error))
-            logger.warning("lost the broker: %s", link.error)
+            if session.refusal_code is not None:
+                self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
+            if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
+                raise SessionFailed(repr(session.error))
+            logger.warning("lost the broker: %s", session.error)
         finally:
             spool.close()
 

@@ -44,7 +44,7 @@ MAX_HOLD_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Link:
+class PublishingSession:
     """Publishes with confirms until the connection ends or `close` is called.
 
     Everything runs in the thread that calls `run`, but for `wake` and `close`.
@@ -95,7 +95,7 @@ class Link:
     def wake(self) -> None:
         """Something was appended to the spool. From any thread.
 
-        While events are unconfirmed, the last confirm is what wakes up the link's thread, and
+        While events are unconfirmed, the last confirm is what wakes up the session's thread, and
         while it lingers, the end of that: so the events of many calls go together, and the thread
         does not get in these calls' way."""
         self._called_at = time.monotonic()

@@ -30,7 +30,7 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
 ) -> None:
     """However close together several of its kind stand: in the end each is a letter, and all that
     is before, between and behind them is applied."""
-    monkeypatch.setattr(declared, "DELIVERY_LIMIT", DELIVERY_LIMIT)
+    monkeypatch.setattr("mirrorfeed.consumer.partitions.topology.DELIVERY_LIMIT", DELIVERY_LIMIT)
     with broker_channel(connection_parameters(amqp_url)) as channel:
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
     register_branches(engine, BRANCH)

@@ -23,7 +23,7 @@ from mirrorfeed.contract import environment
 from tests.builders import at, completed, failed, messages, started
 from tests.commands import Shell
 from tests.servers import PATIENCE_SECONDS, register_branches
-from tests.unit.test_console import cells
+from tests.unit.test_output import cells
 
 UNREACHABLE = "postgresql://127.0.0.1:1/x"
 NO_BROKER = "amqp://127.0.0.1:1"

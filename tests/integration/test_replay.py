@@ -15,9 +15,9 @@ from mirrorfeed.consumer.apply.message import Rejection, read_message
 from mirrorfeed.consumer.dead_letters import replay, transfer
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters.replay import Outcome, Progress, Replay, StillDead
-from mirrorfeed.consumer.dead_letters.store import LetterError, Selection, State
+from mirrorfeed.consumer.dead_letters.store import LetterError, LetterState, Selection
 from mirrorfeed.consumer.dead_letters.transfer import BadLetterFile
-from mirrorfeed.consumer.errors import NotSo
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
@@ -257,7 +257,7 @@ def test_letters_beside_a_worker_on_the_same_branches(engine: Engine) -> None:
         (Selection(branch_id=1, limit=5), [1]),
         (Selection(branch_id=1, type="mirror.failed"), []),
         (Selection(since=at(1e9)), []),
-        (Selection(state=State.DISCARDED), [4]),
+        (Selection(state=LetterState.DISCARDED), [4]),
     ],
 )
 def test_letters_are_selected_by_what_is_known_of_them(
@@ -334,7 +334,7 @@ def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
     ):
         with pytest.raises(LetterError, match="9"), engine.begin() as connection:
             forbidden(connection)
-    with pytest.raises(NotSo, match="letter 1 is discarded"):
+    with pytest.raises(ConditionNotMet, match="letter 1 is discarded"):
         replay.edit(engine, 1, bodies([started(404, 0)])[0] + b" ")
     assert rows(engine, STATES) == [(404, "discarded"), (405, "dead")]
 

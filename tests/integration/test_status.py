@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from mirrorfeed.consumer.branches.status import State, attempts, branch_states
+from mirrorfeed.consumer.branches.status import BranchState, attempts, branch_states
 from mirrorfeed.consumer.database import database_now, open_engine
 from tests.servers import register_branches
 
@@ -116,8 +116,10 @@ def test_what_needs_attention_comes_first(engine: Engine) -> None:
     attempt(engine, 9, NOON, "failed")
     found = states(engine, now=NOON + timedelta(minutes=5))
     assert list(found) == [8, 7, 6, 5, 9, 4, 10, 3, 2, 1]
-    assert list(dict.fromkeys(found.values())) == list(State)
-    some = states(engine, now=NOON + timedelta(minutes=5), states=[State.MIRRORING, State.STUCK])
+    assert list(dict.fromkeys(found.values())) == list(BranchState)
+    some = states(
+        engine, now=NOON + timedelta(minutes=5), states=[BranchState.MIRRORING, BranchState.STUCK]
+    )
     assert list(some) == [8, 7, 3]
 
 

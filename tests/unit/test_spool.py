@@ -232,7 +232,7 @@ def append_and_interrupt(spool: Spool) -> None:
 
 def test_what_shares_a_commit_is_taken_or_refused_by_itself(spool: Spool) -> None:
     """What is refused leaves neither an event nor a hole in the numbers."""
-    with spool.one_commit():
+    with spool.group_commit():
         append(spool)
         with pytest.raises(InvalidEvent):
             append_then_fail(spool)
@@ -257,12 +257,12 @@ def test_a_block_that_raises_takes_nothing(spool: Spool) -> None:
 
 def test_an_error_of_the_block_stays_what_it_is(spool: Spool) -> None:
     """The block is the caller's: not every OSError in it is about the spool."""
-    with pytest.raises(FileNotFoundError), spool.one_commit():
+    with pytest.raises(FileNotFoundError), spool.group_commit():
         raise FileNotFoundError("no repository")
 
 
 def append_both(spool: Spool) -> None:
-    with spool.one_commit():
+    with spool.group_commit():
         append(spool)
         append_then_fail(spool)
 
@@ -279,7 +279,7 @@ def test_a_part_of_a_commit_cannot_be_interrupted(spool: Spool) -> None:
 
     previous = signal.signal(signal.SIGUSR1, handler)
     try:
-        with spool.one_commit():
+        with spool.group_commit():
             append_and_interrupt(spool)
     finally:
         signal.signal(signal.SIGUSR1, previous)
@@ -293,10 +293,10 @@ def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spoo
         with (
             other.writing(),
             pytest.raises(SpoolBusy, match="another process keeps it locked"),
-            spool.one_commit(patience_seconds=0),
+            spool.group_commit(timeout_seconds=0),
         ):
             pytest.fail("the block began")
-        with spool.one_commit(patience_seconds=0):
+        with spool.group_commit(timeout_seconds=0):
             append(spool)
     append(spool)
     assert spool._connect().execute("PRAGMA busy_timeout").fetchone() == (30_000,)
@@ -312,7 +312,7 @@ def test_another_thread_waits_for_a_commit_it_has_no_part_in(spool: Spool) -> No
 
 
 def append_beside(spool: Spool, other: threading.Thread) -> None:
-    with spool.one_commit():
+    with spool.group_commit():
         other.start()
         append(spool)
         append_then_fail(spool)
@@ -329,7 +329,7 @@ def test_a_spool_that_gets_full_takes_nothing_of_the_commit(tmp_path: Path) -> N
 
 
 def append_all(spool: Spool, count: int) -> None:
-    with spool.one_commit():
+    with spool.group_commit():
         for number in range(count):
             append(spool, start=number)
 

@@ -1,4 +1,4 @@
-"""When a link looks into the spool, with a broker that is only thought of."""
+"""When a session looks into the spool, with a broker that is only thought of."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pika.spec import Basic
 from mirrorfeed.amqp.connections import connection_parameters
 from mirrorfeed.contract.events import MirrorStarted
 from mirrorfeed.publisher.forward.pipeline import Pipeline
-from mirrorfeed.publisher.forward.session import LINGER_EVENTS, LINGER_SECONDS, Link
+from mirrorfeed.publisher.forward.session import LINGER_EVENTS, LINGER_SECONDS, PublishingSession
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
@@ -45,7 +45,7 @@ class Loop:
 
 
 class Stage:
-    """A link on a channel that takes everything; `sent` counts."""
+    """A session on a channel that takes everything; `sent` counts."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loop = Loop()
@@ -61,19 +61,19 @@ class Stage:
         )
         self.spool = Spool(path)
         (parameters,) = connection_parameters("amqp://guest:guest@127.0.0.1/")
-        self.link = Link(parameters, self.spool, Pipeline(self.spool, window=10))
+        self.session = PublishingSession(parameters, self.spool, Pipeline(self.spool, window=10))
         self._channel = SimpleNamespace(is_open=True, channel_number=1, connection=connection)
 
     def connect(self) -> None:
-        self.link._on_ready(self._channel)
+        self.session._on_ready(self._channel)
 
     def call(self, branch_id: int) -> None:
         with self.spool.writing() as writer:
             writer.append(MirrorStarted(branch_id, at(0)), occurred_at=at(0))
-        self.link.wake()
+        self.session.wake()
 
     def confirm_all(self) -> None:
-        self.link._on_confirm(SimpleNamespace(method=Basic.Ack(self.sent, multiple=True)))
+        self.session._on_confirm(SimpleNamespace(method=Basic.Ack(self.sent, multiple=True)))
 
     def _take(self, written: Sequence[bytes]) -> None:
         frames = b"".join(written)
@@ -91,7 +91,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def test_what_is_called_before_there_is_a_channel_waits_for_it(stage: Stage) -> None:
-    """A call wakes up a link that is still connecting, too."""
+    """A call wakes up a session that is still connecting, too."""
     stage.call(1)
     stage.loop.run_callbacks()
     assert stage.sent == 0
@@ -110,7 +110,7 @@ def test_an_event_that_comes_alone_is_sent_at_once(stage: Stage) -> None:
 
 
 def test_what_is_called_before_a_confirm_is_sent_after_it(stage: Stage) -> None:
-    """No call wakes up a link that a confirm will wake up."""
+    """No call wakes up a session that a confirm will wake up."""
     stage.connect()
     stage.call(1)
     stage.loop.run_callbacks()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfeed.consumer.partitions.assignment import Member, Share, owners, roles_of
+from mirrorfeed.consumer.partitions.assignment import Member, Share, assignment_of, owners
 from mirrorfeed.contract.routing import partition_queues
 
 partitions = st.integers(1, 64)
@@ -31,8 +31,8 @@ def test_a_share_is_taken_first() -> None:
     """Every N-th partition from the I-th on."""
     queues = partition_queues(4)
     members = workers(2, shares=True)
-    assert roles_of(1, queues, members).own == {queues[0], queues[2]}
-    assert roles_of(2, queues, members).own == {queues[1], queues[3]}
+    assert assignment_of(1, queues, members).own == {queues[0], queues[2]}
+    assert assignment_of(2, queues, members).own == {queues[1], queues[3]}
 
 
 def test_a_share_that_nobody_has_is_dealt_out() -> None:
@@ -40,14 +40,14 @@ def test_a_share_that_nobody_has_is_dealt_out() -> None:
     queues = partition_queues(4)
     first, second, _ = workers(3, shares=True)
     free = Member(9, "host", 9, None, frozenset())
-    assert roles_of(9, queues, [first, second, free]).own == {queues[2]}
-    assert roles_of(1, queues, [first, second]).own == {queues[0], queues[2], queues[3]}
+    assert assignment_of(9, queues, [first, second, free]).own == {queues[2]}
+    assert assignment_of(1, queues, [first, second]).own == {queues[0], queues[2], queues[3]}
 
 
 def test_a_partition_is_served_once_its_owner_is_subscribed() -> None:
     """Before that, whoever has it keeps it."""
     queues = partition_queues(2)
     first, second = workers(2)
-    assert roles_of(1, queues, [first, second]).served == set()
+    assert assignment_of(1, queues, [first, second]).served == set()
     subscribed = Member(2, "host", 2, None, frozenset({queues[1]}))
-    assert roles_of(1, queues, [first, subscribed]).served == {queues[1]}
+    assert assignment_of(1, queues, [first, subscribed]).served == {queues[1]}

@@ -11,7 +11,7 @@ import pytest
 from mirrorfeed.contract.events import InvalidEvent
 from mirrorfeed.publisher.authserver import group_commit
 from mirrorfeed.publisher.authserver.calls import Call
-from mirrorfeed.publisher.authserver.group_commit import Spooler
+from mirrorfeed.publisher.authserver.group_commit import GroupCommit
 from mirrorfeed.publisher.client import BranchStatusClient
 from mirrorfeed.publisher.errors import SpoolBusy
 from mirrorfeed.publisher.spool import Spool
@@ -52,7 +52,7 @@ def test_a_bad_call_harms_none_that_shares_its_commit(
     calls = [start_of(client, branch_id) for branch_id in (1, 0, 2)]
 
     async def make_all() -> None:
-        spooling = Spooler(client)
+        spooling = GroupCommit(client)
         await asyncio.gather(*map(spooling.make, calls))
 
     asyncio.run(make_all())
@@ -79,7 +79,7 @@ def test_calls_that_come_at_once_share_a_commit(
     client.close()  # so that it connects again
 
     async def make_all() -> None:
-        spooling = Spooler(client)
+        spooling = GroupCommit(client)
         await asyncio.gather(*(spooling.make(start_of(client, number)) for number in range(1, 9)))
 
     asyncio.run(make_all())
@@ -94,19 +94,19 @@ def test_the_loop_goes_on_while_the_spool_is_locked(
     refusals: list[SpoolBusy] = []
 
     @contextmanager
-    def noted(*, patience_seconds: float) -> Iterator[None]:
+    def noted(*, timeout_seconds: float) -> Iterator[None]:
         try:
-            with one_commit(patience_seconds=patience_seconds):
+            with commit(timeout_seconds=timeout_seconds):
                 yield
         except SpoolBusy as error:
             refusals.append(error)
             raise
 
-    one_commit = client.one_commit
-    monkeypatch.setattr(client, "one_commit", noted)
+    commit = client.group_commit
+    monkeypatch.setattr(client, "group_commit", noted)
 
     async def make_all() -> None:
-        spooling = Spooler(client)
+        spooling = GroupCommit(client)
         async with asyncio.timeout(PATIENCE_SECONDS):
             with locked(path):
                 first = asyncio.create_task(spooling.make(calls[0]))
@@ -127,11 +127,11 @@ def test_patience_ends(
     client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody frees the spool a call has an error, and the next one is made when it is."""
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(group_commit, "BUSY_TIMEOUT_SECONDS", 0.05)
     refused, taken = start_of(client, 1), start_of(client, 2)
 
     async def make_both() -> None:
-        spooling = Spooler(client)
+        spooling = GroupCommit(client)
         async with asyncio.timeout(PATIENCE_SECONDS):
             with locked(path):
                 await spooling.make(refused)
