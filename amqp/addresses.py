@@ -36,13 +36,16 @@ def broker_addresses(urls: str) -> list[BrokerAddress]:
     """
     # A comma within a URL, such as in a password, does not divide.
     each = re.split(r"\s*,\s*(?=amqps?://)", urls.strip())
-    addresses = [_address(url) for url in each]
+    addresses = [
+        _address(url, "the AMQP URL" if len(each) == 1 else f"AMQP URL {number} of {len(each)}")
+        for number, url in enumerate(each, 1)
+    ]
     random.shuffle(addresses)
     return addresses
 
 
-def _address(url: str) -> BrokerAddress:
-    parts = _parts(url)
+def _address(url: str, which: str) -> BrokerAddress:
+    parts = _parts(url, which)
     given = parse_qsl(parts.query, keep_blank_values=True)
     names = {name for name, _ in given}
     if refused := names.intersection(UNVERIFIED):
@@ -60,7 +63,7 @@ def _address(url: str) -> BrokerAddress:
     return BrokerAddress(plain_url, _tls(files) if parts.scheme == "amqps" else None)
 
 
-def _parts(url: str) -> SplitResult:
+def _parts(url: str, which: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_fit = (
@@ -74,8 +77,8 @@ def _parts(url: str) -> SplitResult:
         is_fit = False
     if not is_fit:
         raise ValueError(
-            f"the AMQP URL {mask_secrets(url)} cannot be read: one looks like {EXAMPLE},"
-            " several have commas between them, amqp://… ,amqp://…"
+            f"{which} cannot be read (it is not shown: there may be a password in it); one looks"
+            f" like {EXAMPLE}, several have commas between them, amqp://…,amqp://…"
         )
     return parts
 

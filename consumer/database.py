@@ -1,18 +1,16 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlencode
 
 import psycopg2
 from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from psycopg2.extensions import parse_dsn
+from sqlalchemy import Connection, Engine, create_engine, func, select, text
+from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.contract.secrets import mask_secrets
 from mirrorfeed.contract.wire import timestamp
 
 CONNECTION: dict[str, str | int] = {
@@ -36,10 +34,6 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-_LIST_OF_HOSTS = re.compile(
-    r"(?P<scheme>\w[\w+]*://)(?P<user>[^/?#]*@)?(?P<hosts>[^/?#@,]*,[^/?#@]*)"
-    r"(?P<path>/[^?#]*)?(?:\?(?P<query>.*))?"
-)
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 SERVER_TROUBLE = frozenset(
     [
@@ -65,39 +59,28 @@ SERVER_TROUBLE = frozenset(
 """Classes of SQLSTATE for which no message is to blame (PostgreSQL's appendix A)."""
 
 
-def open_engine(url: str) -> Engine:
-    """Connects on first use. Raises ValueError for a URL that is not PostgreSQL's."""
+def open_engine(dsn: str) -> Engine:
+    """Connects on first use. `dsn` is what libpq takes (section 34.1.1): a URL, which may list
+    several hosts, or keywords and values.
+
+    Raises ValueError, which never quotes it, for one that libpq cannot read.
+    """
     try:
-        parsed = make_url(_with_hosts_apart(url))
-    except (ArgumentError, ValueError):
-        parsed = None
-    if parsed is None or parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
+        arguments: dict[str, str | int] = parse_dsn(dsn.replace("+psycopg2://", "://", 1))
+    except psycopg2.ProgrammingError:
+        arguments = {}
+    if not arguments:
         raise ValueError(
-            f"the database URL {mask_secrets(url)} cannot be used: one looks like"
-            " postgresql://user:password@host:5432/mirrorfeed, with several hosts like"
+            "the database URL cannot be read (it is not shown: there may be a password in it); one"
+            " looks like postgresql://user:password@host:5432/mirrorfeed, with several hosts like"
             " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
-    # What the URL says holds.
-    arguments = {name: value for name, value in CONNECTION.items() if name not in parsed.query}
-    settings = [f"-c {name}={value}" for name, value in SETTINGS.items()]
-    arguments["options"] = " ".join([*settings, *parsed.normalized_query.get("options", ())])
-    return create_engine(parsed.set(drivername="postgresql+psycopg2"), connect_args=arguments)
-
-
-def _with_hosts_apart(url: str) -> str:
-    """A list of hosts, which libpq's URLs have in the host's place (section 34.1.1.2), as the
-    parameters `host` and `port`: SQLAlchemy's have one host there."""
-    match = _LIST_OF_HOSTS.fullmatch(url)
-    if match is None:
-        return url
-    hosts, ports = [], []
-    for each in match["hosts"].split(","):
-        host, _, port = each.rpartition(":") if re.search(r":\d*$", each) else (each, "", "")
-        hosts.append(host.strip("[]"))
-        ports.append(port)
-    query = urlencode({"host": ",".join(hosts), "port": ",".join(ports)})
-    more = f"&{match['query']}" if match["query"] else ""
-    return f"{match['scheme']}{match['user'] or '@'}{match['path'] or '/'}?{query}{more}"
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    # What the URL says comes last, and so wins.
+    options = f"{settings} {arguments.get('options', '')}".rstrip()
+    return create_engine(
+        "postgresql+psycopg2://", connect_args={**CONNECTION, **arguments, "options": options}
+    )
 
 
 def apply_schema(engine: Engine) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from mirrorfeed.contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import masked_start
 
 MAX_BRANCH_ID = 2**63 - 1
 """The largest `bigint` of PostgreSQL."""
@@ -20,6 +20,8 @@ MAX_NAME_LENGTH = 255
 MAX_REVISION_LENGTH = 1024
 MAX_REASON_LENGTH = 8192
 """Lengths are in characters (Unicode code points)."""
+MAX_QUOTED_LENGTH = 1000
+"""Of a longer value an error message looks at no more than its beginning."""
 
 
 class InvalidEvent(ValueError):
@@ -195,5 +197,8 @@ def has_lone_surrogate(text: str) -> bool:
 
 def shown(value: object) -> str:
     """The value as an error message quotes it: unambiguous, without secrets, at most a line."""
-    text = mask_secrets(repr(value))
-    return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
+    if isinstance(value, str | bytes) and len(value) > MAX_QUOTED_LENGTH:
+        kind = "characters" if isinstance(value, str) else "bytes"
+        return f"{masked_start(repr(value[:MAX_QUOTED_LENGTH]), 80)}… ({len(value):,} {kind})"
+    text = masked_start(repr(value), MAX_QUOTED_LENGTH)
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text):,} characters)"

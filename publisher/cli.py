@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mirrorfeed.contract import environment
-from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text
+from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
@@ -190,7 +190,7 @@ def run(
                 attempt.revision_id = output_of(revision_command, signals)
                 if attempt.revision_id is None:
                     print(
-                        f"mirror-publisher: no revision came from {revision_command!r}; the"
+                        f"mirror-publisher: no revision came from {shown(revision_command)}; the"
                         " branch is reported as mirrored without one",
                         file=sys.stderr,
                     )

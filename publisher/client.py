@@ -21,7 +21,7 @@ from mirrorfeed.contract.events import (
     ScriptRun,
     check_branch_id,
 )
-from mirrorfeed.contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import masked_start
 from mirrorfeed.publisher.errors import AttemptNotStarted
 from mirrorfeed.publisher.spool import BUSY_TIMEOUT_SECONDS, DEFAULT_LIMIT_BYTES, Spool
 from mirrorfeed.publisher.spool_batch import LatestAttempt, SpoolWriter
@@ -221,6 +221,6 @@ def _append_outcome(
 
 
 def reason_from(text: str) -> str:
-    """The text with passwords masked, without what no event can hold, and cut to its longest."""
-    storable = text.replace("\0", "").encode(errors="replace").decode()
-    return mask_secrets(storable)[:MAX_REASON_LENGTH]
+    """The text with secrets masked, without what no event can hold, and cut to its longest."""
+    storable = text[: 4 * MAX_REASON_LENGTH].replace("\0", "").encode(errors="replace").decode()
+    return masked_start(storable, MAX_REASON_LENGTH)

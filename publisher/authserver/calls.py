@@ -17,7 +17,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.xmlrpc import DefusedExpatParser
 
 from mirrorfeed.contract.events import InvalidEvent, shown
-from mirrorfeed.contract.secrets import mask_secrets
+from mirrorfeed.contract.secrets import masked_start
 from mirrorfeed.publisher.client import BranchStatusClient, reason_from
 from mirrorfeed.publisher.errors import AttemptNotStarted, SpoolError
 
@@ -199,7 +199,7 @@ def parse_call(body: bytes) -> tuple[str, tuple[Any, ...]]:
             FaultCode.NOT_WELL_FORMED, f"the request is not well-formed XML: {error}"
         ) from error
     except Exception as error:  # whatever can happen to the standard library on strange input
-        detail = mask_secrets(str(error)[:MAX_DETAIL_LENGTH]) or type(error).__name__
+        detail = masked_start(str(error), MAX_DETAIL_LENGTH) or type(error).__name__
         raise Fault(
             FaultCode.INVALID_REQUEST, f"the request is no XML-RPC call: {detail!r}"
         ) from error

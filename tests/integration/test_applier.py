@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.batch import PIECE, Applier
@@ -31,9 +31,10 @@ def applier(engine: Engine) -> Applier:
 
 
 @pytest.fixture
-def single_session(engine: Engine) -> Iterator[Engine]:
+def single_session(database_url: str) -> Iterator[Engine]:
     """Whatever goes through it goes through one session of the database."""
-    single = create_engine(engine.url, pool_size=1, max_overflow=0)
+    url = make_url(database_url).set(drivername="postgresql+psycopg2")
+    single = create_engine(url, pool_size=1, max_overflow=0)
     yield single
     single.dispose()
 

@@ -101,7 +101,7 @@ def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (RuntimeError("https://jane:s3cret@host refused"), "https://jane:***@host refused"),
+        (RuntimeError("https://jane:s3cret@host refused"), "https://***@host refused"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (ValueError("a\0b\ud800"), "ab?"),
         (ValueError("x" * 10_000), "x" * 8192),
@@ -201,7 +201,7 @@ def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_bad_url_is_refused_without_its_password(path: Path) -> None:
     """The constructor says so; no later call can."""
-    with pytest.raises(ValueError, match=r"amqp://jane:\*\*\*@host:nonsense cannot be read"):
+    with pytest.raises(ValueError, match="the AMQP URL cannot be read"):
         BranchStatusClient(path, "amqp://jane:s3cret@host:nonsense")
 
 

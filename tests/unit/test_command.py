@@ -84,7 +84,7 @@ def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
         ("printf '10%%\\r20%%\\rfatal: x' >&2; exit 1", "fatal: x"),
         ("printf 'a\\0b\\377c' >&2; exit 1", "ab\ufffdc"),
         ("echo 'cannot read https://jane:s3cret@host/' >&2; exit 1",
-         "cannot read https://jane:***@host/"),
+         "cannot read https://***@host/"),
         ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", "x" * 8192),
     ],
 )  # fmt: skip
@@ -244,7 +244,7 @@ def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
         (("script-run", "gc", "--started", "2026-01-01T00:00:00",
           "--completed", "2026-01-01T00:00:00Z"), "no time zone"),
         (("run", "--branch", "1"), "command"),
-        (("forward", "--amqp-url", "http://host"), "the AMQP URL http://host cannot be read"),
+        (("forward", "--amqp-url", "http://host"), "the AMQP URL cannot be read"),
     ],
 )  # fmt: skip
 def test_bad_usage_exits_2_with_value_and_remedy(
