@@ -25,10 +25,11 @@ END $$;
 
 -- From nothing, so that what an earlier version granted and this one does not is gone.
 REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
-    worker, topology FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
+    suspect, worker, topology, schema_version
+    FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
 
 GRANT SELECT ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
-    worker, topology TO mirrorfeed_reader;
+    suspect, worker, topology, schema_version TO mirrorfeed_reader;
 
 -- The applier locks branch rows (SELECT … FOR NO KEY UPDATE asks for the right to update a column),
 -- upserts attempts and computes the mirror columns from them.
@@ -47,6 +48,10 @@ GRANT SELECT,
 GRANT SELECT, INSERT (source, sequences), DELETE ON ledger_arrival TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (source) ON ledger_source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, DELETE ON ledger_range TO mirrorfeed_consumer;
+-- It notes what may end it, and forgets what did not.
+GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO mirrorfeed_consumer;
+-- It looks whether the tables are new enough.
+GRANT SELECT ON schema_version TO mirrorfeed_consumer;
 -- It keeps its own row among the workers', and forgets the dead.
 GRANT SELECT, INSERT (hostname, pid, share_index, share_count), UPDATE (queues, seen_at), DELETE
     ON worker TO mirrorfeed_consumer;

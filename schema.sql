@@ -1,9 +1,31 @@
--- What mirrorfeed keeps, PostgreSQL 14 and later. `mirror-consumer init` applies it, as often as you
--- like; so does `psql -1 -f schema.sql`.
+-- What mirrorfeed keeps, PostgreSQL 14 and later. `mirror-consumer init` creates it in a new database,
+-- and brings an older one to it by the revisions in consumer/migrations/. `psql -1 -f schema.sql` creates
+-- it as well, and may be repeated.
 --
 -- `mirror_attempt` is the truth: one row an attempt, in whatever order and however often its events
 -- arrived. The mirror columns of `branch` are computed from it, so that an event that comes late
 -- takes its place in the past and never overwrites what is newer.
+
+-- This file makes new tables and never changes any: that is what revisions are for.
+DO $$
+DECLARE
+    version text := '0001';
+BEGIN
+    IF to_regclass('branch') IS NOT NULL THEN
+        IF to_regclass('schema_version') IS NOT NULL THEN
+            SELECT version_num INTO version FROM schema_version;
+        END IF;
+        IF version <> '0002' THEN
+            RAISE EXCEPTION 'the tables are of version %: mirror-consumer init brings them to 0002', version;
+        END IF;
+    END IF;
+END $$;
+
+-- Which revision the tables are of: one row, kept by `mirror-consumer init`.
+CREATE TABLE IF NOT EXISTS schema_version (
+    version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
+);
+INSERT INTO schema_version SELECT '0002' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -109,6 +131,15 @@ CREATE TABLE IF NOT EXISTS ledger_range (
     -- When the first of them arrived: since then what is missing below is known to be.
     recorded_at timestamptz NOT NULL,
     PRIMARY KEY (source_id, last)
+);
+
+-- Messages that may end a worker, by the SHA-256 of their bodies. A message that was delivered before is
+-- noted here before it is decoded or applied, alone, and forgotten when it has come through. What stays
+-- here has ended its workers; after a few trials it becomes a letter, unread.
+CREATE TABLE IF NOT EXISTS suspect (
+    digest   bytea PRIMARY KEY,
+    trials   integer NOT NULL DEFAULT 1,
+    tried_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- The workers that run. Each renews its row every second, and holds the advisory lock of its number

@@ -20,7 +20,8 @@ from sqlalchemy import make_url
 
 from benchmarks.load import BRANCHES
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
@@ -123,7 +124,7 @@ def open_stand() -> Iterator[Stand]:
             url = make_url(server.url).set(database=name, drivername="postgresql")
             database_url = url.render_as_string(hide_password=False)
             engine = open_engine(database_url)
-            apply_schema(engine)
+            bring_forward(engine)
             engine.dispose()
             with TemporaryDirectory(prefix="mirrorfeed-bench-", dir=_disk()) as folder:
                 names = (broker.name, server.name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 
 import psycopg2
@@ -34,7 +33,8 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
+SCHEMA_VERSION = "0002"
+"""The revision of the tables that this program needs; a newer one will do."""
 SERVER_TROUBLE = frozenset(
     [
         "08",
@@ -83,14 +83,6 @@ def open_engine(dsn: str) -> Engine:
     )
 
 
-def apply_schema(engine: Engine) -> None:
-    """Creates what is not there yet; safe to repeat, also by several processes at once."""
-    schema = files("mirrorfeed").joinpath("schema.sql").read_text()
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({INIT_LOCK})")
-        connection.exec_driver_sql(schema)
-
-
 def message_is_to_blame(error: DBAPIError) -> bool:
     """Whether the database refuses the data, now and always, rather than being in trouble."""
     sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
@@ -116,25 +108,36 @@ class DatabaseUnavailable(Exception):
 
 
 class SchemaMissing(Exception):
-    """The database is there, its tables are not."""
+    """The database is there, its tables are not, or are those of an older version."""
 
 
 def check_database(engine: Engine) -> None:
-    """Raises DatabaseUnavailable or SchemaMissing where nothing could be written."""
+    """Raises DatabaseUnavailable if nothing could be written, SchemaMissing if the tables are not
+    there or are too old for this program."""
     try:
         with engine.connect() as connection:
-            has_schema, is_read_only = connection.execute(
+            is_read_only, has_schema, has_version = connection.execute(
                 text(
-                    "SELECT to_regclass('mirror_attempt') IS NOT NULL,"
-                    " current_setting('transaction_read_only')::boolean"
+                    "SELECT current_setting('transaction_read_only')::boolean,"
+                    " to_regclass('mirror_attempt') IS NOT NULL,"
+                    " to_regclass('schema_version') IS NOT NULL"
                 )
             ).one()
+            version = "0001"
+            if has_version:
+                query = text("SELECT version_num FROM schema_version")
+                version = connection.execute(query).scalar_one()
     except DBAPIError as error:
         raise DatabaseUnavailable.because(error) from error
     if is_read_only:
         raise DatabaseUnavailable("the database is read-only, perhaps a standby")
     if not has_schema:
         raise SchemaMissing("the database has no tables yet: run mirror-consumer init")
+    if version < SCHEMA_VERSION:
+        raise SchemaMissing(
+            f"the tables are of version {version}, and this program needs {SCHEMA_VERSION}:"
+            " run mirror-consumer init, which older workers may go on beside"
+        )
 
 
 def database_now(connection: Connection) -> datetime:

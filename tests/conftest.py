@@ -11,7 +11,8 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
@@ -68,7 +69,7 @@ def template_url() -> Iterator[URL]:
     """A database with the schema and nothing in it, beside whatever the server has."""
     with find_database() as database, new_database(make_url(database.url)) as url:
         engine = open_engine(url.render_as_string(hide_password=False))
-        apply_schema(engine)
+        bring_forward(engine)
         with unchanging_layout(engine, routing.DEFAULT_PARTITIONS):
             pass  # is said
         engine.dispose()

@@ -12,12 +12,13 @@ import typer
 from pythonjsonlogger.json import JsonFormatter
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
-from mirrorfeed.consumer.commands import audit, branches, scripts, status, topology
+from mirrorfeed.consumer.commands import audit, branches, init, scripts, status, topology
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     AmqpUrlOption,
     DatabaseUrlOption,
     FutureToleranceOption,
+    PartitionsOption,
 )
 from mirrorfeed.consumer.commands.program import (
     EXIT_NOT_MET,
@@ -26,10 +27,9 @@ from mirrorfeed.consumer.commands.program import (
     ready_engine,
     run_app,
 )
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.partitions.assignment import Share
-from mirrorfeed.consumer.partitions.layout import Stage, read_layout, unchanging_layout
-from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
@@ -46,50 +46,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(init.app)
 app.add_typer(branches.app)
 app.add_typer(audit.app)
 app.add_typer(status.app)
 app.add_typer(scripts.app)
 app.add_typer(topology.app)
-
-PartitionsOption = Annotated[
-    int,
-    typer.Option(
-        "--partitions",
-        envvar=environment.PARTITIONS,
-        min=1,
-        max=routing.SLOTS,
-        help="How many partition queues share the slots, where the database does not say so yet.",
-    ),
-]
-
-
-@app.command()
-def init(
-    context: typer.Context,
-    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
-    partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
-) -> None:
-    """Create the tables and declare the exchanges and queues. Safe to repeat.
-
-    \b
-    Example:
-      mirror-consumer init
-    """
-    engine, addresses = open_engine(database_url), connection_parameters(amqp_url)
-    apply_schema(engine)
-    source = context.get_parameter_source("partitions")
-    is_typed = source is not None and source.name == "COMMANDLINE"
-    with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
-        if layout.stage is not Stage.STEADY:
-            refuse(layout.under_way)
-        if is_typed and layout.partitions != partitions:
-            refuse(
-                f"there are {layout.partitions} partitions already, not {partitions}:"
-                f" mirror-consumer topology --partitions {partitions} changes their number"
-            )
-        declare_topology(channel, layout.partitions)
 
 
 @app.command()

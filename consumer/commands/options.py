@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE
-from mirrorfeed.contract import environment
+from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.events import shown
 
 MAX_SECONDS = 1e9
@@ -50,6 +50,16 @@ AmqpUrlOption = Annotated[
     ),
 ]
 
+PartitionsOption = Annotated[
+    int,
+    typer.Option(
+        "--partitions",
+        envvar=environment.PARTITIONS,
+        min=1,
+        max=routing.SLOTS,
+        help="How many partition queues share the slots, where the database does not say so yet.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 FutureToleranceOption = Annotated[

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.contract import environment
 from sandbox import Server, own_broker, own_database
 from sandbox.ports import PortBlock
@@ -54,7 +55,7 @@ def test_publisher_and_worker_go_on_with_the_next_broker(
 
 def engine_of(server: Server) -> Engine:
     engine = open_engine(server.url)
-    apply_schema(engine)
+    bring_forward(engine)
     register_branches(engine, 1)
     return engine
 

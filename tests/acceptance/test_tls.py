@@ -10,7 +10,8 @@ import pytest
 import trustme
 from sqlalchemy import Engine, make_url
 
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.contract import environment
 from mirrorfeed.publisher.spool import Spool
 from sandbox import PrivatePostgreSQL, PrivateRabbitMQ
@@ -112,7 +113,7 @@ def postgresql(certificates: Certificates) -> Iterator[PrivatePostgreSQL]:
         }
         with PrivatePostgreSQL(settings) as server:
             engine = open_engine(server.url)
-            apply_schema(engine)
+            bring_forward(engine)
             register_branches(engine, 1)
             engine.dispose()
             yield server

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing
 from sandbox import Server, own_broker, own_database
@@ -48,7 +49,7 @@ def topology(amqp_url: str) -> str:
 @pytest.fixture
 def engine(database: Server) -> Iterator[Engine]:
     engine = open_engine(database.url)
-    apply_schema(engine)
+    bring_forward(engine)
     with engine.begin() as connection:
         connection.execute(
             text(

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 import atheris
 
 with atheris.instrument_imports(include=["mirrorfeed"]):
-    from mirrorfeed.consumer.database import apply_schema, open_engine
+    from mirrorfeed.consumer.database import open_engine
+    from mirrorfeed.consumer.migrations import bring_forward
     from mirrorfeed.contract import environment
     from mirrorfeed.publisher import BranchStatusClient
     from tests.fuzz import properties
@@ -31,7 +32,7 @@ def property_of(name: str, folder: Path) -> Iterator[properties.Property]:
                 yield properties.answering(client)
         case _:
             engine = open_engine(os.environ[environment.DATABASE_URL])
-            apply_schema(engine)
+            bring_forward(engine)
             yield properties.applying(engine)
 
 

@@ -1,0 +1,70 @@
+"""`mirror-consumer init`: tables, exchanges and queues."""
+
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.commands.options import AmqpUrlOption, DatabaseUrlOption, PartitionsOption
+from mirrorfeed.consumer.database import DatabaseUnavailable, open_engine
+from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.partitions.layout import Stage, unchanging_layout
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that would run, and change nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if there is anything to do.")
+    ] = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
+) -> None:
+    """Create the tables, or bring older ones to this version; declare the exchanges and queues.
+
+    Safe to repeat. Workers of the version before go on beside it.
+
+    \b
+    Examples:
+      mirror-consumer init
+      mirror-consumer init --sql > upgrade.sql
+    """
+    # Alembic takes a while to load, and no other command needs it.
+    from mirrorfeed.consumer import migrations
+
+    engine = open_engine(database_url)
+    if sql or check:
+        try:
+            with engine.connect() as connection:
+                version = migrations.current(connection)
+                script = migrations.script(connection)
+        except DBAPIError as error:
+            raise DatabaseUnavailable.because(error) from error
+        if sql:
+            print(script, end="")
+        elif script:
+            found = "there are no tables" if version is None else f"the tables are of {version}"
+            raise ConditionNotMet(f"{found}: mirror-consumer init brings {migrations.newest()}")
+        return
+    addresses = connection_parameters(amqp_url)
+    migrations.bring_forward(engine)
+    source = context.get_parameter_source("partitions")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
+        if layout.stage is not Stage.STEADY:
+            raise ValueError(layout.under_way)
+        if is_typed and layout.partitions != partitions:
+            raise ValueError(
+                f"there are {layout.partitions} partitions already, not {partitions}:"
+                f" mirror-consumer topology --partitions {partitions} changes their number"
+            )
+        declare_topology(channel, layout.partitions)

@@ -1,0 +1,240 @@
+"""From the tables of an older version to those of this one."""
+
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import URL
+
+from mirrorfeed.consumer import migrations
+from mirrorfeed.consumer.database import SCHEMA_VERSION, open_engine
+from mirrorfeed.contract import environment
+from tests.builders import at, completed, failed, script_run, started
+from tests.commands import Shell
+from tests.servers import (
+    branch,
+    new_database,
+    publish,
+    publish_events,
+    register_branches,
+    rows,
+    wait_for_rows,
+)
+
+ROOT = Path(__file__).parents[2]
+VERSION_0_1_0 = "95d9f4323f7b1a1b77397bbb067788978e37119c"
+NOT_SO = 1
+USAGE = 2
+
+# All that a table, an index or a function is. Columns that were added later come last in one of two
+# tables that are the same otherwise.
+CATALOG = """
+    SELECT 'column', table_name || '.' || column_name, concat_ws(
+        ' ', data_type, is_nullable, column_default, is_identity, identity_generation)
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL
+    SELECT 'function', proname, pg_get_functiondef(oid)
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'options', relname, reloptions::text
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
+    UNION ALL
+    SELECT 'version', version_num, NULL FROM schema_version
+    ORDER BY 1, 2
+"""
+
+
+@pytest.fixture(scope="module")
+def old_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.1.0 as it was, from the history of this repository."""
+    folder = tmp_path_factory.mktemp("0.1.0")
+    archive = subprocess.run(
+        ["git", "archive", VERSION_0_1_0, "contract", "publisher", "consumer", "schema.sql"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def old_engine(template_url: URL, old_version: Path) -> Iterator[Engine]:
+    """A database of 0.1.0."""
+    with new_database(template_url) as url:
+        engine = open_engine(url.render_as_string(hide_password=False))
+        with engine.begin() as connection:
+            connection.exec_driver_sql((old_version / "schema.sql").read_text())
+            connection.execute(text("INSERT INTO topology (partitions) VALUES (4)"))
+        yield engine
+        engine.dispose()
+
+
+def url_of(engine: Engine) -> str:
+    query = "SELECT inet_server_addr()::text, inet_server_port(), current_database(), current_user"
+    ((host, port, database, user),) = rows(engine, query)
+    return f"postgresql://{user}@{host.split('/')[0]}:{port}/{database}"
+
+
+def old_worker(old_version: Path, shell: Shell) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", "from consumer.cli import main; main()", "run"],
+        cwd=old_version,
+        env={**shell.environment(), "PYTHONPATH": str(old_version)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def catalog(engine: Engine) -> list[Any]:
+    return [tuple(row) for row in rows(engine, CATALOG)]
+
+
+def test_there_is_one_newest_revision() -> None:
+    """It is what the program needs."""
+    config = migrations._config()
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_VERSION]
+    assert migrations.newest() == SCHEMA_VERSION
+
+
+def test_the_revisions_lead_to_the_schema(old_engine: Engine, engine: Engine) -> None:
+    """The first published tables, brought forward, are those of `schema.sql`, to the last index."""
+    migrations.bring_forward(old_engine)
+    assert catalog(old_engine) == catalog(engine)
+
+
+def test_what_is_in_the_tables_stays(old_engine: Engine, old_version: Path) -> None:
+    """Every row of every table of a filled database."""
+    with old_engine.begin() as connection:
+        connection.exec_driver_sql(
+            """
+            INSERT INTO branch (id, unique_name) SELECT i, 'b' || i FROM generate_series(1, 50) i;
+            INSERT INTO mirror_attempt (branch_id, started_at, finished_at, outcome, revision_id)
+                SELECT id, now() - id * interval '1 minute', now(), 'completed', 'rev' FROM branch;
+            INSERT INTO script_activity (name, hostname, date_started, date_completed)
+                VALUES ('gc', 'vostok', now(), now());
+            INSERT INTO dead_letter (reason, detail, body) VALUES ('invalid', 'bad', 'x');
+            INSERT INTO ledger_source (source) VALUES ('/pullers/vostok/1');
+            INSERT INTO ledger_range (source_id, first, last, recorded_at) VALUES (1, 1, 70, now());
+            INSERT INTO ledger_arrival (source, sequences) VALUES ('/pullers/vostok/1', '{72,73}');
+            """
+        )
+    tables = ("branch", "mirror_attempt", "script_activity", "dead_letter", "topology")
+    before = {table: rows(old_engine, f"SELECT * FROM {table} ORDER BY 1") for table in tables}
+    migrations.bring_forward(old_engine)
+    for table in tables:
+        after = rows(old_engine, f"SELECT * FROM {table} ORDER BY 1")
+        assert [row[: len(before[table][0])] for row in after] == before[table], table
+
+
+def test_init_can_be_repeated_by_several_at_once(old_engine: Engine) -> None:
+    """Each waits for the one before, and finds nothing left to do."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as threads:
+        for each in [threads.submit(migrations.bring_forward, old_engine) for _ in range(4)]:
+            each.result()
+    assert rows(old_engine, "SELECT version_num FROM schema_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_dba_gets_the_sql_to_run(old_engine: Engine, engine: Engine, shell: Shell) -> None:
+    """`init --sql` prints it; what it prints does the whole work, and then there is no more."""
+    shell = Shell({**shell.variables, environment.DATABASE_URL: url_of(old_engine)})
+    check = shell.run("mirror-consumer", "init", "--check", expect=NOT_SO)
+    assert f"the tables are of 0001: mirror-consumer init brings {SCHEMA_VERSION}" in check.stderr
+    script = shell.run("mirror-consumer", "init", "--sql").stdout
+    assert rows(old_engine, "SELECT to_regclass('schema_version')") == [(None,)]
+    with old_engine.connect() as connection:
+        connection.connection.cursor().execute(script)
+        connection.commit()
+    assert catalog(old_engine) == catalog(engine)
+    shell.run("mirror-consumer", "init", "--check")
+    assert shell.run("mirror-consumer", "init", "--sql").stdout == ""
+
+
+def test_a_command_says_what_old_tables_need(old_engine: Engine, shell: Shell) -> None:
+    """And does nothing to them."""
+    shell = Shell({**shell.variables, environment.DATABASE_URL: url_of(old_engine)})
+    for command in (("status",), ("run", "--drain")):
+        result = shell.run("mirror-consumer", *command, expect=USAGE)
+        assert (
+            f"the tables are of version 0001, and this program needs {SCHEMA_VERSION}:"
+            " run mirror-consumer init" in result.stderr
+        )
+
+
+def test_the_schema_is_no_way_around_a_revision(old_engine: Engine) -> None:
+    """`schema.sql` on older tables changes nothing, and says what does."""
+    with (
+        pytest.raises(Exception, match=r"version 0001: mirror-consumer init"),
+        old_engine.begin() as connection,
+    ):
+        connection.execution_options(no_parameters=True).exec_driver_sql(
+            (ROOT / "schema.sql").read_text()
+        )
+
+
+def test_an_older_worker_goes_on_while_the_tables_change(
+    old_engine: Engine, old_version: Path, amqp_url: str, tmp_path: Path
+) -> None:
+    """Changes expand first: events before, during and after the upgrade are applied or buried, by
+    an old worker alone, then by it and a new one side by side."""
+    variables = {
+        environment.AMQP_URL: amqp_url,
+        environment.DATABASE_URL: url_of(old_engine),
+        environment.SPOOL: str(tmp_path / "spool.db"),
+    }
+    shell = Shell(variables)
+    register_branches(old_engine, *range(1, 9))
+    declared = subprocess.run(
+        [sys.executable, "-c", "from consumer.cli import main; main()", "init"],
+        cwd=old_version,
+        env={**shell.environment(), "PYTHONPATH": str(old_version)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert declared.returncode == 0, declared.stderr
+    worker = old_worker(old_version, shell)
+    try:
+        publish_events(amqp_url, *(started(number, 0) for number in range(1, 9)))
+        counted = "SELECT count(*) FROM mirror_attempt"
+        wait_for_rows(old_engine, counted, [(8,)])
+        shell.run("mirror-consumer", "init")
+        publish_events(amqp_url, *(completed(number, 0, "r1") for number in range(1, 9)))
+        publish(amqp_url, b"no event")
+        wait_for_rows(
+            old_engine, "SELECT count(*) FROM branch WHERE last_mirrored_id = 'r1'", [(8,)]
+        )
+        wait_for_rows(old_engine, "SELECT reason FROM dead_letter", [("malformed",)])
+        with shell.running("mirror-consumer", "run"):
+            wait_for_rows(old_engine, "SELECT count(*) FROM worker WHERE queues <> '{}'", [(2,)])
+            publish_events(
+                amqp_url,
+                *(failed(number, 60, "why") for number in range(1, 9)),
+                script_run("gc", 0, 60),
+            )
+            wait_for_rows(
+                old_engine, "SELECT count(*) FROM branch WHERE mirror_failures = 1", [(8,)]
+            )
+            wait_for_rows(old_engine, "SELECT count(*) FROM script_activity", [(1,)])
+        assert worker.poll() is None
+    finally:
+        worker.terminate()
+        output, _ = worker.communicate(timeout=30)
+    assert worker.returncode == 0, output
+    assert branch(old_engine, 1).last_mirror_attempt == at(60)
