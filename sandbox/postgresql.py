@@ -48,11 +48,13 @@ class PrivatePostgreSQL(PrivateServer):
             lock_file.unlink()
 
     def _create(self, folder: PrivateFolder) -> None:
+        # The package makes the user: it must be there before the folder is given to that user.
+        programs = packages.postgresql_programs()
         if self._user is not None:
             shutil.chown(folder.path, self._user, self._user)
         initdb = folder.spawn(
             [
-                packages.postgresql_programs() / "initdb",
+                programs / "initdb",
                 "--pgdata=data",
                 "--username=mirrorfeed",
                 "--auth=trust",

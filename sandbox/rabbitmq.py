@@ -47,8 +47,10 @@ class PrivateRabbitMQ(PrivateServer):
         folder = self.folder
         if folder is None:
             raise SandboxError(f"rabbitmqctl {arguments[0]}: the node was never started")
+        # RabbitMQ 4 reads its input only if there is no further option: 4.0 would hang.
+        options = [] if typed else ["--quiet"]
         result = subprocess.run(
-            [packages.rabbitmq_server().with_name("rabbitmqctl"), "--quiet", *arguments],
+            [packages.rabbitmq_server().with_name("rabbitmqctl"), *options, *arguments],
             cwd=folder.path,
             env={"PATH": os.environ.get("PATH", os.defpath), **self._environment(folder)},
             input=typed,
