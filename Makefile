@@ -14,6 +14,7 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 	$(BIN)/python -m demo
 
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
+	$(BIN)/python -m sandbox
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 .PHONY: faults

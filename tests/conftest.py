@@ -1,8 +1,9 @@
 """Servers for the tests: found once a run, and clean for each test."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pika.exceptions
 import pytest
@@ -15,9 +16,11 @@ from mirrorfeed.consumer.database import apply_schema, open_engine
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
-from sandbox import find_broker, find_database
+from sandbox import SandboxError, find_broker, find_database
 from tests.commands import Shell
 from tests.servers import delete_topology, new_database
+
+SANDBOX_ERROR = "sandbox_error"
 
 # Examples are drawn from a fixed seed: a run that was green stays green.
 settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
@@ -28,6 +31,24 @@ settings.load_profile("mirrorfeed")
 def pytest_xdist_auto_num_workers() -> int:
     """Two processes with servers of their own; on a broker that was given only one has room."""
     return 1 if environment.AMQP_URL in os.environ else 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Without servers no test has anything to say: one line does."""
+    try:
+        yield
+    except SandboxError as error:
+        if hasattr(item.config, "workeroutput"):  # in one of pytest-xdist's processes
+            item.config.workeroutput[SANDBOX_ERROR] = str(error)
+        pytest.exit(str(error), pytest.ExitCode.INTERRUPTED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What ended one of pytest-xdist's processes ends the run."""
+    if said := getattr(node, "workeroutput", {}).get(SANDBOX_ERROR):
+        pytest.exit(said, pytest.ExitCode.INTERRUPTED)
 
 
 @pytest.fixture(scope="session")
