@@ -40,6 +40,8 @@ _LIST_OF_HOSTS = re.compile(
     r"(?P<scheme>\w[\w+]*://)(?P<user>[^/?#]*@)?(?P<hosts>[^/?#@,]*,[^/?#@]*)"
     r"(?P<path>/[^?#]*)?(?:\?(?P<query>.*))?"
 )
+ATTEMPT = "connection to server at "
+"""How libpq's word on one address begins, of which there is one below the other."""
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 SERVER_TROUBLE = frozenset(
     [
@@ -120,8 +122,10 @@ def lacks_right(error: DBAPIError) -> bool:
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the database said, in one line and without the statement."""
-    return str(error.orig).strip().split("\n", 1)[0]
+    """What the database said, in one line and without the statement; of several addresses of it,
+    what each said."""
+    lines = str(error.orig).strip().split("\n")
+    return "; ".join([line for line in lines if line.startswith(ATTEMPT)] or lines[:1])
 
 
 class DatabaseUnavailable(Exception):

@@ -13,7 +13,7 @@ _LACKS = {
         "the disk is full: make room, or set TMPDIR to a folder on another one"
     ),
     r"Cannot allocate memory|could not map anonymous shared memory|Cannot (re)?allocate \d+ bytes"
-    r"|\benomem\b|failed to create( \w+)* thread": (
+    r"|Failed to create super carrier|\benomem\b|failed to create( \w+)* thread": (
         "there is too little memory: end other programs, or raise the limit (ulimit -v, or that"
         " of the container)"
     ),
