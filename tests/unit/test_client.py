@@ -16,8 +16,8 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
 )
 from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
-from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
+from tests.spools import pending_in
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def client(path: Path) -> Iterator[BranchStatusClient]:
 
 
 def spooled(path: Path) -> list[Envelope]:
-    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=1000)]
+    return [wire.decode(event.body) for event in pending_in(path)]
 
 
 def test_a_completed_attempt_ends_the_one_that_started(
@@ -52,7 +52,8 @@ def test_one_process_starts_what_another_ends(client: BranchStatusClient, path: 
     """The spool remembers the open attempt of each branch."""
     client.start_mirroring(1)
     client.start_mirroring(2)
-    BranchStatusClient(path, forward=False).mirror_failed(1, "no route to host")
+    with BranchStatusClient(path, forward=False) as other:
+        other.mirror_failed(1, "no route to host")
     events = [envelope.event for envelope in spooled(path)]
     assert isinstance(events[2], MirrorFailed)
     assert isinstance(events[0], MirrorStarted)
@@ -195,7 +196,8 @@ def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None
 def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a puller needs no configuration of its own."""
     monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
-    BranchStatusClient(forward=False).start_mirroring(1)
+    with BranchStatusClient(forward=False) as client:
+        client.start_mirroring(1)
     assert len(spooled(path)) == 1
 
 
