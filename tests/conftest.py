@@ -1,18 +1,22 @@
 """Servers for the tests: found once a run, and clean for each test."""
 
 import os
+import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pika.exceptions
 import pytest
 from hypothesis import settings
+from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import apply_schema, open_engine
+from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.consumer.database import apply_schema, first_line, open_engine
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
@@ -51,22 +55,43 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         pytest.exit(said, pytest.ExitCode.INTERRUPTED)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MB, which root can mount."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def broker_url() -> Iterator[str]:
     """A broker on which nobody else's mirrorfeed runs."""
     with find_broker() as broker:
-        with broker_channel(connection_parameters(broker.url)) as channel:
-            try:
-                channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
-                is_in_use = True
-            except pika.exceptions.ChannelClosedByBroker:
-                is_in_use = False
+        try:
+            with broker_channel(connection_parameters(broker.url)) as channel:
+                is_in_use = has_exchange(channel)
+        except BrokerUnavailable as error:
+            raise SandboxError(
+                f"{error}; look after it, or unset {environment.AMQP_URL}"
+            ) from error
         if is_in_use:
             pytest.exit(
                 f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
                 " give the tests a virtual host of their own"
             )
         yield broker.url
+
+
+def has_exchange(channel: BlockingChannel) -> bool:
+    try:
+        channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -87,7 +112,14 @@ def topology(amqp_url: str) -> str:
 @pytest.fixture(scope="session")
 def template_url() -> Iterator[URL]:
     """A database with the schema and nothing in it, beside whatever the server has."""
-    with find_database() as database, new_database(make_url(database.url)) as url:
+    with find_database() as database, ExitStack() as stack:
+        try:
+            url = stack.enter_context(new_database(make_url(database.url)))
+        except DBAPIError as error:
+            raise SandboxError(
+                f"the database cannot be used: {first_line(error)}; look after it, or unset"
+                f" {environment.DATABASE_URL}"
+            ) from error
         engine = open_engine(url.render_as_string(hide_password=False))
         apply_schema(engine)
         with unchanging_layout(engine, routing.DEFAULT_PARTITIONS):

@@ -1,9 +1,8 @@
 """A publisher whose broker, or whose own process, dies."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count, cycle
 from pathlib import Path
@@ -152,18 +151,6 @@ def test_what_the_broker_never_takes_is_set_aside(
 def fail_for_ever(client: BranchStatusClient) -> None:
     for number in count():
         client.mirror_failed(1 + number % 50, "x" * 1000)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 20 MB, which root can mount."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
