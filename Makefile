@@ -15,7 +15,11 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
 	$(BIN)/python -m sandbox
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
+
+.PHONY: bare
+bare: .venv/ready ## Try `make demo` and a part of `make test` on bare Debians, as root (6 min)
+	$(BIN)/python -m tests.bare
 
 .PHONY: faults
 faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
@@ -46,7 +50,9 @@ bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastS
 	$(BIN)/python -m benchmarks.peers
 
 fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris -c constraints.txt \
+		atheris 2>/dev/null || { echo "atheris, which guides the search, has no build for" \
+		"$$($(BIN)/python --version): use another, make clean fuzz PYTHON=python3.13" >&2; exit 1; }
 	$(BIN)/python -m tests.fuzz decoding
 	$(BIN)/python -m tests.fuzz answering
 	$(BIN)/python -m sandbox -- $(BIN)/python -m tests.fuzz applying
@@ -58,6 +64,7 @@ format: .venv/ready ## Format the code
 clean: ## Remove .venv and what the tools leave
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	[ ! -w /var/tmp/mirrorfeed-bare ] || rm -rf /var/tmp/mirrorfeed-bare
 
 .venv/ready: pyproject.toml constraints.txt
 	PYTHON=$(PYTHON) sh sandbox/make-venv.sh
