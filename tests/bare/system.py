@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sandbox import SandboxError
 from sandbox.programs import run
@@ -84,7 +85,11 @@ def check_possible(suite: str) -> None:
     try:
         run(["unshare", "--mount", "true"], timeout_seconds=10)
         release = f"{_mirror()}dists/{suite}/InRelease"
-        run(["/usr/lib/apt/apt-helper", "download-file", release, "/dev/null"], timeout_seconds=120)
+        with TemporaryDirectory() as folder:
+            run(
+                ["/usr/lib/apt/apt-helper", "download-file", release, f"{folder}/InRelease"],
+                timeout_seconds=120,
+            )
     except SandboxError as error:
         raise NotPossible(f"a bare system needs mounts and a mirror of Debian: {error}") from error
 
