@@ -123,6 +123,7 @@ def _make(suite: str, base: Path) -> None:
     run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *options),
+            "--dpkgopt=force-unsafe-io",
             *(f"--include={INCLUDED}", suite, base, source),
         ],
         timeout_seconds=900,
