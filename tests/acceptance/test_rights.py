@@ -424,6 +424,7 @@ def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     taken = take_all(broker.url, 20)
     wait_for(lambda: waiting._spool.status().confirmed == 20, "all confirms")
     forwarder.stop()
+    waiting.close()
     assert {properties.user_id for properties, _ in taken} == {None}
 
 

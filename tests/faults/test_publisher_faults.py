@@ -1,9 +1,8 @@
 """A publisher whose broker, or whose own process, dies."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count, cycle
 from pathlib import Path
@@ -15,11 +14,11 @@ from mirrorfeed.amqp.connections import connection_parameters
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient, SpoolFull
-from mirrorfeed.publisher.spool import Spool
 from sandbox import Server
 from tests.commands import Shell
 from tests.faults.conftest import MAX_MESSAGE_BYTES
 from tests.servers import register_branches, take_all, wait_for, wait_for_rows
+from tests.spools import status_of
 
 ENDLESS_PULLER = """
 import sys
@@ -38,12 +37,12 @@ def path(tmp_path: Path) -> Path:
 
 def drain(path: Path, amqp_url: str) -> None:
     client = BranchStatusClient(path, amqp_url)
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
     client.close()
 
 
 def has_spooled(path: Path, count: int) -> Callable[[], bool]:
-    return lambda: Spool(path).status().spooled > count
+    return lambda: status_of(path).spooled > count
 
 
 def sequences_by_key(events: list[Envelope]) -> dict[str, list[int]]:
@@ -81,7 +80,7 @@ def test_a_publisher_killed_at_any_moment_loses_nothing(path: Path, topology: st
             wait_for(path.exists, "a spool")
             wait_for(has_spooled(path, spooled + 100), "more events")
             puller.kill()
-        spooled = Spool(path).status().spooled
+        spooled = status_of(path).spooled
     drain(path, topology)
     events = received(topology, spooled)
     assert {event.sequence for event in events} == set(range(1, spooled + 1))
@@ -106,7 +105,7 @@ def test_a_restart_of_the_broker_loses_nothing(path: Path, topology: str, broker
     call(200)
     broker.start()
     call(200)
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
     client.close()
     events = received(topology, calls)
     assert {event.sequence for event in events} == set(range(1, calls + 1))
@@ -154,18 +153,6 @@ def fail_for_ever(client: BranchStatusClient) -> None:
         client.mirror_failed(1 + number % 50, "x" * 1000)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 20 MB, which root can mount."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
     """What was taken before is sent; then there is room again."""
     path = small_disk / "spool.db"
@@ -173,7 +160,7 @@ def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: 
     with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
         fail_for_ever(client)
     client.close()
-    taken = Spool(path).status().spooled
+    taken = status_of(path).spooled
     drain(path, topology)
     assert len(received(topology, taken)) >= taken
     again = BranchStatusClient(path, forward=False)
@@ -199,7 +186,7 @@ def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
     forwarder._addresses = cycle(connection_parameters(topology))
     received(topology, 50)
     ballast.unlink()
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
     client.close()
     waiting.close()
 

@@ -16,8 +16,8 @@ from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
-from mirrorfeed.publisher.spool import Spool
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
+from tests.spools import status_of
 
 PULLER = """
 import sys
@@ -40,7 +40,7 @@ def client(path: Path, topology: str) -> Iterator[BranchStatusClient]:
 
 
 def is_empty(path: Path) -> bool:
-    return Spool(path).status().pending == 0
+    return status_of(path).pending == 0
 
 
 def events_of(amqp_url: str, count: int) -> list[Envelope]:
@@ -77,7 +77,8 @@ def test_each_key_arrives_in_order_and_every_event_once(
 
 def test_what_an_earlier_process_left_is_sent_without_a_call(path: Path, topology: str) -> None:
     """A quiet puller flushes what an outage left behind."""
-    BranchStatusClient(path, forward=False).start_mirroring(1)
+    with BranchStatusClient(path, forward=False) as earlier:
+        earlier.start_mirroring(1)
     client = BranchStatusClient(path, topology)
     assert len(events_of(topology, 1)) == 1
     client.close()
@@ -87,7 +88,8 @@ def test_what_other_processes_append_is_sent(
     client: BranchStatusClient, path: Path, topology: str
 ) -> None:
     """One process forwards for all that share the spool."""
-    BranchStatusClient(path, forward=False).start_mirroring(2)
+    with BranchStatusClient(path, forward=False) as other:
+        other.start_mirroring(2)
     assert len(events_of(topology, 1)) == 1
 
 
@@ -106,7 +108,7 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
         client.mirror_failed(1, "why")
         client.start_mirroring(2)
         assert [event.event.partition_key for event in events_of(topology, 1)] == [bound]
-        assert Spool(path).status().pending >= 2
+        assert status_of(path).pending >= 2
         channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
     assert [event.sequence for event in events_of(topology, 2)] == [1, 2]
     wait_for(lambda: is_empty(path), "the spool to empty")
@@ -124,7 +126,7 @@ def test_a_broker_without_the_exchange_is_waited_for(
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
     assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
     wait_for(lambda: is_empty(path), "the spool to empty")
-    assert Spool(path).status().refused == 0
+    assert status_of(path).refused == 0
     client.close()
 
 
@@ -142,7 +144,7 @@ def test_a_nacked_event_stays_until_there_is_room(
         client.mirror_failed(1, "why")
         # The partition queue took it and the full one did not: the broker says no.
         assert events_of(topology, 1)[0].sequence == 1
-        assert Spool(path).status().pending == 2
+        assert status_of(path).pending == 2
     wait_for(lambda: is_empty(path), "the spool to empty")
     sequences = [event.sequence for event in events_of(topology, 2)]
     assert sequences[-2:] == [1, 2]

@@ -1,6 +1,11 @@
 """BranchStatusClient: which events a puller's calls become."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +21,11 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
 )
 from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
-from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
+from tests.spools import pending_in
+
+ROOT = Path(__file__).parents[2]
+NOBODY_LISTENS = "amqp://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def client(path: Path) -> Iterator[BranchStatusClient]:
 
 
 def spooled(path: Path) -> list[Envelope]:
-    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=1000)]
+    return [wire.decode(event.body) for event in pending_in(path)]
 
 
 def test_a_completed_attempt_ends_the_one_that_started(
@@ -52,7 +60,8 @@ def test_one_process_starts_what_another_ends(client: BranchStatusClient, path: 
     """The spool remembers the open attempt of each branch."""
     client.start_mirroring(1)
     client.start_mirroring(2)
-    BranchStatusClient(path, forward=False).mirror_failed(1, "no route to host")
+    with BranchStatusClient(path, forward=False) as other:
+        other.mirror_failed(1, "no route to host")
     events = [envelope.event for envelope in spooled(path)]
     assert isinstance(events[2], MirrorFailed)
     assert isinstance(events[0], MirrorStarted)
@@ -195,7 +204,8 @@ def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None
 def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a puller needs no configuration of its own."""
     monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
-    BranchStatusClient(forward=False).start_mirroring(1)
+    with BranchStatusClient(forward=False) as client:
+        client.start_mirroring(1)
     assert len(spooled(path)) == 1
 
 
@@ -209,3 +219,46 @@ def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
     """Whatever the host's time zone."""
     client.start_mirroring(1)
     assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)
+
+
+def test_the_readmes_sample_leaves_nothing_open(tmp_path: Path) -> None:
+    """Python's development mode tells of each file and connection that nobody closed."""
+    sample, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "BranchStatusClient" in sample
+    path = tmp_path / "spool.db"
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", f"def mirror(): return 'rev-2'\n{sample}"],
+        cwd=ROOT,
+        env={**os.environ, "MIRRORFEED_SPOOL": str(path), "MIRRORFEED_AMQP_URL": NOBODY_LISTENS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    assert [envelope.event.TYPE for envelope in spooled(path)] == [
+        "mirror.started",
+        "mirror.completed",
+        "mirror.failed",
+        "mirror.started",
+        "mirror.completed",
+    ]
+
+
+def test_a_client_closes_itself_at_the_end_of_a_block(path: Path) -> None:
+    """Whatever ends the block; what was reported stays."""
+    with suppress(ZeroDivisionError), BranchStatusClient(path, NOBODY_LISTENS) as client:
+        client.start_mirroring(1)
+        forwarder = client._forwarder
+        client.mirror_failed(1, str(1 // 0))
+    assert forwarder is not None
+    assert not forwarder.is_running
+    assert open_files_in(path.parent) == []
+    assert len(spooled(path)) == 1
+
+
+def open_files_in(folder: Path) -> list[Path]:
+    """Files there that this process has open."""
+    links = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return [target for link in links if (target := link.resolve()).is_relative_to(folder)]
