@@ -75,10 +75,7 @@ def _found_or_installed(package: Package) -> Path:
             raise SandboxError(
                 f"{_names(missing, ' and ')} {are} not installed: {_remedy(missing)}"
             )
-        with _one_at_a_time():
-            # Another thread or process may have installed it while this one waited.
-            if package.find() is None:
-                _install(_missing(package))
+        _install(package)
         found = package.find()
     if found is None:
         raise SandboxError(
@@ -109,17 +106,21 @@ def _remedy(packages: list[Package]) -> str:
     )
 
 
-def _install(packages: list[Package]) -> None:
+def _install(needed: Package) -> None:
+    packages = _missing(needed)
     install = ("install", "--no-install-recommends", *(package.name for package in packages))
     updated = ""
     try:
-        _say("reading Debian's lists of packages (apt-get update, about 15 MB)")
-        updated = _apt_get("update", timeout_seconds=_LISTS_TIMEOUT_SECONDS)
-        planned = _apt_get(*install, "--assume-no", timeout_seconds=60, expect=(0, _ABORTED))
-        _say(f"installing {_names(packages, ', ')} ({_size(planned)})")
-        with _no_service_started():
-            _apt_get(*install, "--yes", timeout_seconds=_INSTALL_TIMEOUT_SECONDS)
-    except SandboxError as error:
+        with _one_at_a_time():
+            if needed.find() is not None:
+                return  # another thread or process has installed it while this one waited
+            _say("reading Debian's lists of packages (apt-get update, about 15 MB)")
+            updated = _apt_get("update", timeout_seconds=_LISTS_TIMEOUT_SECONDS)
+            planned = _apt_get(*install, "--assume-no", timeout_seconds=60, expect=(0, _ABORTED))
+            _say(f"installing {_names(packages, ', ')} ({_size(planned)})")
+            with _no_service_started():
+                _apt_get(*install, "--yes", timeout_seconds=_INSTALL_TIMEOUT_SECONDS)
+    except (SandboxError, OSError) as error:
         raise SandboxError(
             f"{_names(packages, ' and ')} cannot be installed ({_reason(str(error), updated)}):"
             f" look after that, or {_remedy(packages)}"

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import pika
-from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient
+from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient, ConnectionOpenAborted
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
     RetryCallState,
@@ -285,7 +285,7 @@ class ConsumingSession:
             self._end(reason)
 
     def _on_connection_ended(self, connection: DeliveryConnection, reason: Exception) -> None:
-        if not isinstance(reason, ConnectionClosedByClient):
+        if not isinstance(reason, ConnectionClosedByClient | ConnectionOpenAborted):
             self.error = self.error or reason
         self._ioloop.stop()
 
@@ -296,8 +296,10 @@ class ConsumingSession:
                 if subscription.is_open:
                     subscription.forget_consumers()
             self._connection.close()
-        elif not self._connection.is_closing:
+        elif self._connection.is_closed:
             self._ioloop.stop()
+        elif not self._connection.is_closing:
+            self._connection.close()  # it is still being opened: its socket is closed
 
     # In the applier thread.
 

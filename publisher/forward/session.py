@@ -10,6 +10,7 @@ from pika.exceptions import (
     ChannelClosedByBroker,
     ChannelClosedByClient,
     ConnectionClosedByClient,
+    ConnectionOpenAborted,
 )
 from pika.spec import Basic
 
@@ -242,13 +243,13 @@ class PublishingSession:
             self._end(reason)
 
     def _on_connection_ended(self, connection: SelectConnection, reason: Exception) -> None:
-        if not isinstance(reason, ConnectionClosedByClient):
+        if not isinstance(reason, ConnectionClosedByClient | ConnectionOpenAborted):
             self.error = self.error or reason
         self._ioloop.stop()
 
     def _end(self, error: Exception | None = None) -> None:
         self.error = self.error or error
-        if self._connection.is_open:
-            self._connection.close()
-        elif not self._connection.is_closing:
+        if self._connection.is_closed:
             self._ioloop.stop()
+        elif not self._connection.is_closing:
+            self._connection.close()  # also while it is still being opened: its socket is closed

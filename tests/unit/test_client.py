@@ -2,10 +2,11 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
 )
 from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
+from sandbox import wait_until
 from tests.builders import at
 from tests.spools import pending_in
 
@@ -253,9 +255,23 @@ def test_a_client_closes_itself_at_the_end_of_a_block(path: Path) -> None:
         forwarder = client._forwarder
         client.mirror_failed(1, str(1 // 0))
     assert forwarder is not None
-    assert not forwarder.is_running
+    wait_until(lambda: not forwarder.is_running, 60, "the forwarder to end")
     assert open_files_in(path.parent) == []
     assert len(spooled(path)) == 1
+
+
+def test_a_client_that_is_still_connecting_closes_its_socket(path: Path) -> None:
+    """It does not wait for the garbage collector, which complains in development mode."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        client = BranchStatusClient(path, f"amqp://127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection, closing(client):
+            connection.settimeout(60)
+            greeting = connection.recv(100)
+            client.close()
+            assert greeting.startswith(b"AMQP")
+            assert connection.recv(100) == b""
 
 
 def open_files_in(folder: Path) -> list[Path]:
