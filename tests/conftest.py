@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pika.exceptions
 import pytest
 from hypothesis import settings
 from sqlalchemy import Engine, make_url
@@ -13,7 +12,7 @@ from sqlalchemy.engine import URL
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer.database import apply_schema, open_engine
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
-from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.partitions.topology import declare_topology, find_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import find_broker, find_database
 from tests.commands import Shell
@@ -35,15 +34,11 @@ def broker_url() -> Iterator[str]:
     """A broker on which nobody else's mirrorfeed runs."""
     with find_broker() as broker:
         with broker_channel(connection_parameters(broker.url)) as channel:
-            try:
-                channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
-                is_in_use = True
-            except pika.exceptions.ChannelClosedByBroker:
-                is_in_use = False
-        if is_in_use:
+            found = find_topology(channel, routing.DEFAULT_PARTITIONS)
+        if found:
             pytest.exit(
-                f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
-                " give the tests a virtual host of their own"
+                f"{environment.AMQP_URL} names a broker that has {', '.join(found)} already: give"
+                " the tests a virtual host of their own"
             )
         yield broker.url
 
