@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from demo.errors import DemoError
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import DatabaseUnavailable, open_engine
+from mirrorfeed.consumer.database import open_engine, unavailable
 from mirrorfeed.consumer.partitions.topology import delete_topology, find_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import Server, find_broker, find_database
@@ -83,6 +83,6 @@ def execute(database_url: str, statement: str) -> list[Any]:
             result = connection.execute(text(statement))
             return list(result) if result.returns_rows else []
     except DBAPIError as error:
-        raise DatabaseUnavailable.because(error) from error
+        raise unavailable(error) from error
     finally:
         engine.dispose()

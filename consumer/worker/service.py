@@ -27,11 +27,12 @@ from mirrorfeed.amqp.connections import BrokerUnavailable, after_each_round, bro
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import fold
-from mirrorfeed.consumer.database import DatabaseUnavailable, check_database, first_line
+from mirrorfeed.consumer.database import check_database, first_line, unavailable
+from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
-from mirrorfeed.consumer.worker.session import ConsumerCancelled, ConsumingSession
+from mirrorfeed.consumer.worker.session import ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
 
 MAX_BACKOFF_SECONDS = 30.0
@@ -72,12 +73,12 @@ class Worker:
     def run(self) -> None:
         """A service comes back for ever. A drain gives up after some seconds without a server.
 
-        Raises BrokerUnavailable or DatabaseUnavailable where a drain gives up, SchemaMissing where
+        Raises BrokerUnavailable or ServerUnavailable where a drain gives up, SchemaMissing where
         `mirror-consumer init` was never run.
         """
         give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
         retry = Retrying(
-            retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
+            retry=retry_if_exception_type((BrokerUnavailable, ServerUnavailable)),
             wait=after_each_round(
                 self._address_count,
                 wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
@@ -90,7 +91,7 @@ class Worker:
         try:
             while not self._stopping.is_set() and not self._is_drained:
                 retry(self._run_session)
-        except (BrokerUnavailable, DatabaseUnavailable):
+        except (BrokerUnavailable, ServerUnavailable):
             if not self._stopping.is_set():
                 raise
 
@@ -144,7 +145,7 @@ class Worker:
                     ensure_topology(channel, layout.partitions)
                 return layout
         except DBAPIError as error:
-            raise DatabaseUnavailable.because(error) from error
+            raise unavailable(error) from error
 
     def _beat(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
         """For as long as the session lasts, once a second: takes part as one of the workers, tells
@@ -152,7 +153,7 @@ class Worker:
         meanwhile, for as long as the next beat is not due."""
         membership = Membership(self._engine, self._share)
         try:
-            # Who cannot reach the broker does not keep others from it.
+            # A worker that cannot reach the broker does not keep others from it.
             while not session.opened.wait(POLL_SECONDS):
                 if ended.is_set():
                     return
@@ -168,7 +169,7 @@ class Worker:
 
     def _consult(self, membership: Membership, session: ConsumingSession, layout: Layout) -> None:
         try:
-            roles = membership.take_part(session.subscribed, layout.queues)
+            assignment = membership.take_part(session.subscribed, layout.queues)
             with self._engine.connect() as connection:
                 layout_now = read_layout(connection)
         except DBAPIError as error:
@@ -181,7 +182,7 @@ class Worker:
             logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
             session.stop()
         else:
-            session.rebalance(roles)
+            session.rebalance(assignment)
 
     def _fold(self, ended: threading.Event, until: float = math.inf) -> None:
         try:
@@ -190,12 +191,16 @@ class Worker:
             logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
 
     def _recover(self, session: ConsumingSession, error: BaseException) -> None:
-        if isinstance(error, DBAPIError):
-            trouble: Exception = DatabaseUnavailable.because(error)
-        elif isinstance(error, AMQPError | ConsumerCancelled | OSError):
-            trouble = BrokerUnavailable(repr(error))
-        else:
-            raise error  # a defect: the process ends, its deliveries go back
+        trouble: Exception
+        match error:
+            case ServerUnavailable():
+                trouble = error
+            case DBAPIError():
+                trouble = unavailable(error)
+            case AMQPError() | OSError():
+                trouble = BrokerUnavailable(repr(error))
+            case _:
+                raise error  # a defect: the process ends, its deliveries go back
         if session.applied + session.buried == 0:
             raise trouble
         logger.warning("beginning again", extra={"because": str(trouble)})
