@@ -15,7 +15,8 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import audit
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
-from mirrorfeed.consumer.dead_letters.replay import Replay, plan
+from mirrorfeed.consumer.dead_letters.plan import plan
+from mirrorfeed.consumer.dead_letters.replay import Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.contract.events import ScriptRun
 from sandbox import SandboxError

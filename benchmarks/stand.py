@@ -12,9 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-import pika
 import psycopg2
-from pika.exceptions import ChannelClosedByBroker
 from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import make_url
 
@@ -22,7 +20,11 @@ from benchmarks.load import BRANCHES
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.migrations import bring_forward
-from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.partitions.topology import (
+    declare_topology,
+    delete_topology,
+    find_topology,
+)
 from mirrorfeed.contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
 
@@ -170,25 +172,15 @@ def _as_admin(server_url: str, statement: str) -> None:
 
 
 def _claim(amqp_url: str) -> None:
-    parameters = connection_parameters(amqp_url)
-    with broker_channel(parameters) as channel:
-        try:
-            channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
-        except ChannelClosedByBroker:
-            pass
-        else:
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        if found := find_topology(channel, PARTITIONS):
             raise SandboxError(
-                f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
-                " give the benchmarks a virtual host of their own"
+                f"{environment.AMQP_URL} names a broker that has {', '.join(found)} already: give"
+                " the benchmarks a virtual host of their own"
             )
-    with broker_channel(parameters) as channel:
         declare_topology(channel, PARTITIONS)
 
 
 def _give_up(amqp_url: str) -> None:
-    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
-        channel = connection.channel()
-        for queue in (*QUEUES, routing.DEAD_QUEUE):
-            channel.queue_delete(queue)
-        channel.exchange_delete(routing.EVENTS_EXCHANGE)
-        channel.exchange_delete(routing.DEAD_EXCHANGE)
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        delete_topology(channel, PARTITIONS)

@@ -10,6 +10,13 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.consumer.errors import (
+    ConsumerError,
+    DatabaseUnavailable,
+    RefusedByDatabase,
+    RightMissing,
+    SchemaMissing,
+)
 from mirrorfeed.contract.wire import timestamp
 
 CONNECTION: dict[str, str | int] = {
@@ -91,11 +98,6 @@ def message_is_to_blame(error: DBAPIError) -> bool:
     return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
 
 
-def lacks_right(error: DBAPIError) -> bool:
-    """Whether the database user may not do what was asked for."""
-    return isinstance(error.orig, InsufficientPrivilege)
-
-
 def first_line(error: DBAPIError) -> str:
     """What the database said, in one line and without the statement; of several addresses of it,
     what each said."""
@@ -103,16 +105,21 @@ def first_line(error: DBAPIError) -> str:
     return "; ".join([line for line in lines if line.startswith(ATTEMPT)] or lines[:1])
 
 
-class DatabaseUnavailable(Exception):
-    """PostgreSQL cannot be reached, or cannot take a transaction now."""
+def meaning(error: DBAPIError) -> ConsumerError:
+    """The same as one of our errors: a right is missing, the data is refused, or the database is in
+    trouble."""
+    if isinstance(error.orig, InsufficientPrivilege):
+        return RightMissing(
+            f"{first_line(error)}; give this database user the role for it, see roles.sql"
+        )
+    if message_is_to_blame(error):
+        return RefusedByDatabase(first_line(error))
+    return unavailable(error)
 
-    @classmethod
-    def because(cls, error: DBAPIError) -> "DatabaseUnavailable":
-        return cls(first_line(error))
 
-
-class SchemaMissing(Exception):
-    """The database is there, its tables are not, or are those of an older version."""
+def unavailable(error: DBAPIError) -> DatabaseUnavailable:
+    """The same for what must be able to go on whatever the cause is, and so waits until it can."""
+    return DatabaseUnavailable(first_line(error))
 
 
 def check_database(engine: Engine) -> None:
@@ -132,7 +139,7 @@ def check_database(engine: Engine) -> None:
                 query = text("SELECT version_num FROM schema_version")
                 version = connection.execute(query).scalar_one()
     except DBAPIError as error:
-        raise DatabaseUnavailable.because(error) from error
+        raise unavailable(error) from error
     if is_read_only:
         raise DatabaseUnavailable("the database is read-only, perhaps a standby")
     if not has_schema:

@@ -20,13 +20,10 @@ from demo.servers import both_servers, left_as_found
 from demo.stage import WIDTH, check_programs, open_stage
 from demo.story import chapter, tell
 from mirrorfeed.amqp.connections import BrokerUnavailable
-from mirrorfeed.consumer.database import DatabaseUnavailable
-from mirrorfeed.contract import environment
+from mirrorfeed.consumer.errors import DatabaseUnavailable
+from mirrorfeed.contract import environment, exit_codes
 from sandbox import SandboxError, prepare
 
-EXIT_NOT_MET = 1
-EXIT_USAGE = 2
-EXIT_UNREACHABLE = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NEXT = """\
 mirror-consumer --help, mirror-publisher --help   the commands, each with an example
@@ -50,11 +47,11 @@ def main() -> int:
     except DemoError as error:
         return refuse(str(error), error.exit_code)
     except (SandboxError, TimeoutError) as error:
-        return refuse(str(error), EXIT_NOT_MET)
+        return refuse(str(error), exit_codes.NOT_MET)
     except ValueError as error:  # a server's URL
-        return refuse(str(error), EXIT_USAGE)
+        return refuse(str(error), exit_codes.USAGE)
     except (BrokerUnavailable, DatabaseUnavailable) as error:
-        return refuse(f"a server cannot be reached: {error}", EXIT_UNREACHABLE)
+        return refuse(f"a server cannot be reached: {error}", exit_codes.UNREACHABLE)
     console.print(f"Nothing is left of it, after {time.monotonic() - began:.0f} seconds.")
     chapter(console, "What to look at next")
     console.print(NEXT)

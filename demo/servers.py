@@ -7,22 +7,15 @@ from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any
 
-from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from demo.errors import DemoError
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import DatabaseUnavailable, open_engine
+from mirrorfeed.consumer.database import open_engine, unavailable
+from mirrorfeed.consumer.partitions.topology import delete_topology, find_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import Server, find_broker, find_database
-
-NOT_FOUND = 404
-EXCHANGES = (routing.EVENTS_EXCHANGE, routing.DEAD_EXCHANGE)
-QUEUES = (
-    routing.DEAD_QUEUE,
-    *(routing.partition_queue(partition) for partition in range(routing.DEFAULT_PARTITIONS)),
-)
 
 
 @contextmanager
@@ -51,10 +44,7 @@ def left_as_found(amqp_url: str, database_url: str) -> Iterator[None]:
             execute(database_url, f"DROP TABLE IF EXISTS {', '.join(tables())}")
         finally:
             with broker_channel(connection_parameters(amqp_url)) as channel:
-                for queue in QUEUES:
-                    channel.queue_delete(queue)
-                for exchange in EXCHANGES:
-                    channel.exchange_delete(exchange)
+                delete_topology(channel, routing.DEFAULT_PARTITIONS)
 
 
 def refuse_if_any(found: list[str], variable: str, server: str, remedy: str) -> None:
@@ -69,20 +59,8 @@ def refuse_if_any(found: list[str], variable: str, server: str, remedy: str) -> 
 
 def on_broker(amqp_url: str) -> list[str]:
     """Those of mirrorfeed's exchanges and queues that are there."""
-
-    def is_there(kind: str, name: str) -> bool:
-        # A refusal closes the channel, so each question has its own.
-        channel = first_channel.connection.channel()
-        declare = channel.exchange_declare if kind == "exchange" else channel.queue_declare
-        try:
-            declare(name, passive=True)
-        except ChannelClosedByBroker as refusal:
-            return bool(refusal.reply_code != NOT_FOUND)
-        return True
-
-    names = [("exchange", name) for name in EXCHANGES] + [("queue", name) for name in QUEUES]
-    with broker_channel(connection_parameters(amqp_url)) as first_channel:
-        return [f"{kind} {name}" for kind, name in names if is_there(kind, name)]
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        return find_topology(channel, routing.DEFAULT_PARTITIONS)
 
 
 def in_database(database_url: str) -> list[str]:
@@ -105,6 +83,6 @@ def execute(database_url: str, statement: str) -> list[Any]:
             result = connection.execute(text(statement))
             return list(result) if result.returns_rows else []
     except DBAPIError as error:
-        raise DatabaseUnavailable.because(error) from error
+        raise unavailable(error) from error
     finally:
         engine.dispose()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mirrorfeed.contract import environment
+from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
+from mirrorfeed.contract.options import AmqpUrlOption
 from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
@@ -30,9 +31,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 AUTHSERVER_PORT = 8999
 """Where the original authserver listened."""
-EXIT_NOT_MET = 1
-EXIT_USAGE = 2
-EXIT_UNREACHABLE = 3
 
 app = typer.Typer(
     help="Reports what a puller host does. Events are safe in the spool when a command returns; a"
@@ -59,25 +57,6 @@ LimitOption = Annotated[
         envvar=environment.SPOOL_LIMIT_BYTES,
         min=1024 * 1024,
         help="The spool takes no event beyond this size.",
-    ),
-]
-
-
-def given_or_in_file(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
-    """The URL that the option or its variable gives, else that of a file."""
-    source = context.get_parameter_source(parameter.name or "")
-    is_given = source is not None and source.name != "DEFAULT"
-    return value if is_given else environment.url_in_file(environment.AMQP_URL) or value
-
-
-AmqpUrlOption = Annotated[
-    str,
-    typer.Option(
-        "--amqp-url",
-        envvar=environment.AMQP_URL,
-        callback=given_or_in_file,
-        help="The broker; several addresses have commas between them, and the next is taken where"
-        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
     ),
 ]
 BranchArgument = Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")]
@@ -262,7 +241,7 @@ def forward(
             _drain(waiting, forwarder, stall_seconds)
         while not drain and not told_to_end(forwarder):
             if not forwarder.is_running:
-                refuse("the forwarder ended unexpectedly, see the log", EXIT_NOT_MET)
+                refuse("the forwarder ended unexpectedly, see the log", exit_codes.NOT_MET)
     finally:
         forwarder.stop()
 
@@ -279,12 +258,12 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
             if forwarder.holds_spool and not forwarder.reaches_broker:
                 refuse(
                     f"the broker cannot be reached, {account.pending} events wait",
-                    EXIT_UNREACHABLE,
+                    exit_codes.UNREACHABLE,
                 )
             break
     if waiting := spool.status().pending:
         who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
-        refuse(f"{waiting} events wait, which {who} did not take", EXIT_NOT_MET)
+        refuse(f"{waiting} events wait, which {who} did not take", exit_codes.NOT_MET)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:
@@ -399,12 +378,12 @@ def main() -> None:
     try:
         app()
     except SpoolFull as error:
-        refuse(str(error), EXIT_NOT_MET)
+        refuse(str(error), exit_codes.NOT_MET)
     except (PublisherError, ValueError) as error:
         refuse(str(error))
 
 
-def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
+def refuse(message: str, exit_code: int = exit_codes.USAGE) -> NoReturn:
     print(f"mirror-publisher: {message}", file=sys.stderr)
     sys.exit(exit_code)
 

@@ -7,10 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pika.exceptions
 import pytest
 from hypothesis import settings
-from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -19,7 +17,7 @@ from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, conne
 from mirrorfeed.consumer.database import first_line, open_engine
 from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
-from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.partitions.topology import declare_topology, find_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
 from tests.commands import Shell
@@ -74,25 +72,17 @@ def broker_url() -> Iterator[str]:
     with find_broker() as broker:
         try:
             with broker_channel(connection_parameters(broker.url)) as channel:
-                is_in_use = has_exchange(channel)
+                found = find_topology(channel, routing.DEFAULT_PARTITIONS)
         except BrokerUnavailable as error:
             raise SandboxError(
                 f"{error}; look after it, or unset {environment.AMQP_URL}"
             ) from error
-        if is_in_use:
+        if found:
             pytest.exit(
-                f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
-                " give the tests a virtual host of their own"
+                f"{environment.AMQP_URL} names a broker that has {', '.join(found)} already: give"
+                " the tests a virtual host of their own"
             )
         yield broker.url
-
-
-def has_exchange(channel: BlockingChannel) -> bool:
-    try:
-        channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
-    except pika.exceptions.ChannelClosedByBroker:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -9,14 +9,17 @@ import pika
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer import Branch
 from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.partitions import topology
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope
 from sandbox import wait_until
 
 PATIENCE_SECONDS = 60.0
 """More than the longest backoffs of a forwarder, 15 s, and a worker, 30 s, one after the other."""
+MOST_PARTITIONS = 11
 
 
 @contextmanager
@@ -38,13 +41,8 @@ def new_database(server_url: URL, template: str | None = None) -> Iterator[URL]:
 
 def delete_topology(amqp_url: str) -> None:
     """Removes all that mirrorfeed declares, of partitions those that tests have."""
-    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
-        channel = connection.channel()
-        for queue in (*routing.partition_queues(11), *routing.interim_queues(11)):
-            channel.queue_delete(queue)
-        channel.queue_delete(routing.DEAD_QUEUE)
-        channel.exchange_delete(routing.EVENTS_EXCHANGE)
-        channel.exchange_delete(routing.DEAD_EXCHANGE)
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        topology.delete_topology(channel, MOST_PARTITIONS)
 
 
 def publish(amqp_url: str, *bodies: bytes, headers: dict[str, Any] | None = None) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from psycopg2.errors import InvalidSqlStatementName
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.ledger import RECORD, arrivals_of
-from mirrorfeed.consumer.apply.message import Message, Rejection, reject
+from mirrorfeed.consumer.apply.message import Message, Rejection, branch_ids_of, reject
 from mirrorfeed.consumer.apply.projection import (
     APPLY_ATTEMPTS,
     LOCK_BRANCHES,
@@ -25,28 +24,24 @@ from mirrorfeed.consumer.apply.projection import (
     UPSERT_ATTEMPTS,
     Attempt,
     attempt_of,
-    branch_ids_of,
     lock_branches,
+    project_branches,
 )
 from mirrorfeed.consumer.apply.statements import (
     INSERT_SCRIPT_ACTIVITY,
+    UNDO_TRIAL,
     Statement,
     as_script,
     as_trial,
+    forget_prepared,
     prepare,
 )
-from mirrorfeed.consumer.database import SERVER_TROUBLE, DatabaseUnavailable, message_is_to_blame
-from mirrorfeed.contract.events import (
-    Envelope,
-    ScriptRun,
-)
+from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, unavailable
+from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 
 # So that a deferred constraint names its offender, not only at the commit.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
-
-
-UNDO_TRIAL = text("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
 
 TRY_EACH = text("""
     SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
@@ -56,7 +51,11 @@ PIECE = 16
 """Events that are tried together before each is by itself: most batches have few offenders."""
 
 Applicable = tuple[Message, Envelope]
+"""A message that may be applied, and what it says."""
 Dead = tuple[Message, Rejection]
+"""A message that cannot be applied, and why."""
+Writing = Callable[[Sequence[Applicable]], list[Statement]]
+"""By which statements events are written."""
 
 
 class Tally(Struct, frozen=True):
@@ -73,8 +72,8 @@ class Applier:
         self._engine = engine
 
     def check(self) -> None:
-        """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable where
-        one cannot run.
+        """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable if one
+        cannot run.
 
         What is subscribed to while the database cannot take it only uses up its delivery limit.
         """
@@ -87,12 +86,12 @@ class Applier:
                 connection.execute(RECORD, {"arrivals": "[]"})
                 connection.execute(TRY_EACH, {"scripts": "[]", "trouble": []})
         except DBAPIError as error:
-            raise DatabaseUnavailable.because(error) from error
+            raise unavailable(error) from error
 
     def apply(self, messages: Sequence[Message]) -> Tally:
         """Commits every message of the batch, as applied or as buried.
 
-        Raises DBAPIError where the database is in trouble; then nothing of the batch is committed.
+        Raises DBAPIError if the database is in trouble; then nothing of the batch is committed.
         """
         with self._engine.begin() as connection:
             dead = write_batch(connection, messages)
@@ -104,7 +103,7 @@ def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dea
     """Applies what can be applied, within the caller's transaction, and returns what cannot; all of
     it is noted as having arrived.
 
-    Raises DBAPIError for a database in trouble.
+    Raises DBAPIError if the database is in trouble.
     """
     events, dead = _sift(connection, messages)
     arrivals = arrivals_of(messages)
@@ -141,16 +140,17 @@ def _sift(
 
 
 def _shortcut(events: Sequence[Applicable]) -> list[Statement]:
-    """All that the events do, without computing anew what follows from what is there."""
+    """All that the events do, at the price of what changes, not of what is there."""
     return [(CHECK_CONSTRAINTS, {}), *_inserts(events, APPLY_ATTEMPTS)]
 
 
 def _writes(events: Sequence[Applicable]) -> list[Statement]:
-    """All that the events do."""
+    """The same step by step, so that each event can be tried by itself."""
     return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
 
 
 def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS) -> list[Statement]:
+    """The rows that the events insert; of each attempt what holds in the end."""
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
     for _, envelope in events:
@@ -174,14 +174,15 @@ def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS)
 
 
 def _projections(events: Sequence[Applicable]) -> list[Statement]:
+    """The branches that are computed from all that is known of them."""
     branch_ids = sorted(branch_ids_of(message for message, _ in events))
     return [(PROJECT_BRANCHES, {"branch_ids": branch_ids})] if branch_ids else []
 
 
 def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
-    """Runs the statements, or none where the database refuses one; returns whether it took them.
+    """Runs the statements, or none if the database refuses one; returns whether it took them.
 
-    In one round trip, which is most of what a few rows cost; in another where something came late.
+    In one round trip, which is most of what a few rows cost; in another if something came late.
     """
     prepare(connection)
     script = as_trial(tuple((statement, *given) for statement, given in statements))
@@ -190,12 +191,10 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
         result = connection.execute(script, parameters)
         late = list(result.scalars()) if result.returns_rows else []
         if late:
-            connection.execute(PROJECT_BRANCHES, {"branch_ids": late})
+            project_branches(connection, late)
     except DBAPIError as error:
-        if isinstance(error.orig, InvalidSqlStatementName):
-            # A pooler has given this transaction a session that has prepared nothing.
+        if forget_prepared(connection, error):
             connection.execute(UNDO_TRIAL)
-            del connection.info["planned_at"]
             return _try(connection, statements)
         if not message_is_to_blame(error):
             raise
@@ -208,7 +207,7 @@ def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]
     """Writes what the database accepts and returns what it does not.
 
     It mostly refuses a row that an event inserts, and that is found out without computing any
-    branch. Only where it refuses what follows from the rows, each event is tried with all it does.
+    branch. Only if it refuses what follows from the rows, each event is tried with all it does.
     """
     # Offenders are often of one branch, and so side by side.
     events = sorted(events, key=lambda event: event[1].event.partition_key)
@@ -221,9 +220,6 @@ def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]
         return dead
     trial.rollback()
     return _try_pieces(connection, events, _writes)
-
-
-Writing = Callable[[Sequence[Applicable]], list[Statement]]
 
 
 def _try_pieces(

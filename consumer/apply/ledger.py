@@ -6,7 +6,7 @@ into ranges (`fold`), so that the ledger's size follows what is missing, not wha
 `audit` reads both, and so is right whether and whenever anybody folds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +15,9 @@ from sqlalchemy import Connection, Engine, text
 from mirrorfeed.consumer.apply.message import Message
 
 FOLD_LOCK = 0x6C6564676572  # "ledger" in ASCII
+PIECE_NOTES = 2000
+PIECE_BYTES = 64 * 1024
+"""Notes that are folded in one transaction: so many, or those with so many bytes of numbers."""
 
 RECORD = text("""
     INSERT INTO ledger_arrival (source, sequences)
@@ -24,62 +27,91 @@ RECORD = text("""
 
 TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({FOLD_LOCK})")
 
-NAME_SOURCES = text("""
-    INSERT INTO ledger_source (source)
-    SELECT source FROM ledger_arrival EXCEPT SELECT source FROM ledger_source
-    ON CONFLICT DO NOTHING
-""")
 
-# Gaps and islands: a piece begins an island where it does not touch what came before it.
-ISLANDS = """
-    begun AS (
+def _islands(piece: str, island: str) -> str:
+    """Gaps and islands: the pieces of each source, with those that overlap or touch made one.
+
+    A piece begins an island if it does not touch what came before it.
+    """
+    return f"""
+    {island}_begun AS (
         SELECT *, first - 1 > max(last) OVER (
             PARTITION BY source ORDER BY first, last
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS begins_island
-        FROM piece
+        FROM {piece}
     ),
-    numbered AS (
+    {island}_numbered AS (
         SELECT *, count(*) FILTER (WHERE begins_island) OVER (
             PARTITION BY source ORDER BY first, last ROWS UNBOUNDED PRECEDING
         ) AS island
-        FROM begun
+        FROM {island}_begun
     ),
-    island AS (
+    {island} AS (
         SELECT source, min(first) AS first, max(last) AS last, min(recorded_at) AS recorded_at
-        FROM numbered GROUP BY source, island
+        FROM {island}_numbered GROUP BY source, island
     )
-"""
+    """
 
-# Only ranges at or above the lowest number that arrived are touched: old holes cost nothing.
+
+# Only the ranges that the notes change are read and written: however many holes there are between
+# them, each island of numbers finds what it touches in the index. What is noted a second time
+# changes none. The size of an array is that of its stored form, which need not be unpacked for it.
 FOLD = text(f"""
-    WITH taken AS (
-        DELETE FROM ledger_arrival USING ledger_source
-        WHERE ledger_source.source = ledger_arrival.source
-        RETURNING ledger_source.id AS source, sequences, recorded_at
+    WITH waiting AS (
+        SELECT place, sum(size_bytes) OVER (ORDER BY place) - size_bytes AS bytes_before
+        FROM (
+            SELECT ctid AS place, pg_column_size(sequences) AS size_bytes
+            FROM ledger_arrival LIMIT :notes
+        ) note
     ),
-    arrived AS (
-        SELECT source, sequence, min(recorded_at) AS recorded_at
-        FROM taken, unnest(sequences) AS sequence
-        GROUP BY source, sequence
+    taken AS (
+        DELETE FROM ledger_arrival
+        WHERE ctid = ANY (ARRAY(SELECT place FROM waiting WHERE bytes_before < :size_bytes))
+        RETURNING *
     ),
-    span AS (
-        SELECT source, min(sequence) AS first, max(sequence) AS last FROM arrived GROUP BY source
+    named AS (
+        INSERT INTO ledger_source (source)
+        SELECT DISTINCT source FROM taken
+        WHERE NOT EXISTS (SELECT FROM ledger_source known WHERE known.source = taken.source)
+        RETURNING *
+    ),
+    number AS (
+        SELECT
+            coalesce(known.id, named.id) AS source,
+            sequence AS first, sequence AS last, taken.recorded_at
+        FROM taken
+        LEFT JOIN ledger_source known ON known.source = taken.source
+        LEFT JOIN named ON named.source = taken.source
+        CROSS JOIN unnest(sequences) AS sequence
+    ),
+    {_islands("number", "arrived")},
+    news AS (
+        SELECT arrived.*, greatest(
+            arrived.last, CASE WHEN above.first - 1 <= arrived.last THEN above.last END
+        ) AS touches_up_to
+        FROM arrived LEFT JOIN LATERAL (
+            SELECT first, last, recorded_at FROM ledger_range
+            WHERE source_id = source AND last >= arrived.last ORDER BY last LIMIT 1
+        ) above ON true
+        WHERE (above.first <= arrived.first AND above.recorded_at <= arrived.recorded_at)
+            IS NOT TRUE
     ),
     touched AS (
-        DELETE FROM ledger_range AS known USING span
-        WHERE known.source_id = span.source
-            AND known.last >= span.first - 1 AND known.first - 1 <= span.last
-        RETURNING known.*
+        DELETE FROM ledger_range USING news
+        WHERE source_id = source
+            AND ledger_range.last BETWEEN news.first - 1 AND news.touches_up_to
+        RETURNING source_id, ledger_range.first, ledger_range.last, ledger_range.recorded_at
     ),
     piece AS (
-        SELECT source, sequence AS first, sequence AS last, recorded_at FROM arrived
-        UNION ALL
-        SELECT source_id, first, last, recorded_at FROM touched
+        SELECT source, first, last, recorded_at FROM news UNION ALL SELECT * FROM touched
     ),
-    {ISLANDS}
-    INSERT INTO ledger_range (source_id, first, last, recorded_at)
-    SELECT source, first, last, recorded_at FROM island
+    {_islands("piece", "island")},
+    widened AS (
+        INSERT INTO ledger_range (source_id, first, last, recorded_at)
+        SELECT source, first, last, recorded_at FROM island
+    )
+    SELECT count(*) FROM taken
 """)
 
 # What is missing below an island is so since the first arrival of anything above it.
@@ -91,7 +123,7 @@ AUDIT = text(f"""
         SELECT source, sequence, sequence, recorded_at
         FROM ledger_arrival, unnest(sequences) AS sequence
     ),
-    {ISLANDS}
+    {_islands("piece", "island")}
     SELECT source, first, last, extract(epoch FROM now() - min(recorded_at) OVER (
         PARTITION BY source ORDER BY first DESC
     )) AS age_seconds
@@ -144,14 +176,25 @@ def arrivals_of(messages: Iterable[Message]) -> str | None:
     return msgspec.json.encode(rows).decode()
 
 
-def fold(engine: Engine) -> bool:
-    """Merges what was noted into ranges; False where another worker is doing just that."""
+def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:
+    """Merges what was noted into ranges, until nothing is left to merge or `until` says so; False
+    if another worker is doing just that.
+
+    It goes on in pieces, each a short transaction that nobody waits for.
+    """
+    while folded := fold_piece(engine):
+        if until():
+            break
+    return folded is not None
+
+
+def fold_piece(engine: Engine) -> int | None:
+    """Merges some of the notes, and returns how many; None if another worker is doing just that."""
     with engine.begin() as connection:
         if not connection.scalar(TRY_LOCK):
-            return False
-        connection.execute(NAME_SOURCES)
-        connection.execute(FOLD)
-    return True
+            return None
+        folded: int = connection.scalar(FOLD, {"notes": PIECE_NOTES, "size_bytes": PIECE_BYTES})
+    return folded
 
 
 def audit(connection: Connection, *, grace_seconds: float = 0.0) -> list[SourceAccount]:

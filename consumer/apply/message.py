@@ -1,6 +1,6 @@
 """What a queue delivered, read: an event that may be applied, or why not."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,6 +105,16 @@ def require_user(message: Message, user_id: str | None, users: Collection[str]) 
 def branch_id_of(event: Event) -> int | None:
     """The branch that the event is about; None for a script's run."""
     return None if isinstance(event, ScriptRun) else event.branch_id
+
+
+def branch_ids_of(messages: Iterable[Message]) -> set[int]:
+    """The branches that the messages are about, as far as they can be read."""
+    return {
+        message.content.event.branch_id
+        for message in messages
+        if isinstance(message.content, Envelope)
+        and not isinstance(message.content.event, ScriptRun)
+    }
 
 
 def _latest_instant(envelope: Envelope) -> datetime:

@@ -3,20 +3,53 @@
 The applier, replay, takeover and rebuild all compute a branch by these statements, and by no other.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from mirrorfeed.consumer.apply.message import Message
-from mirrorfeed.contract.events import (
-    Envelope,
-    MirrorCompleted,
-    MirrorFailed,
-    MirrorStarted,
-    ScriptRun,
-)
+from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, MirrorStarted
+
+
+class Attempt(Struct, frozen=True, gc=False):
+    """What is said of one attempt: a row of `mirror_attempt`."""
+
+    branch_id: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    revision_id: str | None = None
+    failure_reason: str | None = None
+
+    def supersedes(self, known: "Attempt | None") -> bool:
+        """Whether it says more than what is known, as UPSERT decides it too."""
+        return known is None or (
+            self.outcome is not None and (known.outcome is None or self.rank() > known.rank())
+        )
+
+    def rank(self) -> tuple[datetime, bool, bool, str]:
+        """Of two outcomes the one of higher rank holds, as UPSERT decides it too.
+
+        The contract orders by time, then completed before failed; that two outcomes of one kind at
+        one time differ is settled by their text, so that the order of arrival never matters.
+        """
+        told = self.failure_reason if self.outcome == "failed" else self.revision_id
+        finished_at = self.finished_at or self.started_at
+        return finished_at, self.outcome == "completed", told is not None, told or ""
+
+
+def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
+    """What one event says of its attempt."""
+    match event:
+        case MirrorCompleted(branch_id, started_at, revision_id):
+            return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
+        case MirrorFailed(branch_id, started_at, reason):
+            return Attempt(branch_id, started_at, time, "failed", failure_reason=reason)
+        case _:
+            return Attempt(event.branch_id, event.started_at)
+
 
 # Locks are taken in the order of the ids, by every transaction, so that none waits in a circle.
 LOCK_BRANCHES = text("""
@@ -24,39 +57,143 @@ LOCK_BRANCHES = text("""
     ORDER BY id FOR NO KEY UPDATE
 """)
 
-IS_FAILURE = """
-    is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
+
+def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
+    """Locks those of the branches that are registered, and returns them."""
+    if not branch_ids:
+        return set()
+    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
+
+
+def _rank(of: str) -> str:
+    """The columns by which one outcome holds rather than another: `Attempt.rank`."""
+    told = f"coalesce({of}.revision_id, {of}.failure_reason)"
+    return f"""
+        {of}.finished_at,
+        {of}.outcome = 'completed',
+        {told} IS NOT NULL,
+        coalesce({told}, '') COLLATE "C"
+    """
+
+
+COLUMNS = """
+    branch_id bigint, started_at timestamptz, finished_at timestamptz, outcome text,
+    revision_id text, failure_reason text
 """
 
-UPSERT = """
+UPSERT = f"""
     INSERT INTO mirror_attempt AS known
         (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
-    SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt (
-        branch_id bigint, started_at timestamptz, finished_at timestamptz, outcome text,
-        revision_id text, failure_reason text)
+    SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt ({COLUMNS})
     ON CONFLICT (branch_id, started_at) DO UPDATE SET
         finished_at = excluded.finished_at,
         outcome = excluded.outcome,
         revision_id = excluded.revision_id,
         failure_reason = excluded.failure_reason
-    WHERE excluded.outcome IS NOT NULL AND (known.outcome IS NULL OR (
-        excluded.finished_at,
-        excluded.outcome = 'completed',
-        coalesce(excluded.revision_id, excluded.failure_reason) IS NOT NULL,
-        coalesce(excluded.revision_id, excluded.failure_reason, '') COLLATE "C"
-    ) > (
-        known.finished_at,
-        known.outcome = 'completed',
-        coalesce(known.revision_id, known.failure_reason) IS NOT NULL,
-        coalesce(known.revision_id, known.failure_reason, '') COLLATE "C"
-    ))
+    WHERE excluded.outcome IS NOT NULL
+        AND (known.outcome IS NULL OR ({_rank("excluded")}) > ({_rank("known")}))
 """
 
 UPSERT_ATTEMPTS = text(UPSERT)
 
-# The row as it was, and what changes from the first changed attempt on, say all of a branch whose
-# last success began before that: however many attempts it has, or failures, none of them is read.
-# Returns the other branches, which PROJECT_BRANCHES must compute anew: something came late.
+
+def upsert_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None:
+    """Adds what is new of the attempts, no two of which may be the same one."""
+    document = msgspec.json.encode(attempts).decode()
+    connection.execute(UPSERT_ATTEMPTS, {"attempts": document})
+
+
+# How much is said of an attempt, in order of what is given, and how much of it is known, as UPSERT
+# compares them; 0 for an attempt that is not known.
+RANK_ATTEMPTS = text(f"""
+    WITH said AS (
+        SELECT * FROM ROWS FROM (json_to_recordset(CAST(:said AS json)) AS ({COLUMNS}))
+            WITH ORDINALITY AS said (
+                branch_id, started_at, finished_at, outcome, revision_id, failure_reason, place)
+    ),
+    each AS (
+        SELECT * FROM said
+        UNION ALL
+        SELECT branch_id, started_at, known.finished_at, known.outcome, known.revision_id,
+            known.failure_reason, NULL
+        FROM (SELECT DISTINCT branch_id, started_at FROM said) AS attempt
+        JOIN mirror_attempt AS known USING (branch_id, started_at)
+    ),
+    ranked AS (
+        SELECT place, branch_id, started_at, dense_rank() OVER (
+            PARTITION BY branch_id, started_at
+            ORDER BY outcome IS NOT NULL, {_rank("each")}
+        ) AS rank
+        FROM each
+    )
+    SELECT rank, known_rank FROM (
+        SELECT place, rank, coalesce(max(rank) FILTER (WHERE place IS NULL) OVER (
+            PARTITION BY branch_id, started_at
+        ), 0) AS known_rank
+        FROM ranked
+    ) AS compared
+    WHERE place IS NOT NULL ORDER BY place
+""")
+
+# Backwards along the primary key: no row before the last success is read.
+PROJECT_BRANCHES = text("""
+    UPDATE branch SET
+        last_mirror_attempt = state.last_mirror_attempt,
+        last_mirrored = state.last_mirrored,
+        last_mirrored_id = state.last_mirrored_id,
+        mirror_failures = state.mirror_failures,
+        mirror_status_message = state.mirror_status_message
+    FROM (
+        SELECT
+            touched.id,
+            since.last_mirror_attempt,
+            success.started_at AS last_mirrored,
+            success.revision_id AS last_mirrored_id,
+            since.mirror_failures,
+            -- Without a failure since the last success, that success is what finished last.
+            CASE WHEN since.mirror_failures > 0 THEN (
+                SELECT failure_reason FROM mirror_attempt
+                WHERE branch_id = touched.id AND outcome = 'failed'
+                ORDER BY started_at DESC LIMIT 1
+            ) END AS mirror_status_message
+        FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
+        LEFT JOIN LATERAL (
+            SELECT started_at, revision_id FROM mirror_attempt
+            WHERE branch_id = touched.id AND outcome = 'completed'
+            ORDER BY started_at DESC LIMIT 1
+        ) success ON true
+        CROSS JOIN LATERAL (
+            SELECT
+                max(started_at) AS last_mirror_attempt,
+                count(*) FILTER (WHERE outcome = 'failed') AS mirror_failures
+            FROM mirror_attempt
+            WHERE branch_id = touched.id
+                AND started_at >= coalesce(success.started_at, '-infinity')
+        ) since
+    ) state
+    WHERE branch.id = state.id AND (
+        branch.last_mirror_attempt, branch.last_mirrored, branch.last_mirrored_id,
+        branch.mirror_failures, branch.mirror_status_message
+    ) IS DISTINCT FROM (
+        state.last_mirror_attempt, state.last_mirrored, state.last_mirrored_id,
+        state.mirror_failures, state.mirror_status_message
+    )
+""")
+
+
+def project_branches(connection: Connection, branch_ids: Sequence[int]) -> None:
+    """Computes the rows of these branches from all that is known of their attempts."""
+    connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
+
+
+IS_FAILURE = """
+    is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
+"""
+
+# Both at once, for a batch: the row as it was, and what changes from the first changed attempt on,
+# say all of a branch whose last success began before that. However many attempts it has, or
+# failures, none of them is read. Returns the other branches, of which something came late: these
+# PROJECT_BRANCHES must compute.
 APPLY_ATTEMPTS = text(f"""
     WITH changed AS (
         {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
@@ -115,103 +252,3 @@ APPLY_ATTEMPTS = text(f"""
     )
     SELECT branch_id FROM state JOIN branch ON id = branch_id WHERE first <= last_mirrored
 """)
-
-# Backwards along the primary key: no row before the last success is read.
-PROJECT_BRANCHES = text("""
-    UPDATE branch SET
-        last_mirror_attempt = state.last_mirror_attempt,
-        last_mirrored = state.last_mirrored,
-        last_mirrored_id = state.last_mirrored_id,
-        mirror_failures = state.mirror_failures,
-        mirror_status_message = state.mirror_status_message
-    FROM (
-        SELECT
-            touched.id,
-            since.last_mirror_attempt,
-            success.started_at AS last_mirrored,
-            success.revision_id AS last_mirrored_id,
-            since.mirror_failures,
-            -- Without a failure since the last success, that success is what finished last.
-            CASE WHEN since.mirror_failures > 0 THEN (
-                SELECT failure_reason FROM mirror_attempt
-                WHERE branch_id = touched.id AND outcome = 'failed'
-                ORDER BY started_at DESC LIMIT 1
-            ) END AS mirror_status_message
-        FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
-        LEFT JOIN LATERAL (
-            SELECT started_at, revision_id FROM mirror_attempt
-            WHERE branch_id = touched.id AND outcome = 'completed'
-            ORDER BY started_at DESC LIMIT 1
-        ) success ON true
-        CROSS JOIN LATERAL (
-            SELECT
-                max(started_at) AS last_mirror_attempt,
-                count(*) FILTER (WHERE outcome = 'failed') AS mirror_failures
-            FROM mirror_attempt
-            WHERE branch_id = touched.id
-                AND started_at >= coalesce(success.started_at, '-infinity')
-        ) since
-    ) state
-    WHERE branch.id = state.id AND (
-        branch.last_mirror_attempt, branch.last_mirrored, branch.last_mirrored_id,
-        branch.mirror_failures, branch.mirror_status_message
-    ) IS DISTINCT FROM (
-        state.last_mirror_attempt, state.last_mirrored, state.last_mirrored_id,
-        state.mirror_failures, state.mirror_status_message
-    )
-""")
-
-
-class Attempt(Struct, frozen=True, gc=False):
-    """What is said of one attempt: a row of `mirror_attempt`."""
-
-    branch_id: int
-    started_at: datetime
-    finished_at: datetime | None = None
-    outcome: str | None = None
-    revision_id: str | None = None
-    failure_reason: str | None = None
-
-    def supersedes(self, known: "Attempt | None") -> bool:
-        """Whether the row changes where this comes to what is known, as UPSERT_ATTEMPTS decides."""
-        return known is None or (
-            self.outcome is not None and (known.outcome is None or self.rank() > known.rank())
-        )
-
-    def rank(self) -> tuple[datetime, bool, bool, str]:
-        """Of two outcomes the one of higher rank holds, as UPSERT_ATTEMPTS decides it too.
-
-        The contract orders by time, then completed before failed; that two outcomes of one kind at
-        one time differ is settled by their text, so that the order of arrival never matters.
-        """
-        told = self.failure_reason if self.outcome == "failed" else self.revision_id
-        finished_at = self.finished_at or self.started_at
-        return finished_at, self.outcome == "completed", told is not None, told or ""
-
-
-def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
-    """Locks those of the branches that are registered, and returns them."""
-    if not branch_ids:
-        return set()
-    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
-
-
-def branch_ids_of(messages: Iterable[Message]) -> set[int]:
-    """The branches that the messages are about, as far as they can be read."""
-    return {
-        message.content.event.branch_id
-        for message in messages
-        if isinstance(message.content, Envelope)
-        and not isinstance(message.content.event, ScriptRun)
-    }
-
-
-def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
-    """What one event says of its attempt."""
-    match event:
-        case MirrorCompleted(branch_id, started_at, revision_id):
-            return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
-        case MirrorFailed(branch_id, started_at, reason):
-            return Attempt(branch_id, started_at, time, "failed", failure_reason=reason)
-        case _:
-            return Attempt(event.branch_id, event.started_at)

@@ -5,17 +5,13 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from sqlalchemy import Engine, select
 
-from mirrorfeed.consumer.apply.projection import PROJECT_BRANCHES, lock_branches
+from mirrorfeed.consumer.apply.projection import lock_branches, project_branches
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
-from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.errors import UnknownBranches
 from mirrorfeed.consumer.tables import Branch
 
 CHUNK = 1000
 """Rows in one transaction: what others may have to wait for."""
-
-
-class UnknownBranches(ConditionNotMet):
-    """Branches were named that are not registered."""
 
 
 class Rebuilt(Struct, frozen=True):
@@ -40,7 +36,7 @@ def rebuild(
         with engine.connect() as connection:
             lock_branches(connection, chunk)
             before = mirror_states(connection, chunk)
-            connection.execute(PROJECT_BRANCHES, {"branch_ids": chunk})
+            project_branches(connection, chunk)
             differed += differences(before, mirror_states(connection, chunk))
             checked += len(before)
             if dry_run:

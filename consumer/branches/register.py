@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mirrorfeed.consumer.branches.takeover import KnownState
 from mirrorfeed.consumer.database import first_line
+from mirrorfeed.consumer.errors import BadBranchFile, BranchConflict
 from mirrorfeed.consumer.tables import Branch
 from mirrorfeed.contract.events import InvalidEvent, check_branch_id, check_text, shown
 from mirrorfeed.contract.secrets import mask_secrets
@@ -35,14 +36,6 @@ class NewBranch(Struct, frozen=True):
         check_text("unique_name", self.unique_name, at_least=1)
         if self.url is not None:
             check_text("url", self.url, at_least=1)
-
-
-class BranchConflict(ValueError):
-    """An id or a name is another branch's already; the message names each."""
-
-
-class BadBranchFile(ValueError):
-    """A file of branches cannot be read; the message names the line and what is wrong with it."""
 
 
 def register(connection: Connection, branches: Sequence[NewBranch]) -> int:

@@ -7,15 +7,14 @@ same, and whatever happens after the move continues from there.
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from mirrorfeed.consumer.apply.projection import (
-    PROJECT_BRANCHES,
-    UPSERT_ATTEMPTS,
     Attempt,
     lock_branches,
+    project_branches,
+    upsert_attempts,
 )
 from mirrorfeed.consumer.tables import MirrorAttempt
 from mirrorfeed.contract.events import (
@@ -114,7 +113,6 @@ def take_over(connection: Connection, states: Mapping[int, KnownState]) -> int:
     )
     taken = sorted(states.keys() - with_attempts)
     attempts = [attempt for branch_id in taken for attempt in states[branch_id].attempts(branch_id)]
-    rows = msgspec.json.encode(attempts).decode()
-    connection.execute(UPSERT_ATTEMPTS, {"attempts": rows})
-    connection.execute(PROJECT_BRANCHES, {"branch_ids": taken})
+    upsert_attempts(connection, attempts)
+    project_branches(connection, taken)
     return len({attempt.branch_id for attempt in attempts})

@@ -8,10 +8,11 @@ import typer
 from mirrorfeed.consumer.branches.rebuild import rebuild as rebuild_branches
 from mirrorfeed.consumer.branches.register import NewBranch, read_branches, register
 from mirrorfeed.consumer.branches.takeover import take_over
+from mirrorfeed.consumer.commands.differences import as_document, print_differences
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
-from mirrorfeed.consumer.commands.output import as_document, plural, print_differences, print_json
-from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, ready_engine, transaction
-from mirrorfeed.contract import environment
+from mirrorfeed.consumer.commands.output import plural, print_json
+from mirrorfeed.consumer.commands.program import ready_engine, transaction
+from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.events import check_branch_id
 
 app = typer.Typer(rich_markup_mode=None)
@@ -90,4 +91,4 @@ def rebuild(
         print_differences(rebuilt.differed)
         print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} not right")
     if dry_run and rebuilt.differed:
-        raise typer.Exit(EXIT_NOT_MET)
+        raise typer.Exit(exit_codes.NOT_MET)

@@ -6,12 +6,13 @@ import typer
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.commands.options import AmqpUrlOption, DatabaseUrlOption, PartitionsOption
-from mirrorfeed.consumer.database import DatabaseUnavailable, open_engine
-from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.commands.options import DatabaseUrlOption, PartitionsOption
+from mirrorfeed.consumer.database import open_engine, unavailable
+from mirrorfeed.consumer.errors import ConditionNotMet, LayoutError
 from mirrorfeed.consumer.partitions.layout import Stage, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract.options import AmqpUrlOption
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -48,7 +49,7 @@ def init(
                 version = migrations.current(connection)
                 script = migrations.script(connection)
         except DBAPIError as error:
-            raise DatabaseUnavailable.because(error) from error
+            raise unavailable(error) from error
         if sql:
             print(script, end="")
         elif script:
@@ -61,9 +62,9 @@ def init(
     is_typed = source is not None and source.name == "COMMANDLINE"
     with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:
         if layout.stage is not Stage.STEADY:
-            raise ValueError(layout.under_way)
+            raise LayoutError(layout.under_way)
         if is_typed and layout.partitions != partitions:
-            raise ValueError(
+            raise LayoutError(
                 f"there are {layout.partitions} partitions already, not {partitions}:"
                 f" mirror-consumer topology --partitions {partitions} changes their number"
             )

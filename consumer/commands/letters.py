@@ -1,4 +1,4 @@
-"""How letters, and what became of them, are shown to people and programs."""
+"""How letters, and what became of them, are shown to people and programs, and edited by them."""
 
 import base64
 import sys
@@ -6,15 +6,15 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 import msgspec
 from msgspec import to_builtins
 from sqlalchemy import Row
 
 from mirrorfeed.consumer.branches.mirror_state import Difference
+from mirrorfeed.consumer.commands.differences import as_document, print_differences
 from mirrorfeed.consumer.commands.output import (
-    as_document,
     plural,
-    print_differences,
     print_json,
     print_table,
     printable,
@@ -22,6 +22,7 @@ from mirrorfeed.consumer.commands.output import (
 )
 from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.replay import Outcome
+from mirrorfeed.consumer.errors import ConditionNotMet
 
 SHOWN_LETTERS = 100
 """What a person is shown of a long list; programs get it whole."""
@@ -107,6 +108,26 @@ def show_outcomes(
     )
     if skipped:
         print(f"{plural(skipped, 'letter')} skipped: somebody else has them in hand")
+
+
+def edited(letter: Row[Any]) -> bytes:
+    """What the operator makes of the body in their editor."""
+    text = text_of(bytes(letter.body))
+    if text is None:
+        raise ConditionNotMet(
+            "the body is not UTF-8: write the new one to a file, and give --body-file"
+        )
+    try:
+        new = click.edit(in_lines(text), extension=".json")
+    except click.ClickException as error:
+        raise ConditionNotMet(f"{error.message}; set $EDITOR, or give --body-file") from error
+    except UnicodeDecodeError as error:
+        raise ConditionNotMet(
+            f"the editor saved what is not UTF-8 ({error}): give --body-file"
+        ) from error
+    if new is None:
+        raise ConditionNotMet(f"nothing was changed: letter {letter.id} is as it was")
+    return new.strip().encode()
 
 
 def document(letter: Row[Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from datetime import timedelta
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from pythonjsonlogger.json import JsonFormatter
@@ -15,24 +15,19 @@ from mirrorfeed.amqp.connections import broker_channel, connection_parameters, c
 from mirrorfeed.consumer.commands import audit, branches, init, scripts, status, topology
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
-    AmqpUrlOption,
     DatabaseUrlOption,
     FutureToleranceOption,
     PartitionsOption,
 )
-from mirrorfeed.consumer.commands.program import (
-    EXIT_NOT_MET,
-    EXIT_USAGE,
-    fail,
-    ready_engine,
-    run_app,
-)
+from mirrorfeed.consumer.commands.program import ready_engine, run_app
 from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.consumer.partitions.assignment import Share
 from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract.options import AmqpUrlOption
 
 PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -126,7 +121,7 @@ def health(
     with broker_channel(connection_parameters(amqp_url)) as channel:
         idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
     if idle:
-        refuse(f"no worker consumes {', '.join(idle)}: start mirror-consumer run", EXIT_NOT_MET)
+        raise ConditionNotMet(f"no worker consumes {', '.join(idle)}: start mirror-consumer run")
 
 
 def main() -> None:
@@ -134,16 +129,12 @@ def main() -> None:
     run_app(app, PROGRAM)
 
 
-def refuse(message: str, exit_code: int = EXIT_USAGE) -> NoReturn:
-    fail(PROGRAM, message, exit_code)
-
-
 def read_share(share: str | None) -> Share | None:
     if share is None:
         return None
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", share)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        refuse(f"--share {share!r} is not I/N with I from 1 to N, such as 1/2")
+        raise UsageError(f"--share {share!r} is not I/N with I from 1 to N, such as 1/2")
     return Share(int(match[1]), int(match[2]))
 
 

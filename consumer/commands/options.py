@@ -1,7 +1,6 @@
-"""The options that operators' commands share."""
+"""The options that operators' commands share; `contract.options` has what pullers share, too."""
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 
@@ -10,23 +9,11 @@ import typer
 from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.events import shown
+from mirrorfeed.contract.options import given_or_in_file
 
 MAX_SECONDS = 1e9
-
 FUTURE_TOLERANCE_SECONDS = FUTURE_TOLERANCE.total_seconds()
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
-    """For an option: the URL that it or its variable gives, else that of a file."""
-
-    def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
-        source = context.get_parameter_source(parameter.name or "")
-        is_given = source is not None and source.name != "DEFAULT"
-        return value if is_given else environment.url_in_file(variable) or value
-
-    return choose
 
 
 DatabaseUrlOption = Annotated[
@@ -36,17 +23,6 @@ DatabaseUrlOption = Annotated[
         envvar=environment.DATABASE_URL,
         callback=given_or_in_file(environment.DATABASE_URL),
         help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
-    ),
-]
-
-AmqpUrlOption = Annotated[
-    str,
-    typer.Option(
-        "--amqp-url",
-        envvar=environment.AMQP_URL,
-        callback=given_or_in_file(environment.AMQP_URL),
-        help="The broker; several addresses have commas between them, and the next is taken where"
-        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
     ),
 ]
 

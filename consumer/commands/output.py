@@ -1,16 +1,13 @@
-"""What the operators' commands share: options, exit codes, how they fail, what they print."""
+"""How the operators' commands print: tables, documents, durations, and nothing raw."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from mirrorfeed.consumer.branches.mirror_state import Difference
 
 TIME = "%Y-%m-%d %H:%M:%S"
 """How a person is shown an instant, in UTC."""
@@ -67,18 +64,6 @@ def whole_lines(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> It
         yield f" {'  '.join(cells)}".rstrip()
 
 
-def print_differences(differences: Iterable[Difference]) -> None:
-    """Each branch's columns that differ, before and after."""
-    rows = [
-        (branch.branch_id, column, branch.before[column], branch.after[column])
-        for branch in differences
-        for column in branch.before
-        if branch.before[column] != branch.after[column]
-    ]
-    if rows:
-        print_table(("branch", "column", "before", "after"), rows)
-
-
 def shown_cell(value: object) -> str:
     if value is None:
         return ""
@@ -117,7 +102,3 @@ def exact_span(seconds: float) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def as_document(differences: Iterable[Difference]) -> list[dict[str, Any]]:
-    return [each.as_json() for each in differences]

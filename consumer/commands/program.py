@@ -1,76 +1,51 @@
-"""How an operators' command begins, and how it ends: exit codes, errors, connections."""
+"""How an operators' command begins, and how it ends: connections, signals, errors, exit codes."""
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from types import FrameType
 
 import typer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import BrokerUnavailable
-from mirrorfeed.consumer.database import (
-    DatabaseUnavailable,
-    SchemaMissing,
-    check_database,
-    first_line,
-    lacks_right,
-    message_is_to_blame,
-    open_engine,
-)
-from mirrorfeed.consumer.errors import ConditionNotMet
-
-EXIT_NOT_MET = 1
-
-EXIT_USAGE = 2
-
-EXIT_UNREACHABLE = 3
-
-FAILURES = (
-    BrokerUnavailable,
-    DatabaseUnavailable,
-    DBAPIError,
-    ConditionNotMet,
-    SchemaMissing,
-    ValueError,
-)
-"""What a command may end with: `message_of` and `exit_code_of` say how."""
+from mirrorfeed.consumer.database import check_database, meaning, open_engine
+from mirrorfeed.consumer.errors import ConsumerError, ServerUnavailable, UsageError
 
 
 def run_app(app: typer.Typer, program: str) -> None:
-    """Runs a console script. Bad input exits 2, a server that cannot be reached 3."""
+    """Runs a console script. An error ends it with one line and the exit code that it means; a
+    defect of ours keeps its traceback."""
     try:
         app()
-    except FAILURES as error:
-        fail(program, message_of(error), exit_code_of(error))
+    except Exception as error:
+        known = as_consumer_error(error)
+        if known is None:
+            raise
+        print(f"{program}: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
 
 
-def message_of(error: Exception) -> str:
-    if not isinstance(error, DBAPIError):
-        return str(error)
-    if lacks_right(error):
-        return f"{first_line(error)}; give this database user the role for it, see roles.sql"
-    return first_line(error)
-
-
-def exit_code_of(error: Exception) -> int:
-    if isinstance(error, DBAPIError):
-        if lacks_right(error):
-            return EXIT_USAGE
-        return EXIT_USAGE if message_is_to_blame(error) else EXIT_UNREACHABLE
-    if isinstance(error, BrokerUnavailable | DatabaseUnavailable):
-        return EXIT_UNREACHABLE
-    return EXIT_NOT_MET if isinstance(error, ConditionNotMet) else EXIT_USAGE
-
-
-def fail(program: str, message: str, exit_code: int) -> NoReturn:
-    print(f"{program}: {message}", file=sys.stderr)
-    sys.exit(exit_code)
+def as_consumer_error(error: Exception) -> ConsumerError | None:
+    """What an error means to whoever called the command; None for a defect of ours."""
+    match error:
+        case ConsumerError():
+            return error
+        case DBAPIError():
+            return meaning(error)
+        case BrokerUnavailable():
+            return ServerUnavailable(str(error))
+        case ValueError():
+            return UsageError(str(error))
+        case _:
+            return None
 
 
 def ready_engine(database_url: str) -> Engine:
-    """Raises DatabaseUnavailable or SchemaMissing where nothing could be written."""
+    """Raises DatabaseUnavailable or SchemaMissing if nothing could be written."""
     engine = open_engine(database_url)
     check_database(engine)
     return engine
@@ -80,3 +55,21 @@ def ready_engine(database_url: str) -> Engine:
 def transaction(database_url: str) -> Iterator[Connection]:
     with ready_engine(database_url).begin() as connection:
         yield connection
+
+
+@contextmanager
+def until_signal() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event; the second ends the process as ever."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,32 +1,24 @@
 """`mirror-replay`: what operators do with dead letters."""
 
-import signal
 import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from tempfile import NamedTemporaryFile
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import msgspec
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from sqlalchemy import Row
 
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands.letters import (
     SHOWN_LETTERS,
     document,
-    in_lines,
+    edited,
     show_groups,
     show_letter,
     show_list,
     show_outcomes,
-    text_of,
 )
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
@@ -35,15 +27,27 @@ from mirrorfeed.consumer.commands.options import (
     JsonOption,
 )
 from mirrorfeed.consumer.commands.output import plural, print_json
-from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, ready_engine, run_app, transaction
-from mirrorfeed.consumer.dead_letters import replay, transfer
+from mirrorfeed.consumer.commands.program import ready_engine, run_app, transaction, until_signal
+from mirrorfeed.consumer.commands.selection import (
+    AllOption,
+    BranchOption,
+    IdArgument,
+    IdsArgument,
+    LimitOption,
+    NeededIdsArgument,
+    ReasonOption,
+    SinceOption,
+    TypeOption,
+    selected,
+)
 from mirrorfeed.consumer.dead_letters import store as letters
-from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay, StillDead
+from mirrorfeed.consumer.dead_letters import transfer
+from mirrorfeed.consumer.dead_letters.edit import edit as edit_letter
+from mirrorfeed.consumer.dead_letters.plan import plan
+from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
-from mirrorfeed.consumer.errors import ConditionNotMet
-from mirrorfeed.contract import environment
-from mirrorfeed.contract.events import check_branch_id
-from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.consumer.errors import StillDead, UsageError
+from mirrorfeed.contract import environment, exit_codes
 
 PROGRAM = "mirror-replay"
 
@@ -53,32 +57,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
-NeededIdsArgument = Annotated[list[int], typer.Argument(metavar="ID", help="Letters by number.")]
-IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
-ReasonOption = Annotated[
-    Reason | None, typer.Option("--reason", help="Letters that are dead for this reason.")
-]
-TypeOption = Annotated[
-    str | None, typer.Option("--type", help="Letters of this event type, such as mirror.failed.")
-]
-BranchOption = Annotated[
-    int | None, typer.Option("--branch", metavar="ID", help="Letters about this branch.")
-]
-SinceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--since",
-        metavar="TIME",
-        help="Letters first seen since then, such as 2026-07-05 or 2026-07-05T19:32+02:00; UTC"
-        " where no offset is given.",
-    ),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only so many, the oldest first.")
-]
-AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is dead.")]
 
 
 @app.command("list")
@@ -173,13 +151,13 @@ def apply(
     """
     selection = selected(ids, reason, event_type, branch, since, limit)
     if selection == Selection() and not everything:
-        raise ValueError("name letters by ID or by an option such as --reason, or say --all")
+        raise UsageError("name letters by ID or by an option such as --reason, or say --all")
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         letters.check_ids(
             connection, selection.ids, letters.LetterState.DEAD, letters.LetterState.REPLAYED
         )
-        planned = replay.plan(connection, selection)
+        planned = plan(connection, selection)
     outcomes: list[Outcome] = []
     changes: list[Difference] = []
     skipped = 0
@@ -202,7 +180,7 @@ def apply(
     with engine.connect() as connection:
         still_dead = letters.count(connection, Selection(ids=tuple(undone))) if undone else 0
     if still_dead or any(each.outcome == "dead" for each in outcomes):
-        raise typer.Exit(EXIT_NOT_MET)
+        raise typer.Exit(exit_codes.NOT_MET)
 
 
 @app.command()
@@ -231,7 +209,7 @@ def edit(
     body = body_file.read() if body_file is not None else edited(letter)
     tolerance = timedelta(seconds=future_tolerance_seconds)
     try:
-        letter = replay.edit(engine, letter_id, body, future_tolerance=tolerance)
+        letter = edit_letter(engine, letter_id, body, future_tolerance=tolerance)
     except StillDead as error:
         if body_file is not None:
             raise
@@ -255,7 +233,7 @@ def discard(
       mirror-replay discard 17 18 --note "sent by a test"
     """
     if not note.strip():
-        raise ValueError("--note must say why the letters do not matter")
+        raise UsageError("--note must say why the letters do not matter")
     with transaction(database_url) as connection:
         letters.discard(connection, ids, note)
 
@@ -323,75 +301,5 @@ def main() -> None:
     run_app(app, PROGRAM)
 
 
-def selected(
-    ids: Iterable[int] | None,
-    reason: Reason | None,
-    event_type: str | None,
-    branch_id: int | None,
-    since: str | None,
-    limit: int | None,
-    state: letters.LetterState = letters.LetterState.DEAD,
-) -> Selection:
-    if branch_id is not None:
-        check_branch_id(branch_id)
-    return Selection(
-        ids=tuple(ids or ()),
-        reason=reason,
-        type=event_type,
-        branch_id=branch_id,
-        since=None if since is None else since_instant(since),
-        state=state,
-        limit=limit,
-    )
-
-
-def since_instant(text: str) -> datetime:
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"--since {text!r} is not a time such as 2026-07-05 or 2026-07-05T19:32+02:00"
-        ) from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-@contextmanager
-def until_signal() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event; the second ends the process as ever."""
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, stop) for number in signals}
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def progress_bar() -> Progress:
     return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-
-
-def edited(letter: Row[Any]) -> bytes:
-    """What the operator makes of the body in their editor."""
-    text = text_of(bytes(letter.body))
-    if text is None:
-        raise ConditionNotMet(
-            "the body is not UTF-8: write the new one to a file, and give --body-file"
-        )
-    try:
-        new = click.edit(in_lines(text), extension=".json")
-    except click.ClickException as error:
-        raise ConditionNotMet(f"{error.message}; set $EDITOR, or give --body-file") from error
-    except UnicodeDecodeError as error:
-        raise ConditionNotMet(
-            f"the editor saved what is not UTF-8 ({error}): give --body-file"
-        ) from error
-    if new is None:
-        raise ConditionNotMet(f"nothing was changed: letter {letter.id} is as it was")
-    return new.strip().encode()

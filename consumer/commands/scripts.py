@@ -20,10 +20,10 @@ from mirrorfeed.consumer.commands.output import (
     printable,
     span,
 )
-from mirrorfeed.consumer.commands.program import EXIT_NOT_MET, FAILURES, message_of, transaction
+from mirrorfeed.consumer.commands.program import as_consumer_error, transaction
 from mirrorfeed.consumer.database import as_json
-from mirrorfeed.consumer.errors import ConditionNotMet
-from mirrorfeed.contract import environment
+from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
+from mirrorfeed.contract import environment, exit_codes
 
 NAGIOS_CRITICAL = 2
 NAGIOS_UNKNOWN = 3
@@ -105,9 +105,9 @@ def check_scripts(
     """
     with unknown_for_nagios(nagios):
         if nagios and as_json_document:
-            raise ValueError("--nagios and --json exclude each other: one line, or one document")
+            raise UsageError("--nagios and --json exclude each other: one line, or one document")
         if not 0 < minutes <= MAX_MINUTES:
-            raise ValueError(
+            raise UsageError(
                 f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
             )
         wanted = list(dict.fromkeys(map(Watched.parse, watched)))
@@ -122,7 +122,7 @@ def check_scripts(
         for sighting in missing:
             print(printable(last_seen_line(sighting)))
     if missing:
-        raise typer.Exit(EXIT_NOT_MET)
+        raise typer.Exit(exit_codes.NOT_MET)
 
 
 def run_cells(run: Mapping[str, Any]) -> tuple[object, ...]:
@@ -159,10 +159,11 @@ def sighting_document(sighting: Sighting) -> dict[str, Any]:
 def unknown_for_nagios(nagios: bool) -> Iterator[None]:
     try:
         yield
-    except FAILURES as error:
-        if not nagios:
+    except Exception as error:
+        known = as_consumer_error(error)
+        if not nagios or known is None:
             raise
-        print(nagios_line("UNKNOWN", message_of(error)))
+        print(nagios_line("UNKNOWN", str(known)))
         raise typer.Exit(NAGIOS_UNKNOWN) from error
 
 

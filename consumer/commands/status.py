@@ -1,20 +1,12 @@
 """The commands of `mirror-consumer` that show how the branches are."""
 
 import re
-import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
-from msgspec import Struct
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-from sqlalchemy.exc import DBAPIError
 from typer.core import TyperCommand
 
 from mirrorfeed.consumer.branches.status import (
@@ -24,34 +16,28 @@ from mirrorfeed.consumer.branches.status import (
     branch_states,
     is_registered,
 )
+from mirrorfeed.consumer.commands.branch_views import (
+    Reading,
+    print_attempts,
+    print_branches,
+    watch,
+)
 from mirrorfeed.consumer.commands.options import (
     MAX_SECONDS,
     DatabaseUrlOption,
     JsonOption,
     duration,
 )
-from mirrorfeed.consumer.commands.output import (
-    TIME,
-    exact_span,
-    in_one_line,
-    print_json,
-    print_table,
-    printable,
-    span,
-    terminal_table,
-)
-from mirrorfeed.consumer.commands.program import message_of, ready_engine, transaction
-from mirrorfeed.consumer.database import DatabaseUnavailable, as_json, database_now
-from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.commands.output import print_json
+from mirrorfeed.consumer.commands.program import ready_engine, transaction
+from mirrorfeed.consumer.database import as_json, database_now
+from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import check_branch_id
 
 WATCH_SECONDS = "2"
 SHOWN_ATTEMPTS = 100
 """What a person is shown of a long list; programs get it whole."""
-CELLS_WITH_REVISIONS = 100
-"""On a narrower terminal the failure messages need the room."""
-SHORTENED = ("name", "revision", "message")
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -61,13 +47,6 @@ class WatchCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         return super().make_context(info_name, with_watch_seconds(args), *rest, **extra)
-
-
-class Reading(Struct, frozen=True):
-    """What `status` has read, and when that was so."""
-
-    branches: list[dict[str, Any]]
-    now: datetime
 
 
 @app.command(cls=WatchCommand)
@@ -122,7 +101,7 @@ def status(
     if branch_id is not None:
         check_branch_id(branch_id)
     if watch_seconds is not None and as_json_document:
-        raise ValueError("--watch and --json exclude each other: a program can ask again itself")
+        raise UsageError("--watch and --json exclude each other: a program can ask again itself")
     success_older_than = None if older_than is None else duration(older_than)
     engine = ready_engine(database_url)
 
@@ -148,12 +127,7 @@ def status(
             branches = sorted(read().branches, key=lambda branch: branch["id"])
             print_json({"branches": [as_json(branch) for branch in branches]})
     else:
-        with_revisions = shows_revisions(Console())
-        print_table(
-            branch_headings(with_revisions),
-            [branch_cells(branch, with_revisions) for branch in read().branches],
-            shorten=SHORTENED,
-        )
+        print_branches(read().branches)
 
 
 @app.command()
@@ -188,11 +162,7 @@ def history(
         raise not_registered(branch_id)
     if as_json_document:
         return
-    print_table(
-        ("started", "took", "outcome", "revision", "message"),
-        map(attempt_cells, found[:shown]),
-        shorten=SHORTENED,
-    )
+    print_attempts(found[:shown])
     if len(found) > shown:
         typer.echo(f"there are more than these {shown}: see --limit", err=True)
 
@@ -221,86 +191,3 @@ def printed_where_not_so(document: object) -> Iterator[None]:
     except ConditionNotMet:
         print_json(document)
         raise
-
-
-def shows_revisions(console: Console) -> bool:
-    return not console.is_terminal or console.width >= CELLS_WITH_REVISIONS
-
-
-def branch_headings(with_revisions: bool) -> tuple[str, ...]:
-    revision = ("revision",) if with_revisions else ()
-    return ("id", "name", "state", "last success", *revision, "failures", "message")
-
-
-def branch_cells(branch: Mapping[str, Any], with_revisions: bool) -> tuple[object, ...]:
-    age = branch["last_success_age_seconds"]
-    return (
-        branch["id"],
-        branch["unique_name"],
-        branch["state"],
-        "never" if age is None else f"{span(age)} ago",
-        *([(branch["last_mirrored_id"] or "")[:12]] if with_revisions else []),
-        branch["mirror_failures"],
-        in_one_line(branch["mirror_status_message"]),
-    )
-
-
-def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
-    took = attempt["duration_seconds"]
-    return (
-        attempt["started_at"],
-        None if took is None else exact_span(took),
-        attempt["outcome"] or "unfinished",
-        (attempt["revision_id"] or "")[:12],
-        in_one_line(attempt["failure_reason"]),
-    )
-
-
-def watch(read: Callable[[], Reading], seconds: float) -> None:
-    """Shows what is read again and again, until Ctrl-C or SIGTERM.
-
-    What cannot be read again stays on the screen, marked as stale.
-    """
-    console = Console()
-    if not console.is_terminal:
-        raise ValueError("--watch needs a terminal; for a file or a pipe, ask again instead")
-    # The default would leave the terminal on its alternate screen, without a cursor.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        reading, trouble = read(), ""
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(frame(console, reading, trouble, seconds), refresh=True)
-                time.sleep(seconds)
-                try:
-                    reading, trouble = read(), ""
-                except (DatabaseUnavailable, DBAPIError) as error:
-                    trouble = message_of(error)
-
-
-def frame(console: Console, reading: Reading, trouble: str, seconds: float) -> Group:
-    """As many branches as the terminal has lines for, below a summary."""
-    with_revisions = shows_revisions(console)
-    shown = reading.branches[: max(1, console.height - 3)]
-    heading = f"{summary(reading.branches)}; {reading.now:{TIME}} UTC, every {seconds:g} s"
-    note = f"STALE since then: {trouble}" if trouble else ""
-    if hidden := len(reading.branches) - len(shown):
-        note = note or f"the first {len(shown)}; {hidden:,} more below"
-    return Group(
-        *(
-            Text(printable(line), no_wrap=True, overflow="ellipsis", style=style)
-            for line, style in ((heading, "bold"), (note, "bold red" if trouble else "dim"))
-        ),
-        terminal_table(
-            branch_headings(with_revisions),
-            [branch_cells(branch, with_revisions) for branch in shown],
-            shorten=SHORTENED,
-        ),
-    )
-
-
-def summary(branches: Sequence[Mapping[str, Any]]) -> str:
-    counts = Counter(branch["state"] for branch in branches)
-    parts = [f"{counts[state]:,} {state}" for state in BranchState if counts[state]]
-    total = f"{len(branches):,} branch{'' if len(branches) == 1 else 'es'}"
-    return f"{total}: {', '.join(parts)}" if parts else total

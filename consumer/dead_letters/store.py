@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, update
 
-from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.errors import LetterError
 from mirrorfeed.consumer.tables import DeadLetter
 from mirrorfeed.contract.reasons import Reason
 
@@ -25,10 +25,6 @@ class LetterState(StrEnum):
     DEAD = "dead"
     REPLAYED = "replayed"
     DISCARDED = "discarded"
-
-
-class LetterError(ConditionNotMet):
-    """Letters were named that are not there, or not in the state that this needs."""
 
 
 class Selection(Struct, frozen=True):

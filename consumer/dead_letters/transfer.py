@@ -11,12 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from mirrorfeed.consumer.apply.burial import MAX_ATTEMPTS, storable
 from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, find
+from mirrorfeed.consumer.errors import BadLetterFile
 from mirrorfeed.contract.events import MAX_BRANCH_ID, check_text, normalise_instant
 from mirrorfeed.contract.reasons import Reason
-
-
-class BadLetterFile(ValueError):
-    """A file of letters cannot be read; the message names the line and what is wrong with it."""
 
 
 class Exported(Struct, frozen=True, omit_defaults=True):

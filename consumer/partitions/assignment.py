@@ -2,8 +2,8 @@
 
 Every worker keeps one row of the table `worker`, and holds an advisory lock for as long as its
 process lives. Once a second it says what it is subscribed to and reads what the others say. From
-that each computes by itself who owns which queue; nobody is in charge.
-Where two disagree for a moment, the single active consumer of each queue keeps the order.
+that each computes by itself who owns which queue; nobody is in charge. While two disagree for a
+moment, the single active consumer of each queue keeps the order.
 """
 
 import os
@@ -65,17 +65,17 @@ class Member(Struct, frozen=True):
 
 
 class Assignment(Struct, frozen=True):
-    """What one worker is to do."""
+    """What one worker is to consume, and what it may give up."""
 
     own: frozenset[str]
     """The queues to consume."""
     served: frozenset[str]
-    """Those of others whose owner is subscribed, and so would get what is given up."""
+    """Queues of others whose owner is subscribed already, and so safe to give up."""
 
 
 def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member]:
-    """Who owns each queue: the first worker that was given it as its share; what is left is dealt
-    out in turn to the workers without a share, or to all where each has one."""
+    """The owner of each queue: the first worker in whose share it is. What is left is dealt out in
+    turn to the workers without a share, or to all of them if each has one."""
     dealt: dict[str, Member] = {}
     for index, queue in enumerate(queues):
         for member in members:
@@ -90,7 +90,7 @@ def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member
 
 
 def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Assignment:
-    """What the worker of this number is to do."""
+    """The assignment of the worker of this number."""
     dealt = owners(queues, members).items()
     return Assignment(
         own=frozenset(queue for queue, owner in dealt if owner.number == number),
@@ -101,7 +101,7 @@ def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member])
 
 
 class Membership:
-    """One worker's place among the workers. For one thread at a time."""
+    """This worker's row among the workers, and its lock. For one thread at a time."""
 
     def __init__(self, engine: Engine, share: Share | None) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -110,9 +110,9 @@ class Membership:
         self._number = 0
 
     def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Assignment:
-        """Says what this worker is subscribed to; returns what it is to do with the queues.
+        """Says what this worker is subscribed to; returns its assignment of the queues.
 
-        Raises DBAPIError where the database cannot be reached.
+        Raises DBAPIError if the database cannot be reached.
         """
         try:
             connection = self._connection or self._join()
@@ -135,7 +135,7 @@ class Membership:
             raise
 
     def leave(self) -> None:
-        """So that the others need not find out. Raises DBAPIError."""
+        """Removes the row, so that the others need not find out. Raises DBAPIError."""
         if self._connection is not None:
             try:
                 self._connection.execute(LEAVE, {"number": self._number})

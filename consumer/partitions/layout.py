@@ -10,6 +10,7 @@ from enum import StrEnum
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
+from mirrorfeed.consumer.errors import LayoutError
 from mirrorfeed.contract import routing
 
 LOCK = 0x746F706F  # "topo" in ASCII
@@ -78,10 +79,10 @@ class Layout(Struct, frozen=True):
 
 
 def read_layout(connection: Connection) -> Layout:
-    """Raises ValueError where nobody has said yet how many partitions there are."""
+    """Raises LayoutError if nobody has said yet how many partitions there are."""
     row = connection.execute(READ).one_or_none()
     if row is None:
-        raise ValueError("it is not known how many partitions there are: run mirror-consumer init")
+        raise LayoutError("it is not known how many partitions there are: run mirror-consumer init")
     return Layout(row.partitions, row.moving_to, Stage(row.stage))
 
 

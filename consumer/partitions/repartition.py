@@ -1,11 +1,12 @@
-"""Changes the number of partitions while events come: nothing is lost, all stays in order.
+"""Repartitioning: a move to another number of partitions while events come. Nothing is lost, and
+all stays in order.
 
 No queue may be consumed before all that came earlier, through other queues, is applied. So all
-slots move to interim queues that nobody consumes yet; when the old queues are applied to their end,
-the workers go over to the interim ones, and the old ones are deleted. Then the same again, from the
-interim queues to the new ones. Every slot is bound to somewhere all the time.
+slots are bound to interim queues that nobody consumes yet. Once the old queues are applied to their
+end, the workers go over to the interim ones, and the old ones are deleted. Then the same again,
+from the interim queues to the new ones. Every slot is bound to some queue all the time.
 
-What has been reached is in the database (`layout`), so that whoever was interrupted goes on there.
+How far the move has come is in the database (`layout`), so that one that was interrupted goes on.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Connection, Engine, text
 
 from mirrorfeed.amqp.connections import broker_channel, message_count
+from mirrorfeed.consumer.errors import LayoutError
 from mirrorfeed.consumer.partitions.layout import (
     Layout,
     Stage,
@@ -37,7 +39,7 @@ MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 PERSISTENT = 2
 
-# Buried is as good: workers that want to know who published would not apply it.
+# A marker that is buried has come as far: workers with --require-user do not apply it.
 SETTLED = text("""
     SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS marker (queue, id)
     WHERE EXISTS (
@@ -59,8 +61,8 @@ def repartition(
 ) -> None:
     """Moves to so many partitions, or goes on where an earlier call was interrupted.
 
-    Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
-    another number is under way or somebody else is at it, BrokerUnavailable or DBAPIError where a
+    Waits for the workers to apply what is in the old queues. Raises LayoutError if a move to
+    another number is under way or another process is at it, BrokerUnavailable or DBAPIError if a
     server cannot be reached.
     """
     with _alone(engine) as guard, broker_channel(addresses) as channel:
@@ -72,11 +74,11 @@ def repartition(
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Two who move at once would bind and delete what the other one is done with. While the
-    connection that it yields answers, there is no other."""
+    """Two moves at once would bind and delete what the other is done with. While the connection
+    that it yields answers, there is no other."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
-            raise ValueError(
+            raise LayoutError(
                 "another mirror-consumer topology --partitions is at work: wait until it has ended"
             )
         try:
@@ -89,10 +91,10 @@ def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
     with changing_layout(engine) as connection:
         layout = read_layout(connection)
         if layout.moving_to not in (None, partitions):
-            raise ValueError(layout.under_way)
+            raise LayoutError(layout.under_way)
         if layout.stage is Stage.STEADY and layout.partitions != partitions:
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
-            # Who may not declare learns it before anything is begun.
+            # A user who may not declare learns it before anything is begun.
             declare_queues(channel, layout.interim)
             write_layout(connection, layout)
         return layout
@@ -121,7 +123,7 @@ def _advance(
             return layout
     with changing_layout(engine) as connection:
         if read_layout(connection) != layout:
-            raise ValueError("somebody else went on with this move: look at it, and call again")
+            raise LayoutError("somebody else went on with this move: look at it, and call again")
         for queue in done_with:
             channel.queue_delete(queue)
         write_layout(connection, following)
@@ -137,7 +139,7 @@ def _switch(
     report: Report,
 ) -> None:
     """Returns when all that ever came into the source queues is applied."""
-    declare_queues(channel, [*source, *target])  # the old ones, too: somebody may have deleted one
+    declare_queues(channel, [*source, *target])  # the old ones, too: one may have been deleted
     # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
     bind_slots(channel, target)
     guard.exec_driver_sql("SELECT 1")
@@ -147,7 +149,7 @@ def _switch(
         ids = _publish_markers(channel, source, marked_at)
         parameters = {"name": MARKER_NAME, "at": marked_at, "queues": list(source), "ids": ids}
         with engine.connect() as connection:
-            _await_fences(connection, parameters, channel, source, report)
+            _await_markers(connection, parameters, channel, source, report)
 
 
 def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
@@ -167,7 +169,7 @@ def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: dateti
     return ids
 
 
-def _await_fences(
+def _await_markers(
     connection: Connection,
     parameters: Mapping[str, object],
     channel: BlockingChannel,

@@ -15,13 +15,12 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 @dataclass(eq=False)
 class Subscription:
-    """Deliveries come by it, and are acked on its channel or not at all."""
+    """One queue that is consumed, on a channel of its own: what comes by it is acked only there."""
 
     queue: str
     prefetch: int
     is_careful: bool = False
-    """With one message in hand, until it is known that none of those that come was in a worker's
-    hands before."""
+    """With one message in hand at a time, until one comes that no worker had before."""
     channel: Any = None
     """None until the broker has opened it."""
     consumer_tag: str = ""
@@ -68,7 +67,7 @@ class Inbox:
 
     def put(self, delivery: Delivery) -> None:
         """Takes no lock while batches are being applied, which would cost more than all the rest:
-        whoever begins to wait says so first, and then looks once more."""
+        `take` says that it waits before it looks for the last time."""
         self._waiting.append(delivery)
         if self._is_taker_waiting:
             with self._changed:

@@ -1,6 +1,7 @@
 """The worker service: one session after another, whatever happens to the servers."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -30,23 +31,21 @@ from mirrorfeed.amqp.connections import (
     every_reason,
 )
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
-from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import fold
-from mirrorfeed.consumer.apply.message import Message
-from mirrorfeed.consumer.database import DatabaseUnavailable, check_database, first_line
+from mirrorfeed.consumer.database import check_database, first_line, unavailable
+from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
-from mirrorfeed.consumer.worker.session import ConsumerCancelled, ConsumingSession
+from mirrorfeed.consumer.worker.session import ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
 POLL_SECONDS = 0.1
-MEMBERSHIP_SECONDS = 2.0
+LAST_BEAT_SECONDS = 2.0
 """How long a session's end waits for a database that does not answer."""
-FOLD_SECONDS = 1.0
-"""How much of the ledger, in time, waits to be folded while messages come."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,17 +75,16 @@ class Worker:
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None
         self._is_drained = False
-        self._next_fold = 0.0
 
     def run(self) -> None:
         """A service comes back for ever. A drain gives up after some seconds without a server.
 
-        Raises BrokerUnavailable or DatabaseUnavailable where a drain gives up, SchemaMissing where
+        Raises BrokerUnavailable or ServerUnavailable where a drain gives up, SchemaMissing where
         `mirror-consumer init` was never run.
         """
         give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
         retry = Retrying(
-            retry=retry_if_exception_type((BrokerUnavailable, DatabaseUnavailable)),
+            retry=retry_if_exception_type((BrokerUnavailable, ServerUnavailable)),
             wait=after_each_round(
                 self._address_count,
                 wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
@@ -99,7 +97,7 @@ class Worker:
         try:
             while not self._stopping.is_set() and not self._is_drained:
                 retry(self._run_session)
-        except (BrokerUnavailable, DatabaseUnavailable):
+        except (BrokerUnavailable, ServerUnavailable):
             if not self._stopping.is_set():
                 raise
 
@@ -116,28 +114,28 @@ class Worker:
         self._applier.check()
         address = next(self._addresses)
         layout = self._declared_layout(address)
-        session = ConsumingSession(address, layout.queues, self._settings, self._apply)
+        session = ConsumingSession(address, layout.queues, self._settings, self._applier.apply)
         self._session = session
         if self._stopping.is_set():
             session.stop()
         logger.info("consuming", extra={"partitions": len(layout.queues)})
         ended = threading.Event()
-        membership = threading.Thread(
-            target=self._take_part, args=(session, layout, ended), name="membership", daemon=True
+        beating = threading.Thread(
+            target=self._beat, args=(session, layout, ended), name="beat", daemon=True
         )
-        membership.start()
+        beating.start()
         try:
             session.run()
         finally:
             ended.set()
-            membership.join(MEMBERSHIP_SECONDS)
+            beating.join(LAST_BEAT_SECONDS)
         self._session = None
         # In the middle of a change, events wait in queues that nobody consumes yet.
         self._is_drained = session.is_drained and layout.stage is Stage.STEADY
         if session.is_drained and not self._is_drained:
             self._stopping.wait(BEAT_SECONDS)
         if session.is_drained:
-            self._fold()
+            self._fold(self._stopping)
         logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
         if session.error is not None:
             self._recover(session, session.error)
@@ -153,20 +151,23 @@ class Worker:
                     ensure_topology(channel, layout.partitions)
                 return layout
         except DBAPIError as error:
-            raise DatabaseUnavailable.because(error) from error
+            raise unavailable(error) from error
 
-    def _take_part(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
-        """Is one of the workers for as long as the session lasts, and tells it what it is to
-        consume while others come and go."""
+    def _beat(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
+        """For as long as the session lasts, once a second: takes part as one of the workers, tells
+        the session what it is to consume while others come and go, and folds what the ledger noted
+        meanwhile, for as long as the next beat is not due."""
         membership = Membership(self._engine, self._share)
         try:
-            # Who cannot reach the broker does not keep others from it.
+            # A worker that cannot reach the broker does not keep others from it.
             while not session.opened.wait(POLL_SECONDS):
                 if ended.is_set():
                     return
             while not ended.is_set():
+                next_beat_at = time.monotonic() + BEAT_SECONDS
                 self._consult(membership, session, layout)
-                ended.wait(BEAT_SECONDS)
+                self._fold(ended, next_beat_at)
+                ended.wait(next_beat_at - time.monotonic())
         except Exception as error:  # handed to the thread that can end the session
             session.fail(error)
         finally:
@@ -174,7 +175,7 @@ class Worker:
 
     def _consult(self, membership: Membership, session: ConsumingSession, layout: Layout) -> None:
         try:
-            roles = membership.take_part(session.subscribed, layout.queues)
+            assignment = membership.take_part(session.subscribed, layout.queues)
             with self._engine.connect() as connection:
                 layout_now = read_layout(connection)
         except DBAPIError as error:
@@ -187,28 +188,25 @@ class Worker:
             logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
             session.stop()
         else:
-            session.rebalance(roles)
+            session.rebalance(assignment)
 
-    def _apply(self, messages: Sequence[Message]) -> Tally:
-        tally = self._applier.apply(messages)
-        if time.monotonic() >= self._next_fold:
-            self._fold()
-        return tally
-
-    def _fold(self) -> None:
+    def _fold(self, ended: threading.Event, until: float = math.inf) -> None:
         try:
-            fold(self._engine)
+            fold(self._engine, until=lambda: ended.is_set() or time.monotonic() >= until)
         except DBAPIError as error:  # nothing is wrong but its size: the next one does more
             logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
-        self._next_fold = time.monotonic() + FOLD_SECONDS
 
     def _recover(self, session: ConsumingSession, error: BaseException) -> None:
-        if isinstance(error, DBAPIError):
-            trouble: Exception = DatabaseUnavailable.because(error)
-        elif isinstance(error, AMQPConnectorException | AMQPError | ConsumerCancelled | OSError):
-            trouble = BrokerUnavailable(every_reason(error))
-        else:
-            raise error  # a defect: the process ends, its deliveries go back
+        trouble: Exception
+        match error:
+            case ServerUnavailable():
+                trouble = error
+            case DBAPIError():
+                trouble = unavailable(error)
+            case AMQPConnectorException() | AMQPError() | OSError():
+                trouble = BrokerUnavailable(every_reason(error))
+            case _:
+                raise error  # a defect: the process ends, its deliveries go back
         if session.applied + session.buried == 0:
             raise trouble
         logger.warning("beginning again", extra={"because": str(trouble)})

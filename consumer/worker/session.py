@@ -39,6 +39,7 @@ from mirrorfeed.consumer.apply.message import (
     require_user,
 )
 from mirrorfeed.consumer.database import first_line
+from mirrorfeed.consumer.errors import ConsumerCancelled
 from mirrorfeed.consumer.partitions import topology
 from mirrorfeed.consumer.partitions.assignment import Assignment
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
@@ -57,10 +58,6 @@ READABLE_DELIVERIES = 2
 """Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
 
 logger = logging.getLogger(__name__)
-
-
-class ConsumerCancelled(Exception):
-    """The broker ended a subscription: its queue was deleted, or has no leader."""
 
 
 class ConsumingSession:
@@ -83,9 +80,10 @@ class ConsumingSession:
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._stop_by = 0.0
-        self._roles: Assignment | None = None
+        self._assignment: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
-        self._moving: set[str] = set()
+        self._trusting: set[str] = set()
+        """Queues of which a second subscription takes over from the careful one."""
         self._received = 0
         self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
         self.applied = 0
@@ -123,9 +121,9 @@ class ConsumingSession:
         """Ends the session because of the error. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._end, error))
 
-    def rebalance(self, roles: Assignment) -> None:
+    def rebalance(self, assignment: Assignment) -> None:
         """Says what this worker is to do from now on. From any thread."""
-        self._ioloop.add_callback_threadsafe(partial(self._take_roles, roles))
+        self._ioloop.add_callback_threadsafe(partial(self._take_assignment, assignment))
 
     @property
     def subscribed(self) -> list[str]:
@@ -147,16 +145,16 @@ class ConsumingSession:
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
 
-    def _take_roles(self, roles: Assignment) -> None:
-        self._roles = roles
+    def _take_assignment(self, assignment: Assignment) -> None:
+        self._assignment = assignment
         if not self._connection.is_open:
             return
         for queue in self._queues:
             subscription = self._subscriptions.get(queue)
-            if queue in roles.own:
+            if queue in assignment.own:
                 if subscription is None:
                     self._subscribe_carefully(queue)
-            elif subscription and queue in roles.served and queue not in self._moving:
+            elif subscription and queue in assignment.served and queue not in self._trusting:
                 del self._subscriptions[queue]
                 subscription.give_back()
 
@@ -228,7 +226,7 @@ class ConsumingSession:
         That needs another subscription, which gets its turn when the careful one is cancelled. The
         message in hand is acked only then, so that none comes between the two.
         """
-        self._moving.add(careful.queue)
+        self._trusting.add(careful.queue)
 
         def cancel_careful() -> None:
             if careful.is_open:
@@ -238,7 +236,7 @@ class ConsumingSession:
             if careful.is_open:
                 careful.channel.basic_ack(delivery_tag)
                 careful.channel.close()
-            self._moving.remove(careful.queue)
+            self._trusting.remove(careful.queue)
 
         self._subscribe(Subscription(careful.queue, self._prefetch), cancel_careful)
 
@@ -267,9 +265,9 @@ class ConsumingSession:
                 self._ioloop.call_later(DRAIN_POLL_SECONDS, next_check)
 
         dead = self._subscriptions[routing.DEAD_QUEUE]
-        own = self._roles.own if self._roles else set(self._queues)
+        own = self._assignment.own if self._assignment else set(self._queues)
         is_subscribed = dead.is_open and own.issubset(self.subscribed)
-        if not is_subscribed or self._moving or not self._inbox.is_idle:
+        if not is_subscribed or self._trusting or not self._inbox.is_idle:
             check_again(0)
             return
         for queue in (routing.DEAD_QUEUE, *self._queues):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from itertools import count
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from mirrorfeed.consumer.apply import ledger
 from mirrorfeed.consumer.apply.batch import Applier, write_batch
-from mirrorfeed.consumer.apply.ledger import SourceAccount, audit, fold
+from mirrorfeed.consumer.apply.ledger import FOLD, SourceAccount, audit, fold, fold_piece
 from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
@@ -22,6 +24,10 @@ fresh_sources = (f"/pullers/vostok/{number}" for number in count())
 chunks = st.lists(
     st.one_of(st.lists(st.integers(1, 30), max_size=12), st.just("fold")), max_size=12
 )
+noted = st.tuples(
+    st.sampled_from(["/a", "/b"]), st.lists(st.integers(1, 30), max_size=8), st.integers(0, 9)
+)
+"""A source, numbers of it, and the second in which they arrived."""
 
 
 def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> list[Message]:
@@ -76,6 +82,134 @@ def test_the_account_is_that_of_a_set_of_numbers(
     told = [n for each in found.missing for n in range(each.first, each.last + 1)]
     assert told == [n for n in range(1, max(arrived)) if n not in arrived]
     assert found.missing_count == len(told)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(st.one_of(noted, st.just("piece")), max_size=20),
+    notes=st.integers(1, 3),
+    size_bytes=st.integers(1, 200),
+)
+def test_pieces_come_to_the_ranges_of_a_set(
+    engine: Engine, history: list[tuple[str, list[int], int] | str], notes: int, size_bytes: int
+) -> None:
+    """However small they are, and whatever is noted between them. No number counts twice, or is
+    missing, after any of them; a range is as old as the first of its numbers that arrived."""
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE ledger_arrival, ledger_source CASCADE"))
+    arrived: dict[str, dict[int, datetime]] = {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(ledger, "PIECE_NOTES", notes)
+        monkeypatch.setattr(ledger, "PIECE_BYTES", size_bytes)
+        for step in history:
+            if isinstance(step, str):
+                waiting = rows(engine, "SELECT count(*) FROM ledger_arrival")[0][0]
+                folded = fold_piece(engine)
+                assert folded is not None
+                assert min(waiting, 1) <= folded <= notes
+            else:
+                source, numbers, second = step
+                with engine.begin() as connection:
+                    connection.execute(
+                        text("INSERT INTO ledger_arrival VALUES (:source, :numbers, :at)"),
+                        {"source": source, "numbers": numbers, "at": at(second)},
+                    )
+                first_at = arrived.setdefault(source, {})
+                for number in numbers:
+                    first_at[number] = min(at(second), first_at.get(number, at(second)))
+            assert known_numbers(engine) == {
+                (source, number) for source in arrived for number in arrived[source]
+            }
+        assert fold(engine)
+    assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(0,)]
+    assert rows(engine, RANGES) == [
+        (source, *each) for source in sorted(arrived) for each in ranges_of(arrived[source])
+    ]
+
+
+RANGES = """
+    SELECT source, first, last, ledger_range.recorded_at
+    FROM ledger_range JOIN ledger_source ON id = source_id ORDER BY source, first
+"""
+
+
+def known_numbers(engine: Engine) -> set[tuple[str, int]]:
+    """What the ranges and the notes say together; the ranges neither overlap nor touch."""
+    known: set[tuple[str, int]] = set()
+    for source, first, last, _ in rows(engine, RANGES):
+        assert known.isdisjoint((source, number) for number in range(first - 1, last + 2))
+        known |= {(source, number) for number in range(first, last + 1)}
+    for source, numbers in rows(engine, "SELECT source, sequences FROM ledger_arrival"):
+        known |= {(source, number) for number in numbers}
+    return known
+
+
+def ranges_of(first_at: dict[int, datetime]) -> list[tuple[int, int, datetime]]:
+    """The plain reference: number by number."""
+    ranges: list[tuple[int, int, datetime]] = []
+    for number in sorted(first_at):
+        if ranges and ranges[-1][1] == number - 1:
+            first, _, arrived_at = ranges.pop()
+            ranges.append((first, number, min(arrived_at, first_at[number])))
+        else:
+            ranges.append((number, number, first_at[number]))
+    return ranges
+
+
+TOUCHED = text("""
+    SELECT seq_tup_read + idx_tup_fetch, n_tup_ins, n_tup_del
+    FROM pg_stat_xact_user_tables WHERE relname = 'ledger_range'
+""")
+"""Rows of the ranges that this session has read, written and removed."""
+
+
+def test_a_fold_touches_only_the_ranges_that_change(engine: Engine) -> None:
+    """Of 20,000 with a hole between each and the next it reads and writes a few, however far apart
+    what arrived lies; what had arrived before changes none."""
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO ledger_source (source) VALUES ('/a')"))
+        connection.execute(
+            text("""
+            INSERT INTO ledger_range (source_id, first, last, recorded_at)
+            SELECT id, 2 * number, 2 * number, now() - interval '1 hour'
+            FROM ledger_source, generate_series(1, 20000) AS number
+        """)
+        )
+    places = "SELECT ctid::text, first, last FROM ledger_range"
+    before = set(rows(engine, places))
+    note(engine, "/a", [3, 10, 20_001, 39_999, 50_000])
+    note(engine, "/a", [20_002, 40_000])
+    with engine.begin() as connection:
+        sizes = {"notes": ledger.PIECE_NOTES, "size_bytes": ledger.PIECE_BYTES}
+        begun = connection.execute(TOUCHED).one()
+        assert connection.scalar(FOLD, sizes) == 2
+        ended = connection.execute(TOUCHED).one()
+    read, written, removed = (late - early for early, late in zip(begun, ended, strict=True))
+    assert (written, removed) == (4, 6)
+    assert read <= 40
+    after = set(rows(engine, places))
+    assert {each[1:] for each in before - after} == {
+        (number, number) for number in (2, 4, 20_000, 20_002, 39_998, 40_000)
+    }
+    assert {each[1:] for each in after - before} == {
+        (2, 4),
+        (20_000, 20_002),
+        (39_998, 40_000),
+        (50_000, 50_000),
+    }
+
+
+def test_a_fold_ends_between_two_pieces_when_it_is_told_to(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves is noted still, and merged the next time."""
+    monkeypatch.setattr(ledger, "PIECE_NOTES", 2)
+    for number in range(1, 6):
+        note(engine, "/a", [number])
+    assert fold(engine, until=lambda: True)
+    assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(3,)]
+    assert fold(engine)
+    assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 5)]
 
 
 def test_what_is_complete_is_one_row(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """What becomes of dead letters that are applied again, on a real PostgreSQL."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -10,15 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from mirrorfeed.consumer.apply import burial
 from mirrorfeed.consumer.apply.batch import Applier
-from mirrorfeed.consumer.apply.message import Rejection, read_message
+from mirrorfeed.consumer.apply.message import Rejection, read_message, reject
+from mirrorfeed.consumer.apply.projection import Attempt, attempt_of
 from mirrorfeed.consumer.dead_letters import replay, transfer
 from mirrorfeed.consumer.dead_letters import store as letters
-from mirrorfeed.consumer.dead_letters.replay import Outcome, Progress, Replay, StillDead
-from mirrorfeed.consumer.dead_letters.store import LetterError, LetterState, Selection
-from mirrorfeed.consumer.dead_letters.transfer import BadLetterFile
-from mirrorfeed.consumer.errors import ConditionNotMet
-from mirrorfeed.contract.events import Envelope
+from mirrorfeed.consumer.dead_letters.edit import edit
+from mirrorfeed.consumer.dead_letters.plan import plan
+from mirrorfeed.consumer.dead_letters.replay import Outcome, Progress, Replay
+from mirrorfeed.consumer.dead_letters.store import LetterState, Selection
+from mirrorfeed.consumer.errors import BadLetterFile, ConditionNotMet, LetterError, StillDead
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
@@ -37,7 +42,7 @@ def bury(engine: Engine, *envelopes: Envelope) -> None:
 
 def apply(engine: Engine, selection: Selection | None = None, **options: Any) -> list[Progress]:
     with engine.connect() as connection:
-        planned = replay.plan(connection, selection or Selection())
+        planned = plan(connection, selection or Selection())
     return list(Replay(engine, planned, **options).run(threading.Event()))
 
 
@@ -83,6 +88,81 @@ def test_what_the_database_knows_already_is_unchanged(engine: Engine) -> None:
     assert told(apply(engine)) == ["unchanged", "unchanged", "unchanged"]
 
 
+@st.composite
+def tellings(draw: st.DrawFn) -> Callable[[int], Envelope]:
+    """One of few events about one of two attempts or runs, of a branch or script to be named."""
+    start, end = draw(st.integers(0, 1)), draw(st.integers(2, 3))
+    reason = draw(st.sampled_from(["a", "b", "poison"]))
+    revision = draw(st.sampled_from([None, "a"]))
+    makers: list[Callable[[int], Envelope]] = [
+        lambda branch: started(branch, start),
+        lambda branch: completed(branch, start, revision, end),
+        lambda branch: failed(branch, start, reason, end),
+        lambda branch: script_run(f"s{branch}", start, end),
+    ]
+    return draw(st.sampled_from(makers))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    known=st.lists(tellings(), max_size=4),
+    told_later=st.lists(tellings(), max_size=8),
+    chunk=st.integers(1, 8),
+)
+def test_a_letter_is_applied_if_it_says_more_than_what_was_said_before(
+    engine: Engine,
+    known: list[Callable[[int], Envelope]],
+    told_later: list[Callable[[int], Envelope]],
+    chunk: int,
+) -> None:
+    """By the database or by a letter before it, in the same transaction or not; what the database
+    refuses says nothing. As the plain rule has it, event by event."""
+    branch_id = next(fresh_branch_ids)
+    register_branches(engine, branch_id)
+    refuse_in_database(engine, "failure_reason = 'poison'")
+    before = [envelope for tell in known if not is_poison(envelope := tell(branch_id))]
+    Applier(engine).apply(messages(*before))
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM dead_letter"))
+        for message in messages(*(tell(branch_id) for tell in told_later)):
+            assert isinstance(message.content, Envelope)
+            burial.bury(connection, [(message, reject(message.content, Reason.INVALID, "gone"))])
+        bodies = dict(map(tuple, connection.execute(text("SELECT id, body FROM dead_letter"))))
+    said: dict[object, Attempt | None] = {}
+    for envelope in before:
+        says_more(said, envelope)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(replay, "CHUNK", chunk)
+        found = outcomes(apply(engine))
+    assert len(found) == len(bodies)
+    for outcome in found:
+        envelope = wire.decode(bytes(bodies[outcome.id]))
+        if outcome.outcome == "dead":
+            assert is_poison(envelope)
+        else:
+            expected = "applied" if says_more(said, envelope) else "unchanged"
+            assert outcome.outcome == expected
+
+
+def is_poison(envelope: Envelope) -> bool:
+    return getattr(envelope.event, "reason", None) == "poison"
+
+
+def says_more(said: dict[object, Attempt | None], envelope: Envelope) -> bool:
+    """The plain rule; learns what the event says."""
+    event = envelope.event
+    if isinstance(event, ScriptRun):
+        is_news = event not in said
+        said[event] = None
+        return is_news
+    attempt = attempt_of(envelope.time, event)
+    key = event.branch_id, event.started_at
+    is_news = attempt.supersedes(said.get(key))
+    if is_news:
+        said[key] = attempt
+    return is_news
+
+
 def test_letters_are_applied_in_the_order_of_what_they_tell(engine: Engine) -> None:
     """By partition key and then by start, whatever the order in which they died."""
     history = [failed(branch, second, "x") for second in range(5) for branch in (2, 10)]
@@ -91,7 +171,7 @@ def test_letters_are_applied_in_the_order_of_what_they_tell(engine: Engine) -> N
     bury(engine, *[each for each in shuffled if each.event.partition_key.startswith("branch")])
     Applier(engine).apply([read_message(b"{")])
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
+        planned = plan(connection, Selection())
     assert [(each.partition_key, each.started_at) for each in planned[1:]] == sorted(
         (each.event.partition_key, each.event.started_at) for each in history[:-1]
     )
@@ -169,7 +249,7 @@ def test_two_operators_at_once_share_the_letters(engine: Engine) -> None:
     bury(engine, *(failed(branch, 0, "x") for branch in range(1, 301)))
     register_branches(engine, *range(1, 301))
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
+        planned = plan(connection, Selection())
 
     def run(_: int) -> list[Progress]:
         return list(Replay(engine, planned).run(threading.Event(), rate=4000))
@@ -195,7 +275,7 @@ def test_what_arrives_meanwhile_waits_for_the_next_call(engine: Engine) -> None:
     """What was looked at is what is applied."""
     bury(engine, failed(1, 0, "x"))
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
+        planned = plan(connection, Selection())
     bury(engine, failed(1, 1, "x"))
     register_branches(engine, 1)
     (step,) = Replay(engine, planned).run(threading.Event())
@@ -211,7 +291,7 @@ def test_a_replay_that_is_stopped_leaves_a_clean_state(
     bury(engine, *(failed(1, second, "x") for second in range(10)))
     register_branches(engine, 1)
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
+        planned = plan(connection, Selection())
     stopping = threading.Event()
     for _ in Replay(engine, planned).run(stopping):
         stopping.set()
@@ -230,7 +310,7 @@ def test_letters_beside_a_worker_on_the_same_branches(engine: Engine) -> None:
     bury(engine, *early)
     register_branches(engine, *branch_ids)
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
+        planned = plan(connection, Selection())
     applier = Applier(engine)
     with ThreadPoolExecutor(3) as threads:
         replaying = threads.submit(lambda: list(Replay(engine, planned).run(threading.Event())))
@@ -291,7 +371,7 @@ def test_an_edit_that_mends_a_letter_keeps_the_original(engine: Engine) -> None:
     (original,) = bodies([failed(404, 0, "why")])
     (mended,) = bodies([failed(1, 0, "why")])
     Applier(engine).apply([read_message(original)])
-    replay.edit(engine, 1, mended)
+    edit(engine, 1, mended)
     assert told(apply(engine)) == ["applied"]
     assert state_of(engine, 1).mirror_failures == 1
     Applier(engine).apply([read_message(original)])
@@ -316,7 +396,7 @@ def test_an_edit_that_would_still_be_dead_is_refused(engine: Engine, body: bytes
     bury(engine, started(404, 0))
     before = rows(engine, "SELECT * FROM dead_letter")
     with pytest.raises(StillDead, match=why):
-        replay.edit(engine, 1, body)
+        edit(engine, 1, body)
     assert rows(engine, "SELECT * FROM dead_letter") == before
     assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(0,)]
 
@@ -335,7 +415,7 @@ def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
         with pytest.raises(LetterError, match="9"), engine.begin() as connection:
             forbidden(connection)
     with pytest.raises(ConditionNotMet, match="letter 1 is discarded"):
-        replay.edit(engine, 1, bodies([started(404, 0)])[0] + b" ")
+        edit(engine, 1, bodies([started(404, 0)])[0] + b" ")
     assert rows(engine, STATES) == [(404, "discarded"), (405, "dead")]
 
 
@@ -360,7 +440,7 @@ def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
     headers = {"origin": "vostok"}
     for body in (b"\xff\0", bodies([started(404, 0)])[0]):
         Applier(engine).apply([read_message(body, headers)])
-    replay.edit(engine, 2, bodies([started(1, 0)])[0])
+    edit(engine, 2, bodies([started(1, 0)])[0])
     without_id = """SELECT reason, detail, body, original_body, headers, source, event_id, type,
         branch_id, first_seen_at, attempts, state, note FROM dead_letter ORDER BY reason"""
     before = rows(engine, without_id)
@@ -377,8 +457,8 @@ def test_a_letter_that_is_edited_after_it_was_looked_at_is_skipped(engine: Engin
     register_branches(engine, 1)
     bury(engine, failed(404, 0, "why"))
     with engine.connect() as connection:
-        planned = replay.plan(connection, Selection())
-    replay.edit(engine, 1, bodies([failed(1, 0, "why")])[0])
+        planned = plan(connection, Selection())
+    edit(engine, 1, bodies([failed(1, 0, "why")])[0])
     (step,) = Replay(engine, planned).run(threading.Event())
     assert (told([step]), step.skipped) == ([], 1)
 

@@ -1,0 +1,74 @@
+"""Which letters say what the database did not know: these are applied, others change nothing."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from sqlalchemy import Connection, TextClause, text
+
+from mirrorfeed.consumer.apply.message import Message
+from mirrorfeed.consumer.apply.projection import RANK_ATTEMPTS, Attempt, attempt_of
+from mirrorfeed.contract.events import Envelope, Event, ScriptRun
+
+# All that is said of a run is that it was; the database knows that already, or it does not.
+RANK_RUNS = text("""
+    SELECT 1 AS rank, CAST(EXISTS (
+        SELECT FROM script_activity AS known
+        WHERE (known.name, known.hostname) = (said.name, said.hostname)
+            AND (date_started, date_completed) = (started_at, completed_at)
+    ) AS integer) AS known_rank
+    FROM ROWS FROM (json_to_recordset(CAST(:said AS json)) AS (
+        name text, hostname text, started_at timestamptz, completed_at timestamptz
+    )) WITH ORDINALITY AS said (name, hostname, started_at, completed_at, place)
+    ORDER BY place
+""")
+
+
+class News:
+    """Tells events that say something new from those that repeat, or that newer ones supersede.
+
+    How much each of them says of its attempt or run, and how much of that is known, the database
+    ranks.
+    """
+
+    def __init__(self, connection: Connection, messages: Sequence[Message]) -> None:
+        """Asks the database, which is to be told only then what the messages say."""
+        attempts: dict[int, Attempt] = {}
+        runs: dict[int, ScriptRun] = {}
+        for message in messages:
+            content = message.content
+            if not isinstance(content, Envelope):
+                continue
+            if isinstance(content.event, ScriptRun):
+                runs[id(content)] = content.event
+            else:
+                attempts[id(content)] = attempt_of(content.time, content.event)
+        self._ranks: dict[int, int] = {}
+        self._known_ranks: dict[object, int] = {}
+        self._rank(connection, RANK_ATTEMPTS, attempts)
+        self._rank(connection, RANK_RUNS, runs)
+
+    def learn(self, envelope: Envelope) -> bool:
+        """Whether the event, which is one of the messages and is applied, says something new; from
+        now on it is known."""
+        rank, subject = self._ranks[id(envelope)], _subject(envelope.event)
+        is_news = rank > self._known_ranks[subject]
+        if is_news:
+            self._known_ranks[subject] = rank
+        return is_news
+
+    def _rank(
+        self,
+        connection: Connection,
+        statement: TextClause,
+        said: Mapping[int, Attempt | ScriptRun],
+    ) -> None:
+        document = msgspec.json.encode(list(said.values())).decode()
+        ranked = connection.execute(statement, {"said": document})
+        for key, each, (rank, known_rank) in zip(said, said.values(), ranked, strict=True):
+            self._ranks[key] = rank
+            self._known_ranks[_subject(each)] = known_rank
+
+
+def _subject(said: Attempt | Event) -> object:
+    """What is said something of: an attempt, or a run."""
+    return said if isinstance(said, ScriptRun) else (said.branch_id, said.started_at)
