@@ -3,16 +3,21 @@
 Nearly all that a worker receives are small messages of three frames each: method, header and body
 (AMQP 0-9-1, sections 2.3.5 and 4.2). pika makes an object of each frame and looks up who waits for
 it, which takes longer than to decode and apply the event. So a small message that lies whole in the
-buffer goes straight to its consumer here; all else takes pika's way, frame by frame.
+buffer goes straight to its consumer here; all else takes pika's way, frame by frame, as everything
+does with a version of pika that this was not compared with.
 """
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
-from pika import data
+from pika import URLParameters, __version__, data, frame
 from pika.adapters.select_connection import SelectConnection
 from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
+
+from mirrorfeed.amqp import fast_paths
 
 FRAME = struct.Struct(">BHI")  # type, channel, size
 DELIVER = struct.Struct(">BHIIB")  # the same, method, length of the consumer tag
@@ -22,6 +27,8 @@ FLAGS = struct.Struct(">H")
 END_BYTES = 1
 MAX_WHOLE_BYTES = 64 * 1024
 """A larger body may take several frames; an empty one takes none."""
+UNDECODABLE = b"\x01kT" + b"\xff" * 8
+"""What a table has that pika cannot decode: at `k` a timestamp beyond all calendars."""
 
 
 class EncodedProperties:
@@ -119,7 +126,10 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
         )
 
 
-_decode_table = data.decode_table
+def delivery_connection(parameters: URLParameters, **callbacks: Any) -> SelectConnection:
+    """A connection for a consumer, as fast as this version of pika allows."""
+    connect = DeliveryConnection if fast_paths.are_used() else SelectConnection
+    return connect(parameters, **callbacks)
 
 
 def tolerate_undecodable_headers() -> None:
@@ -127,13 +137,37 @@ def tolerate_undecodable_headers() -> None:
 
     pika raises from within its I/O loop, for a timestamp in milliseconds or a table nested deeply,
     and the connection ends. So a single message could keep a worker from its queue for ever.
+
+    Raises ValueError if this version of pika raises all the same.
     """
-    data.decode_table = _decode_table_or_bytes
+    if not _are_tolerated():
+        with suppress(AttributeError):  # of a version that decodes tables elsewhere
+            data.decode_table = partial(_decode_table_or_bytes, data.decode_table)
+    if not _are_tolerated():
+        raise ValueError(
+            f"a worker cannot use pika {__version__}, which would end the connection for a"
+            " message whose headers it cannot decode, again and again; install one of"
+            f" {', '.join(sorted(fast_paths.COMPARED_VERSIONS))}"
+        )
 
 
-def _decode_table_or_bytes(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:
+def _are_tolerated() -> bool:
+    table = struct.pack(">I", len(UNDECODABLE)) + UNDECODABLE
+    properties = FLAGS.pack(BasicProperties.FLAG_HEADERS) + table
+    size = HEADER.size - FRAME.size + len(properties)
+    header = HEADER.pack(FRAME_HEADER, 1, size, Basic.INDEX, 0, 0) + properties
     try:
-        table, end = _decode_table(encoded, offset)
+        frame.decode_frame(header + bytes((FRAME_END,)))
+    except Exception:  # of many kinds, none of them documented
+        return False
+    return True
+
+
+def _decode_table_or_bytes(
+    decode_table: Callable[[bytes, int], tuple[dict[Any, Any], int]], encoded: bytes, offset: int
+) -> tuple[dict[Any, Any], int]:
+    try:
+        table, end = decode_table(encoded, offset)
     except Exception:  # of many kinds, none of them documented
         begin = offset + 4
         end = begin + struct.unpack_from(">I", encoded, offset)[0]
