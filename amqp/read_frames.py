@@ -9,8 +9,6 @@ does with a version of pika that this was not compared with.
 
 import struct
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple
 
 from pika import URLParameters, __version__, data, frame
@@ -27,8 +25,8 @@ FLAGS = struct.Struct(">H")
 END_BYTES = 1
 MAX_WHOLE_BYTES = 64 * 1024
 """A larger body may take several frames; an empty one takes none."""
-UNDECODABLE = b"\x01kT" + b"\xff" * 8
-"""What a table has that pika cannot decode: at `k` a timestamp beyond all calendars."""
+UNDECODABLE = (b"\x01kT" + b"\xff" * 8, b"\x01k?")
+"""Tables that pika cannot decode: a timestamp beyond all calendars, a value of no known type."""
 
 
 class EncodedProperties:
@@ -132,6 +130,9 @@ def delivery_connection(parameters: URLParameters, **callbacks: Any) -> SelectCo
     return connect(parameters, **callbacks)
 
 
+_decode_table: Any = getattr(data, "decode_table", None)
+
+
 def tolerate_undecodable_headers() -> None:
     """From now on a table that pika cannot decode is `{"undecodable": bytes}` in this process.
 
@@ -140,34 +141,29 @@ def tolerate_undecodable_headers() -> None:
 
     Raises ValueError if this version of pika raises all the same.
     """
-    if not _are_tolerated():
-        with suppress(AttributeError):  # of a version that decodes tables elsewhere
-            data.decode_table = partial(_decode_table_or_bytes, data.decode_table)
-    if not _are_tolerated():
+    data.decode_table = _decode_table_or_bytes
+    try:
+        for table in UNDECODABLE:
+            _decode_headers(struct.pack(">I", len(table)) + table)
+    except Exception as error:  # of many kinds, none of them documented
         raise ValueError(
             f"a worker cannot use pika {__version__}, which would end the connection for a"
             " message whose headers it cannot decode, again and again; install one of"
             f" {', '.join(sorted(fast_paths.COMPARED_VERSIONS))}"
-        )
+        ) from error
 
 
-def _are_tolerated() -> bool:
-    table = struct.pack(">I", len(UNDECODABLE)) + UNDECODABLE
+def _decode_headers(table: bytes) -> None:
+    """As they arrive, by pika."""
     properties = FLAGS.pack(BasicProperties.FLAG_HEADERS) + table
     size = HEADER.size - FRAME.size + len(properties)
-    header = HEADER.pack(FRAME_HEADER, 1, size, Basic.INDEX, 0, 0) + properties
-    try:
-        frame.decode_frame(header + bytes((FRAME_END,)))
-    except Exception:  # of many kinds, none of them documented
-        return False
-    return True
+    header = HEADER.pack(FRAME_HEADER, 1, size, Basic.INDEX, 0, 0)
+    frame.decode_frame(header + properties + bytes((FRAME_END,)))
 
 
-def _decode_table_or_bytes(
-    decode_table: Callable[[bytes, int], tuple[dict[Any, Any], int]], encoded: bytes, offset: int
-) -> tuple[dict[Any, Any], int]:
+def _decode_table_or_bytes(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:
     try:
-        table, end = decode_table(encoded, offset)
+        table, end = _decode_table(encoded, offset)
     except Exception:  # of many kinds, none of them documented
         begin = offset + 4
         end = begin + struct.unpack_from(">I", encoded, offset)[0]

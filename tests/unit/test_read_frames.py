@@ -162,7 +162,7 @@ def test_headers_that_pika_cannot_decode_are_kept_as_bytes(
 def test_a_pika_that_decodes_headers_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single message would stop its worker again and again: the error says what to install."""
     monkeypatch.setattr(data, "decode_table", data.decode_table)  # put back in the end
-    monkeypatch.setattr(frame, "decode_frame", mock.Mock(side_effect=OverflowError))
+    monkeypatch.setattr(BasicProperties, "decode", mock.Mock(side_effect=OverflowError))
     with pytest.raises(ValueError, match=r"cannot use pika .*; install one of 1\.3\.0"):
         tolerate_undecodable_headers()
 
