@@ -5,10 +5,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := contract publisher consumer sandbox demo tests benchmarks
 
-.PHONY: help demo test lint types imports check bench bench-growth bench-peers fuzz format clean
+BOTH_SIDES := tests/unit/test_channels.py tests/unit/test_read_frames.py tests/unit/test_write_frames.py \
+	tests/integration/test_forwarder.py tests/acceptance/test_main_job.py tests/acceptance/test_bad_input.py \
+	tests/acceptance/test_deadly_messages.py tests/faults/test_publisher_faults.py tests/faults/test_worker_faults.py
+FAST_PATHS := tests/unit/test_channels.py tests/unit/test_fast_paths.py tests/unit/test_private_names.py \
+	tests/unit/test_read_frames.py tests/unit/test_write_frames.py
+
+.PHONY: help demo test test-plain-pika test-pika-versions lint types imports check bench bench-growth bench-peers fuzz format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
@@ -20,6 +26,17 @@ test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 
 .PHONY: bare
 bare: .venv/ready ## Try `make demo` and a part of `make test` on bare Debians, as root (6 min)
 	$(BIN)/python -m tests.bare
+
+test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (4 min)
+	MIRRORFEED_PIKA=plain $(BIN)/pytest --numprocesses auto --dist loadfile $(BOTH_SIDES)
+
+test-pika-versions: .venv/ready ## Compare the fast paths with each version of pika that they claim (1 min)
+	for version in $$($(BIN)/python -c 'from mirrorfeed.amqp.fast_paths import *; print(*COMPARED_VERSIONS)'); do \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+			--target .venv/pika/$$version pika==$$version && \
+		PYTHONPATH=.venv/pika/$$version $(BIN)/python -c "import pika; assert pika.__version__ == '$$version'" && \
+		PYTHONPATH=.venv/pika/$$version $(BIN)/pytest --quiet $(FAST_PATHS) || exit; \
+	done
 
 .PHONY: faults
 faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)

@@ -3,16 +3,19 @@
 Nearly all that a worker receives are small messages of three frames each: method, header and body
 (AMQP 0-9-1, sections 2.3.5 and 4.2). pika makes an object of each frame and looks up who waits for
 it, which takes longer than to decode and apply the event. So a small message that lies whole in the
-buffer goes straight to its consumer here; all else takes pika's way, frame by frame.
+buffer goes straight to its consumer here; all else takes pika's way, frame by frame, as everything
+does with a version of pika that this was not compared with.
 """
 
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pika import data
+from pika import URLParameters, __version__, data, frame
 from pika.adapters.select_connection import SelectConnection
 from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
+
+from mirrorfeed.amqp import fast_paths
 
 FRAME = struct.Struct(">BHI")  # type, channel, size
 DELIVER = struct.Struct(">BHIIB")  # the same, method, length of the consumer tag
@@ -22,6 +25,8 @@ FLAGS = struct.Struct(">H")
 END_BYTES = 1
 MAX_WHOLE_BYTES = 64 * 1024
 """A larger body may take several frames; an empty one takes none."""
+UNDECODABLE = (b"\x01kT" + b"\xff" * 8, b"\x01k?")
+"""Tables that pika cannot decode: a timestamp beyond all calendars, a value of no known type."""
 
 
 class EncodedProperties:
@@ -119,7 +124,13 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
         )
 
 
-_decode_table = data.decode_table
+def delivery_connection(parameters: URLParameters, **callbacks: Any) -> SelectConnection:
+    """A connection for a consumer, as fast as this version of pika allows."""
+    connect = DeliveryConnection if fast_paths.are_used() else SelectConnection
+    return connect(parameters, **callbacks)
+
+
+_decode_table: Any = getattr(data, "decode_table", None)
 
 
 def tolerate_undecodable_headers() -> None:
@@ -127,8 +138,27 @@ def tolerate_undecodable_headers() -> None:
 
     pika raises from within its I/O loop, for a timestamp in milliseconds or a table nested deeply,
     and the connection ends. So a single message could keep a worker from its queue for ever.
+
+    Raises ValueError if this version of pika raises all the same.
     """
     data.decode_table = _decode_table_or_bytes
+    try:
+        for table in UNDECODABLE:
+            _decode_headers(struct.pack(">I", len(table)) + table)
+    except Exception as error:  # of many kinds, none of them documented
+        raise ValueError(
+            f"a worker cannot use pika {__version__}, which would end the connection for a"
+            " message whose headers it cannot decode, again and again; install one of"
+            f" {', '.join(sorted(fast_paths.COMPARED_VERSIONS))}"
+        ) from error
+
+
+def _decode_headers(table: bytes) -> None:
+    """As they arrive, by pika."""
+    properties = FLAGS.pack(BasicProperties.FLAG_HEADERS) + table
+    size = HEADER.size - FRAME.size + len(properties)
+    header = HEADER.pack(FRAME_HEADER, 1, size, Basic.INDEX, 0, 0)
+    frame.decode_frame(header + properties + bytes((FRAME_END,)))
 
 
 def _decode_table_or_bytes(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:

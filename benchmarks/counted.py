@@ -30,11 +30,10 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 def deliver(events: int) -> None:
     """Bytes from the broker become deliveries, which nobody looks at."""
     from pika import BasicProperties, frame
-    from pika.callback import CallbackManager
-    from pika.channel import Channel
     from pika.spec import Basic
 
     from mirrorfeed.amqp.read_frames import DeliveryConnection
+    from sandbox.memory_broker import MemoryBroker
 
     properties = BasicProperties(delivery_mode=2, message_id="id", user_id="puller")
     stream = b"".join(
@@ -46,22 +45,17 @@ def deliver(events: int) -> None:
             frame.Body(1, body),
         )
     )
-    connection = DeliveryConnection.__new__(DeliveryConnection)  # connected to nobody
-    connection.callbacks = CallbackManager()
-    connection.bytes_received = 0
-    connection._frame_buffer = b""
-    channel = Channel(connection, 1, print)
     received = 0
 
     def count(*_message: object) -> None:
         nonlocal received
         received += 1
 
-    channel._consumers["tag"] = count
-    connection._channels = {1: channel}
-    for _ in range(events // BATCH):
-        for begin in range(0, len(stream), READ_BYTES):
-            connection._on_data_available(stream[begin : begin + READ_BYTES])
+    with MemoryBroker(DeliveryConnection) as broker:
+        broker.consume(broker.open_channel(1), "tag", count)
+        for _ in range(events // BATCH):
+            for begin in range(0, len(stream), READ_BYTES):
+                broker.send(stream[begin : begin + READ_BYTES])
     if received != events // BATCH * BATCH:
         raise RuntimeError("something else than all messages was delivered")
 

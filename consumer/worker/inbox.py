@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.consumer.apply.message import Message
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -24,6 +25,7 @@ class Subscription:
     channel: Any = None
     """None until the broker has opened it."""
     consumer_tag: str = ""
+    is_given_back: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -31,14 +33,10 @@ class Subscription:
 
     def give_back(self) -> None:
         """Ends it; what is not acked goes back to the queue, in order and to its front."""
+        self.is_given_back = True
         if self.is_open:
-            self.forget_consumers()
+            forget_consumers(self.channel)
             self.channel.close()
-
-    def forget_consumers(self) -> None:
-        """Else pika cancels each subscription before it closes the channel. The broker would then
-        serve the next worker while these deliveries are still out, and so out of order."""
-        self.channel._cancelled.update(self.channel.consumer_tags)
 
 
 class Delivery(Struct, frozen=True, gc=False):

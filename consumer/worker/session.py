@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import pika
-from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient, ConnectionOpenAborted
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
     RetryCallState,
@@ -29,7 +28,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from mirrorfeed.amqp.read_frames import DeliveryConnection
+from mirrorfeed.amqp.channels import forget_consumers
+from mirrorfeed.amqp.read_frames import delivery_connection
+from mirrorfeed.amqp.session import Session
 from mirrorfeed.consumer.apply.batch import Tally
 from mirrorfeed.consumer.apply.message import (
     Message,
@@ -60,7 +61,7 @@ READABLE_DELIVERIES = 2
 logger = logging.getLogger(__name__)
 
 
-class ConsumingSession:
+class ConsumingSession(Session):
     """Consumes the queues that it is told to, until something ends it."""
 
     def __init__(
@@ -91,14 +92,7 @@ class ConsumingSession:
         self.is_drained = False
         self.opened = threading.Event()
         """Whether the broker has taken the connection."""
-        self.error: BaseException | None = None
-        self._connection = DeliveryConnection(
-            parameters,
-            on_open_callback=self._on_connection_open,
-            on_open_error_callback=self._on_connection_ended,
-            on_close_callback=self._on_connection_ended,
-        )
-        self._ioloop = self._connection.ioloop
+        super().__init__(delivery_connection, parameters)
 
     def run(self) -> None:
         """Returns when the session has ended; `error` says why, None where it was told to."""
@@ -139,7 +133,7 @@ class ConsumingSession:
 
     # In the I/O thread, in the order in which it happens.
 
-    def _on_connection_open(self, connection: DeliveryConnection) -> None:
+    def _on_connection_open(self, connection: Any) -> None:
         self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
         self.opened.set()
         if self._settings.drain:
@@ -169,11 +163,11 @@ class ConsumingSession:
         self._subscriptions[subscription.queue] = subscription
 
         def on_channel_open(channel: Any) -> None:
-            subscription.channel = channel
-            if self._subscriptions.get(subscription.queue) is not subscription:
-                subscription.give_back()  # it was given up before it was open
+            if subscription.is_given_back:
+                channel.close()
                 return
-            channel.add_on_close_callback(self._on_channel_closed)
+            subscription.channel = channel
+            channel.add_on_close_callback(on_channel_closed)
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
             subscription.consumer_tag = channel.basic_consume(
@@ -181,6 +175,10 @@ class ConsumingSession:
                 partial(self._receive, subscription),
                 callback=lambda _: then(),
             )
+
+        def on_channel_closed(channel: Any, reason: Exception) -> None:
+            if not subscription.is_given_back:
+                self._on_channel_closed(channel, reason)
 
         if self._connection.is_open:
             self._connection.channel(on_open_callback=on_channel_open)
@@ -278,26 +276,12 @@ class ConsumingSession:
     def _on_cancelled(self, queue: str, frame: Any) -> None:
         self._end(ConsumerCancelled(f"the broker cancelled the subscription to {queue}"))
 
-    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
-        if not isinstance(reason, ChannelClosedByClient):
-            self._end(reason)
-
-    def _on_connection_ended(self, connection: DeliveryConnection, reason: Exception) -> None:
-        if not isinstance(reason, ConnectionClosedByClient | ConnectionOpenAborted):
-            self.error = self.error or reason
-        self._ioloop.stop()
-
     def _end(self, error: BaseException | None = None) -> None:
-        self.error = self.error or error
         if self._connection.is_open:
             for subscription in self._subscriptions.values():
                 if subscription.is_open:
-                    subscription.forget_consumers()
-            self._connection.close()
-        elif self._connection.is_closed:
-            self._ioloop.stop()
-        elif not self._connection.is_closing:
-            self._connection.close()  # it is still being opened: its socket is closed
+                    forget_consumers(subscription.channel)
+        super()._end(error)
 
     # In the applier thread.
 

@@ -171,7 +171,7 @@ class Forwarder:
             spool.close()
 
     def _learn(
-        self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: Exception
+        self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: BaseException
     ) -> None:
         """The broker closed the channel over one of the unconfirmed events, not saying which.
 

@@ -6,18 +6,15 @@ from typing import Any
 
 import pika
 from pika.adapters.select_connection import SelectConnection
-from pika.exceptions import (
-    ChannelClosedByBroker,
-    ChannelClosedByClient,
-    ConnectionClosedByClient,
-    ConnectionOpenAborted,
-)
+from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic
 
 from mirrorfeed.amqp.connections import ACCESS_REFUSED, PRECONDITION_FAILED
-from mirrorfeed.amqp.write_frames import MessageWriter
+from mirrorfeed.amqp.session import Session
+from mirrorfeed.amqp.write_frames import MessageWriter, PlainWriter, message_writer
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.publisher.errors import SpoolError
+from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
@@ -25,17 +22,8 @@ USER_REFUSED = "user_id property set to"
 """What RabbitMQ's reply says where a message names another user than the connection's."""
 POLL_SECONDS = 0.1
 """How often the spool is asked for what other processes appended."""
-LINGER_SECONDS = 0.02
-"""Where a look found LINGER_EVENTS or more, how long what comes next is gathered, so that many go
-together: it is less work for this process, for the broker and for the disk that both wait for."""
-LINGER_EVENTS = 4
-"""So many in that time are 200 a second: what comes more slowly is not kept waiting again."""
-CALLS_SECONDS = 0.01
 GIVE_WAY_SECONDS = 50e-6
-"""How long a call of this process may have the interpreter between two events, where the last call
-is less than CALLS_SECONDS ago."""
-STALL_SECONDS = 1.0
-"""How long no confirm comes until what is behind the unconfirmed events is read all the same."""
+"""How long a call of this process may have the interpreter between two events."""
 REMOVE_SECONDS = 0.25
 """How long confirmed events stay in the spool, so that many are removed at once."""
 RETRY_REMOVE_SECONDS = 1.0
@@ -45,7 +33,7 @@ MAX_HOLD_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class PublishingSession:
+class PublishingSession(Session):
     """Publishes with confirms until the connection ends or `close` is called.
 
     Everything runs in the thread that calls `run`, but for `wake` and `close`.
@@ -64,26 +52,16 @@ class PublishingSession:
         self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
         self._pipeline = pipeline
+        self._pace = Pace(pipeline)
         self._channel: Any = None
-        self._writer: MessageWriter
+        self._writer: MessageWriter | PlainWriter
         self._delivery_tag = 0
         self._hold_seconds = HOLD_SECONDS
         self._hold_timer: object = None
         self._remove_timer: object = None
-        self._appended = False
-        self._called_at = 0.0  # of the monotonic clock, as the next one
-        self._confirmed_at = 0.0
-        self._lingers = False
         self.was_open = False
         self.was_useful = False
-        self.error: Exception | None = None
-        self._connection = SelectConnection(
-            parameters,
-            on_open_callback=self._on_connection_open,
-            on_open_error_callback=self._on_connection_ended,
-            on_close_callback=self._on_connection_ended,
-        )
-        self._ioloop = self._connection.ioloop
+        super().__init__(SelectConnection, parameters)
 
     def run(self) -> None:
         """Returns when the connection has ended; `error` says why, None where `close` ended it."""
@@ -94,16 +72,9 @@ class PublishingSession:
             self._ioloop.close()
 
     def wake(self) -> None:
-        """Something was appended to the spool. From any thread.
-
-        While events are unconfirmed, the last confirm is what wakes up the session's thread, and
-        while it lingers, the end of that: so the events of many calls go together, and the thread
-        does not get in these calls' way."""
-        self._called_at = time.monotonic()
-        if not self._appended:
-            self._appended = True  # before asking, see _on_confirm and _end_lingering
-            if self._pipeline.is_idle and not self._lingers:
-                self._ioloop.add_callback_threadsafe(self._look)
+        """Something was appended to the spool. From any thread."""
+        if self._pace.appended(time.monotonic()):
+            self._ioloop.add_callback_threadsafe(self._look)
 
     def close(self) -> None:
         """From any thread."""
@@ -139,7 +110,7 @@ class PublishingSession:
         logger.info("connected to the broker")
         self.was_open = True
         self._channel = channel
-        self._writer = MessageWriter(
+        self._writer = message_writer(
             channel,
             exchange=routing.EVENTS_EXCHANGE,
             content_type=wire.CONTENT_TYPE,
@@ -151,22 +122,19 @@ class PublishingSession:
         self._poll()
 
     def _poll(self) -> None:
-        if time.monotonic() - self._confirmed_at > STALL_SECONDS:
+        if self._pace.is_stalled(time.monotonic()):
             self._pipeline.read_on()
         self._look()
         self._ioloop.call_later(POLL_SECONDS, self._poll)
 
     def _look(self) -> None:
         """Publishes what was appended, too."""
-        self._appended = False  # before reading: what is appended from now on wakes again
-        self._pipeline.look_again()
-        if self._pump() >= LINGER_EVENTS and not self._lingers:
-            self._lingers = True
+        self._pace.begin_look()
+        if self._pace.end_look(self._pump()):
             self._ioloop.call_later(LINGER_SECONDS, self._end_lingering)
 
     def _end_lingering(self) -> None:
-        self._lingers = False
-        if self._appended:
+        if self._pace.end_lingering():
             self._look()
 
     def _pump(self) -> int:
@@ -179,7 +147,7 @@ class PublishingSession:
                 while (event := self._pipeline.take()) is not None:
                     self._publish(event)
                     count += 1
-                    if time.monotonic() - self._called_at < CALLS_SECONDS:
+                    if self._pace.is_called(time.monotonic()):
                         time.sleep(GIVE_WAY_SECONDS)
         except SpoolError as error:
             self._end(error)
@@ -196,7 +164,6 @@ class PublishingSession:
 
     def _on_confirm(self, frame: Any) -> None:
         self.was_useful = True
-        self._confirmed_at = time.monotonic()
         settle = (
             self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
         )
@@ -205,7 +172,7 @@ class PublishingSession:
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
             self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
-        if self._pipeline.is_idle and self._appended and not self._lingers:
+        if self._pace.confirmed(time.monotonic()):
             self._look()
         else:
             self._pump()
@@ -237,19 +204,3 @@ class PublishingSession:
             )
         else:
             self._pipeline.confirmed.clear()
-
-    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
-        if not isinstance(reason, ChannelClosedByClient):
-            self._end(reason)
-
-    def _on_connection_ended(self, connection: SelectConnection, reason: Exception) -> None:
-        if not isinstance(reason, ConnectionClosedByClient | ConnectionOpenAborted):
-            self.error = self.error or reason
-        self._ioloop.stop()
-
-    def _end(self, error: Exception | None = None) -> None:
-        self.error = self.error or error
-        if self._connection.is_closed:
-            self._ioloop.stop()
-        elif not self._connection.is_closing:
-            self._connection.close()  # also while it is still being opened: its socket is closed

@@ -8,28 +8,30 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pika import frame
+from pika import BasicProperties, data, frame
 from pika.adapters.select_connection import SelectConnection
-from pika.callback import CallbackManager
 from pika.channel import Channel
-from pika.spec import Basic, BasicProperties
+from pika.spec import Basic
 
-from mirrorfeed.amqp.read_frames import MAX_WHOLE_BYTES, DeliveryConnection
+from mirrorfeed.amqp import fast_paths
+from mirrorfeed.amqp.connections import connection_parameters
+from mirrorfeed.amqp.read_frames import (
+    MAX_WHOLE_BYTES,
+    DeliveryConnection,
+    delivery_connection,
+    tolerate_undecodable_headers,
+)
+from sandbox.memory_broker import MAX_BODY_FRAME_BYTES, MemoryBroker
 
 CHANNELS = (1, 2)
-MAX_FRAME_BYTES = 128 * 1024
 HEARTBEAT = frame.Heartbeat().marshal()
 
 Seen = tuple[int, str, int, bool, Any, str | None, bytes]
 
 
-def read(cls: Any, pieces: Sequence[bytes]) -> list[Seen]:
-    """What consumers of each channel get from a connection to which the broker sends this."""
-    connection = cls.__new__(cls)
-    connection._frame_buffer = b""
-    connection.bytes_received = connection.frames_received = 0
-    connection.callbacks = CallbackManager()
-    connection._heartbeat_checker = None
+def read(connection_class: Any, pieces: Sequence[bytes]) -> tuple[list[Seen], list[bytes]]:
+    """What consumers of each channel get from a connection to which the broker sends this, and what
+    the connection writes."""
     seen: list[Seen] = []
 
     def consume(channel: Channel, method: Any, properties: Any, body: bytes) -> None:
@@ -38,15 +40,18 @@ def read(cls: Any, pieces: Sequence[bytes]) -> list[Seen]:
         headers = properties.headers or {}
         seen.append((channel.channel_number, *about, headers, properties.user_id, body))
 
-    connection._channels = {number: Channel(connection, number, print) for number in CHANNELS}
-    for channel in connection._channels.values():
-        channel._consumers = {"tag": consume, "gone": consume}
-        channel._cancelled = {"gone"}
-    for piece in pieces:
-        connection._on_data_available(piece)
-    assert connection._frame_buffer == b""
-    assert connection.bytes_received == sum(map(len, pieces))
-    return seen
+    with MemoryBroker(connection_class) as broker:
+        for number in CHANNELS:
+            channel = broker.open_channel(number)
+            broker.consume(channel, "tag", consume)
+            broker.consume(channel, "gone", consume)
+            channel.basic_cancel("gone")
+        broker.written.clear()
+        received_before = broker.connection.bytes_received
+        for piece in pieces:
+            broker.send(piece)
+        assert broker.connection.bytes_received - received_before == sum(map(len, pieces))
+        return seen, broker.written
 
 
 def frames(
@@ -58,8 +63,8 @@ def frames(
 ) -> list[bytes]:
     method = Basic.Deliver(consumer_tag, 7, redelivered, "mirror.events", "mirror.started.5")
     bodies = [
-        frame.Body(channel, body[at : at + MAX_FRAME_BYTES]).marshal()
-        for at in range(0, len(body), MAX_FRAME_BYTES)
+        frame.Body(channel, body[at : at + MAX_BODY_FRAME_BYTES]).marshal()
+        for at in range(0, len(body), MAX_BODY_FRAME_BYTES)
     ]
     return [
         frame.Method(channel, method).marshal(),
@@ -79,7 +84,7 @@ messages = st.builds(
     frames,
     st.sampled_from(CHANNELS),
     st.binary(max_size=20)
-    | st.sampled_from([MAX_WHOLE_BYTES, MAX_WHOLE_BYTES + 1, MAX_FRAME_BYTES + 1]).map(bytes),
+    | st.sampled_from([MAX_WHOLE_BYTES, MAX_WHOLE_BYTES + 1, MAX_BODY_FRAME_BYTES + 1]).map(bytes),
     properties,
     st.sampled_from(["tag", "gone", "unknown"]),
     st.booleans(),
@@ -102,17 +107,18 @@ def test_however_the_bytes_are_cut_consumers_get_what_pika_gives(
 def test_what_has_arrived_is_not_kept_waiting() -> None:
     """A message, or a heartbeat, is taken as soon as its last byte is there."""
     message = b"".join(frames(1, b"body", BasicProperties()))
-    assert read(DeliveryConnection, [message, HEARTBEAT]) == [
-        (1, "tag", 7, False, {}, None, b"body")
-    ]
+    seen, _ = read(DeliveryConnection, [message, HEARTBEAT])
+    assert seen == [(1, "tag", 7, False, {}, None, b"body")]
 
 
 def test_a_small_message_never_becomes_frames() -> None:
     """That is what makes it fast."""
-    with mock.patch.object(SelectConnection, "_process_frame") as process_frame:
-        (seen,) = read(DeliveryConnection, [b"".join(frames(1, b"body", BasicProperties()))])
+    message = b"".join(frames(1, b"body", BasicProperties()))
+    with mock.patch.object(frame, "Body", side_effect=AssertionError):
+        ((seen,), _) = read(DeliveryConnection, [message])
+        with pytest.raises(AssertionError):
+            read(SelectConnection, [message])
     assert seen[-1] == b"body"
-    assert not process_frame.called
 
 
 def test_what_pika_cannot_read_is_an_error() -> None:
@@ -128,7 +134,48 @@ def test_messages_of_two_channels_may_be_interleaved() -> None:
     one = frames(1, b"one", BasicProperties(user_id="puller"))
     two = frames(2, b"two", BasicProperties(headers={"a": 1}))
     mixed = b"".join(part for pair in zip(one, two, strict=True) for part in pair)
-    assert read(DeliveryConnection, [mixed]) == [
+    seen, _ = read(DeliveryConnection, [mixed])
+    assert seen == [
         (1, "tag", 7, False, {}, "puller", b"one"),
         (2, "tag", 7, False, {"a": 1}, None, b"two"),
     ]
+
+
+@pytest.mark.parametrize("connection_class", [DeliveryConnection, SelectConnection])
+def test_headers_that_pika_cannot_decode_are_kept_as_bytes(
+    connection_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other properties are decoded all the same, and so is the next message."""
+    monkeypatch.setattr(data, "decode_table", data.decode_table)  # put back in the end
+    tolerate_undecodable_headers()
+    header = frame.Header(1, 4, BasicProperties(headers={"k": "value"}, user_id="puller")).marshal()
+    undecodable = header.replace(b"S\0\0\0", b"?\0\0\0")
+    first, _, body = frames(1, b"body", BasicProperties())
+    good = frames(1, b"next", BasicProperties(headers={"a": 1}))
+    seen, _ = read(connection_class, [first + undecodable + body, *good])
+    assert [each[4:] for each in seen] == [
+        ({"undecodable": b"\x01k?\0\0\0\x05value"}, "puller", b"body"),
+        ({"a": 1}, None, b"next"),
+    ]
+
+
+def test_a_pika_that_decodes_headers_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single message would stop its worker again and again: the error says what to install."""
+    monkeypatch.setattr(data, "decode_table", data.decode_table)  # put back in the end
+    monkeypatch.setattr(BasicProperties, "decode", mock.Mock(side_effect=OverflowError))
+    with pytest.raises(ValueError, match=r"cannot use pika .*; install one of 1\.3\.0"):
+        tolerate_undecodable_headers()
+
+
+@pytest.mark.parametrize(
+    ("are_used", "expected"), [(True, DeliveryConnection), (False, SelectConnection)]
+)
+def test_a_version_that_was_not_compared_reads_in_its_own_way(
+    are_used: bool, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pika's own class, and nothing that leans on its private names."""
+    monkeypatch.setattr(fast_paths, "are_used", lambda: are_used)
+    (parameters,) = connection_parameters("amqp://guest:guest@127.0.0.1:1/")
+    connection = delivery_connection(parameters)
+    connection.ioloop.close()
+    assert type(connection) is expected
