@@ -16,9 +16,11 @@ import typer
 
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
+from mirrorfeed.extras import ExtraMissing, needs_extra
 from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.version import root
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 
 SpoolOption = Annotated[
     Path | None,
@@ -332,9 +335,9 @@ def authserver(
       mirror-publisher authserver
       mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
     """
-    from mirrorfeed.publisher.authserver.server import (
-        Authserver,  # for no other command need these be imported
-    )
+    # For no other command need these be imported.
+    with needs_extra("authserver"):
+        from mirrorfeed.publisher.authserver.server import Authserver
     from mirrorfeed.publisher.forward.forwarder import Forwarder
 
     # Of an empty variable typer says nothing, and the door would stand open unnoticed.
@@ -400,7 +403,7 @@ def main() -> None:
         app()
     except SpoolFull as error:
         refuse(str(error), EXIT_NOT_MET)
-    except (PublisherError, ValueError) as error:
+    except (PublisherError, ExtraMissing, ValueError) as error:
         refuse(str(error))
 
 

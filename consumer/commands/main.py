@@ -33,6 +33,7 @@ from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
+from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 app.add_typer(init.app)
 app.add_typer(branches.app)
 app.add_typer(audit.app)

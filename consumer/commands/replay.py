@@ -44,6 +44,7 @@ from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import check_branch_id
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.version import root
 
 PROGRAM = "mirror-replay"
 
@@ -53,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
 NeededIdsArgument = Annotated[list[int], typer.Argument(metavar="ID", help="Letters by number.")]
