@@ -8,13 +8,14 @@ WORKDIR /build
 # Without pip, which the finished image has no use for: the one beside it installs into it.
 RUN python -m venv --without-pip /opt/mirrorfeed
 # mirrorfeed/ holds links to what lies beside it; COPY keeps links, so what they point to comes along.
-COPY constraints.txt pyproject.toml README.md schema.sql ./
+COPY constraints.txt pyproject.toml schema.sql ./
+COPY packaging/package-index.md packaging/
 COPY mirrorfeed/ mirrorfeed/
 COPY contract/ contract/
 COPY amqp/ amqp/
 COPY publisher/ publisher/
 COPY consumer/ consumer/
-RUN pip --python /opt/mirrorfeed install --no-cache-dir --constraint constraints.txt '.[consumer]'
+RUN pip --python /opt/mirrorfeed install --no-cache-dir --constraint constraints.txt '.[authserver,consumer]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/mirrorfeed /opt/mirrorfeed

@@ -3,7 +3,6 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := contract publisher consumer sandbox demo tests benchmarks
 
 BOTH_SIDES := tests/unit/test_channels.py tests/unit/test_read_frames.py tests/unit/test_write_frames.py \
 	tests/integration/test_forwarder.py tests/acceptance/test_main_job.py tests/acceptance/test_bad_input.py \
@@ -41,6 +40,12 @@ test-pika-versions: .venv/ready ## Compare the fast paths with each version of p
 .PHONY: faults
 faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
 	$(BIN)/python -m tests.faults.campaign
+
+.PHONY: test-lowest
+test-lowest: .venv-lowest/ready ## Run unit and integration tests with the oldest dependencies (4 min)
+	.venv-lowest/bin/pytest --numprocesses auto --dist loadfile \
+		tests/unit tests/integration \
+		tests/acceptance/test_authserver.py tests/acceptance/test_main_job.py tests/acceptance/test_upgrade.py
 
 check: lint types imports ## Check all that needs no server
 
@@ -80,10 +85,20 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove .venv and what the tools leave
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	[ ! -w /var/tmp/mirrorfeed-bare ] || rm -rf /var/tmp/mirrorfeed-bare
 
 .venv/ready: pyproject.toml constraints.txt
 	PYTHON=$(PYTHON) sh sandbox/make-venv.sh
+	touch $@
+
+# Made with Python 3.11: some of these versions have no wheel for a later one.
+.venv-lowest/ready: .venv/ready constraints-lowest.txt
+	$(BIN)/python -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[authserver,consumer,dev]'
+	.venv-lowest/bin/pip uninstall --quiet --yes import-linter # needs a newer rich, and is not run here
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r constraints-lowest.txt
+	.venv-lowest/bin/pip check
 	touch $@

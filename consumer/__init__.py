@@ -1,6 +1,8 @@
 """What runs beside the database: the worker, its applier and the operators' commands."""
 
-try:
+from mirrorfeed.extras import needs_extra
+
+with needs_extra("consumer"):
     from mirrorfeed.consumer.tables import (
         Branch,
         DeadLetter,
@@ -8,9 +10,5 @@ try:
         ScriptActivity,
         get_last_activity,
     )
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        f"{missing.name} is not installed: the consumer needs pip install 'mirrorfeed[consumer]'"
-    ) from None
 
 __all__ = ["Branch", "DeadLetter", "MirrorAttempt", "ScriptActivity", "get_last_activity"]

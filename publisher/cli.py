@@ -17,9 +17,11 @@ import typer
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.extras import ExtraMissing, needs_extra
 from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.version import root
 
 if TYPE_CHECKING:
     import ssl
@@ -39,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 
 SpoolOption = Annotated[
     Path | None,
@@ -311,9 +314,9 @@ def authserver(
       mirror-publisher authserver
       mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
     """
-    from mirrorfeed.publisher.authserver.server import (
-        Authserver,  # for no other command need these be imported
-    )
+    # For no other command need these be imported.
+    with needs_extra("authserver"):
+        from mirrorfeed.publisher.authserver.server import Authserver
     from mirrorfeed.publisher.forward.forwarder import Forwarder
 
     # Of an empty variable typer says nothing, and the door would stand open unnoticed.
@@ -379,7 +382,7 @@ def main() -> None:
         app()
     except SpoolFull as error:
         refuse(str(error), exit_codes.NOT_MET)
-    except (PublisherError, ValueError) as error:
+    except (PublisherError, ExtraMissing, ValueError) as error:
         refuse(str(error))
 
 

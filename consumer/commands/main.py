@@ -28,6 +28,7 @@ from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 app.add_typer(init.app)
 app.add_typer(branches.app)
 app.add_typer(audit.app)

@@ -48,6 +48,7 @@ from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.errors import StillDead, UsageError
 from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.version import root
 
 PROGRAM = "mirror-replay"
 
@@ -57,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(root)
 
 
 @app.command("list")

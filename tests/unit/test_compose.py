@@ -176,5 +176,5 @@ def test_the_image_gets_all_that_the_package_is_built_from() -> None:
     }
     assert copied == let_through
     linked = {path.readlink().name for path in (ROOT / "mirrorfeed").iterdir() if path.is_symlink()}
-    assert linked | {"pyproject.toml", "README.md", "mirrorfeed"} <= copied
+    assert linked | {"pyproject.toml", "packaging/package-index.md", "mirrorfeed"} <= copied
     assert {"consumer", "publisher", "schema.sql"} <= linked
