@@ -48,7 +48,7 @@ def write_measured(
 {platform.system()}, Python {platform.python_version()}; {", ".join((*servers, *versions))}.
 
 {head}
-| --- {"| ---: " * (len(table[0]) - 1)}|
+| {" | ".join("---:" if cell[:1].isdigit() else "---" for cell in table[-1])} |
 """ + "".join(f"{row}\n" for row in rows)
     path = DOCS / page
     before, _, rest = path.read_text().partition(BEGIN)
