@@ -124,6 +124,8 @@ def open_stand() -> Iterator[Stand]:
                     environment.AMQP_URL: broker.url,
                     environment.DATABASE_URL: url,
                     environment.PARTITIONS: str(PARTITIONS),
+                    # Else our folder `amqp` would be taken for the package of that name.
+                    "PYTHONSAFEPATH": "1",
                 }
                 names = (broker.name, server.name)
                 try:
