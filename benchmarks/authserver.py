@@ -1,98 +1,113 @@
-"""How many calls a second the authserver answers, beside servers that only answer True."""
+"""How many calls a second the authserver answers, beside servers that only answer True.
 
-import re
-import subprocess
+`python -m benchmarks.authserver uvicorn|threaded` serves as one of those.
+"""
+
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
+from http import HTTPStatus
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from benchmarks.report import Row, Target
-from benchmarks.stand import Stand
+from uvicorn import Server
+
+from benchmarks.callers import is_empty
+from benchmarks.harness import Row, Rows, Target, at_least, measure
+from benchmarks.stand import NOBODY_LISTENS, Stand, result_of, wait_for_log
+from mirrorfeed.publisher.authserver import server as own
+from mirrorfeed.publisher.authserver.calls import TRUE, XML, parse_call
 from mirrorfeed.publisher.spool import Spool
-from sandbox import wait_until
+from tests.servers import wait_for
 
-SUBJECT = "authserver, 8 connections"
 CALLS = 4000
 WARM_UP = 400
 ROUNDS = 5
-PATIENCE_SECONDS = 60.0
-NOBODY_LISTENS = "amqp://guest:guest@127.0.0.1:1/%2F"
-BARE = "bare: the same server, answers True"
-THREADED = "the standard library's, threaded, answers True"
-UP = "mirror-publisher authserver, broker up"
-DOWN = "mirror-publisher authserver, broker down"
 
 
-def measure(stand: Stand) -> list[Row]:
+@measure("authserver", rounds=ROUNDS)
+def authserver(stand: Stand) -> Rows:
     """The servers run all the time; their turns alternate."""
     stand.clear()
-    spools = {UP: stand.folder / "authserver-up.db", DOWN: stand.folder / "authserver-down.db"}
-    commands = {
-        BARE: ("python", "-m", "benchmarks.bare_xmlrpc", "uvicorn"),
-        THREADED: ("python", "-m", "benchmarks.bare_xmlrpc", "threaded"),
-        UP: _authserver(spools[UP], stand.amqp_url),
-        DOWN: _authserver(spools[DOWN], NOBODY_LISTENS),
-    }
-    rates: dict[str, list[float]] = {kind: [] for kind in commands}
     with ExitStack() as stack:
-        ports = {
-            kind: stack.enter_context(_listening(stand, *command))
-            for kind, command in commands.items()
-        }
-        view = stack.enter_context(closing(Spool(spools[UP])))
 
-        def all_sent() -> bool:
-            return not view.pending(after=0, limit=1)
+        def listening(*command: str) -> str:
+            """The port on which the command says that it listens."""
+            server = stack.enter_context(stand.running(*command))
+            return wait_for_log(server, r"listens on http://127\.0\.0\.1:(\d+)/")[1]
 
-        for port in ports.values():
-            _rate(port, WARM_UP)
-        for _ in range(ROUNDS):
-            for kind, port in ports.items():
-                rates[kind].append(_rate(port, CALLS))
-                # What is left to send shall not slow the next one down.
-                wait_until(all_sent, PATIENCE_SECONDS, "the authserver to send what it took")
-        for spool in spools.values():
-            _check_count(spool, WARM_UP + ROUNDS * CALLS)
-    bare, threaded = (Row(SUBJECT, kind, "calls/s", rates[kind]) for kind in (BARE, THREADED))
-    targets = [Target("≥", 0.5)]
-    ours = [Row(SUBJECT, kind, "calls/s", rates[kind], bare, targets) for kind in spools]
-    return [bare, threaded, *ours]
+        def bare(kind: str) -> str:
+            return listening("python", "-m", "benchmarks.authserver", kind)
 
+        def ours(spool: Path, amqp_url: str) -> str:
+            options = ("--port", "0", "--spool", str(spool), "--amqp-url", amqp_url)
+            return listening("mirror-publisher", "authserver", *options)
 
-def _authserver(spool: Path, amqp_url: str) -> tuple[str, ...]:
-    options = ("--port", "0", "--spool", str(spool), "--amqp-url", amqp_url)
-    return ("mirror-publisher", "authserver", *options)
+        def row(what: str, port: str, *targets: Target) -> Row:
+            rate(port, WARM_UP)
+            return Row(what, "calls/s", lambda: rate(port, CALLS), *targets)
 
+        def rate(port: str, calls: int) -> float:
+            with stand.calling("xmlrpc", port, calls) as callers:
+                calls_per_second: float = result_of(callers)
+            # What is left to send shall not slow the next one down.
+            wait_for(lambda: is_empty(views[0]), "the authserver to send it")
+            return calls_per_second
 
-@contextmanager
-def _listening(stand: Stand, *command: str) -> Iterator[int]:
-    """The port on which the command says that it listens."""
-    with stand.running(*command) as process:
-        yield _port_of(process)
-
-
-def _port_of(process: "subprocess.Popen[str]") -> int:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"listens on http://127\.0\.0\.1:(\d+)/", line):
-            return int(found[1])
-    raise RuntimeError("a server ended before it listened")
+        spools = [stand.folder / f"authserver-{state}.db" for state in ("up", "down")]
+        views = [stack.enter_context(closing(Spool(spool))) for spool in spools]
+        fastest = row("bare: the same server, answers True", bare("uvicorn"))
+        threaded = row("the standard library's, threaded, answers True", bare("threaded"))
+        what, target = "mirror-publisher authserver, broker %s", at_least(0.5, fastest)
+        up = row(what % "up", ours(spools[0], stand.amqp_url), target)
+        down = row(what % "down", ours(spools[1], NOBODY_LISTENS), target)
+        yield {"authserver, 8 connections": [fastest, threaded, up, down]}
+        for view in views:
+            calls, spooled = WARM_UP + ROUNDS * CALLS, view.status().spooled
+            if spooled != calls:
+                raise RuntimeError(f"{calls} calls were answered True, but {spooled} spooled")
 
 
-def _check_count(spool: Path, calls: int) -> None:
-    with closing(Spool(spool)) as view:
-        spooled = view.status().spooled
-    if spooled != calls:
-        raise RuntimeError(f"{calls} calls were answered with True, but {spooled} spooled")
+async def bare_app(scope: own.Message, receive: own.Receive, send: own.Send) -> None:
+    """Reads and parses a request as the authserver does."""
+    parse_call(await own.body_of(scope, receive))
+    await own.answer(send, HTTPStatus.OK, TRUE, XML)
 
 
-def _rate(port: int, calls: int) -> float:
-    """Calls a second, as the callers count them, in a process of their own."""
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.xmlrpc_callers", str(port), str(calls)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(result.stdout)
+class ThreadedHandler(SimpleXMLRPCRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+
+class ThreadedServer(ThreadingMixIn, SimpleXMLRPCServer):
+    """The standard library's, with a thread for each connection, which it keeps open, too."""
+
+    daemon_threads = True
+
+    def _dispatch(self, method: str, params: Any) -> bool:
+        return True
+
+
+def uvicorn() -> None:
+    server = Server(own.server_config(bare_app))
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    with own.listener("127.0.0.1", 0) as sock:
+        _tell(sock.getsockname())
+        server.run([sock])
+
+
+def threaded() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with ThreadedServer(("127.0.0.1", 0), ThreadedHandler, logRequests=False) as server:
+        _tell(server.server_address)
+        server.serve_forever()
+
+
+def _tell(address: Any) -> None:
+    sys.stderr.write(f"listens on http://127.0.0.1:{address[1]}/\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    {"uvicorn": uvicorn, "threaded": threaded}[sys.argv[1]]()

@@ -11,15 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from mirrorfeed.contract import wire
-from mirrorfeed.contract.events import (
-    Envelope,
-    Event,
-    MirrorCompleted,
-    MirrorFailed,
-    MirrorStarted,
-    ScriptRun,
-)
+from mirrorfeed.contract import events, wire
 
 BATCH = 1000
 READ_BYTES = 4096
@@ -27,7 +19,7 @@ READ_BYTES = 4096
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def deliver(events: int) -> None:
+def deliver(count: int) -> None:
     """Bytes from the broker become deliveries, which nobody looks at."""
     from pika import BasicProperties, frame
     from pika.spec import Basic
@@ -47,27 +39,27 @@ def deliver(events: int) -> None:
     )
     received = 0
 
-    def count(*_message: object) -> None:
+    def receive(*_message: object) -> None:
         nonlocal received
         received += 1
 
     with MemoryBroker(DeliveryConnection) as broker:
-        broker.consume(broker.open_channel(1), "tag", count)
-        for _ in range(events // BATCH):
+        broker.consume(broker.open_channel(1), "tag", receive)
+        for _ in range(count // BATCH):
             for begin in range(0, len(stream), READ_BYTES):
                 broker.send(stream[begin : begin + READ_BYTES])
-    if received != events // BATCH * BATCH:
+    if received != count // BATCH * BATCH:
         raise RuntimeError("something else than all messages was delivered")
 
 
-def decode(events: int) -> None:
+def decode(count: int) -> None:
     """Bodies become events."""
     bodies = _bodies()
-    for number in range(events):
+    for number in range(count):
         wire.decode(bodies[number % BATCH])
 
 
-def collect(events: int) -> None:
+def collect(count: int) -> None:
     """Messages go through the inbox, a batch at a time."""
     # Where needed: what a part does not use, it need not import a hundred times as slowly.
     from mirrorfeed.consumer.apply.message import read_message
@@ -76,14 +68,14 @@ def collect(events: int) -> None:
     messages = list(map(read_message, _bodies()))
     subscription = Subscription("queue", BATCH)
     inbox = Inbox(BATCH)
-    for _ in range(events // BATCH):
+    for _ in range(count // BATCH):
         for tag, message in enumerate(messages):
             inbox.put(Delivery(message, subscription, tag))
         if len(inbox.take()) != BATCH:
             raise RuntimeError("the inbox gave out something else than the batch")
 
 
-def apply(events: int) -> None:
+def apply(count: int) -> None:
     """Batches become statements and parameters, which nobody carries out."""
     from sqlalchemy import Engine
 
@@ -92,11 +84,11 @@ def apply(events: int) -> None:
 
     messages = list(map(read_message, _bodies()))
     applier = Applier(cast(Engine, _Nobody()))
-    for _ in range(events // BATCH):
+    for _ in range(count // BATCH):
         applier.apply(messages)
 
 
-def call(events: int) -> None:
+def call(count: int) -> None:
     """A client's calls are encoded and spooled."""
     from mirrorfeed.publisher import BranchStatusClient
 
@@ -104,7 +96,7 @@ def call(events: int) -> None:
         TemporaryDirectory(prefix="mirrorfeed-counted-") as folder,
         closing(BranchStatusClient(Path(folder) / "spool.db", forward=False)) as client,
     ):
-        for number in range(events // 2):
+        for number in range(count // 2):
             branch_id = number % BATCH + 1
             client.start_mirroring(branch_id)
             client.mirror_complete(branch_id, f"{number:040x}")
@@ -138,26 +130,23 @@ class _Nobody:
 def _bodies() -> list[bytes]:
     """A batch as it is on the wire: of twenty attempts one failed, of a hundred events one is a
     script's."""
-    return [
-        wire.encode(
-            Envelope(f"{number:036}", f"/pullers/host-{number % 4}/spool", time, event, number + 1)
-        )
-        for number in range(BATCH)
-        for time, event in [_event(number)]
-    ]
+    return [wire.encode(_envelope(number)) for number in range(BATCH)]
 
 
-def _event(number: int) -> tuple[datetime, Event]:
+def _envelope(number: int) -> events.Envelope:
     branch_id = number // 2 + 1
-    started_at = BEGIN + timedelta(milliseconds=50) * branch_id
-    ended_at = started_at + timedelta(seconds=2)
-    if number % 100 == 99:
-        return ended_at, ScriptRun("branch-puller", "host-0", started_at, ended_at)
-    if number % 2 == 0:
-        return started_at, MirrorStarted(branch_id, started_at)
-    if number % 40 == 1:
-        return ended_at, MirrorFailed(branch_id, started_at, "could not resolve the host's name")
-    return ended_at, MirrorCompleted(branch_id, started_at, f"{number:040x}")
+    time = started_at = BEGIN + timedelta(milliseconds=50) * branch_id
+    event: events.Event = events.MirrorStarted(branch_id, started_at)
+    if number % 2:
+        time = started_at + timedelta(seconds=2)
+        if number % 100 == 99:
+            event = events.ScriptRun("branch-puller", "host-0", started_at, time)
+        elif number % 40 == 1:
+            event = events.MirrorFailed(branch_id, started_at, "could not resolve the host's name")
+        else:
+            event = events.MirrorCompleted(branch_id, started_at, f"{number:040x}")
+    source = f"/pullers/host-{number % 4}/spool"
+    return events.Envelope(f"{number:036}", source, time, event, number + 1)
 
 
 if __name__ == "__main__":

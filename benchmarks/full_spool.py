@@ -1,69 +1,65 @@
 """What a spool of a million events costs: the next call, `status`, and its drain."""
 
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import islice, pairwise
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from benchmarks.appender import timed_calls
-from benchmarks.load import history
-from benchmarks.memory import high_water_mark
-from benchmarks.report import Row, Target, quantile
-from benchmarks.stand import QUEUES, Stand, wait_for_log
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from benchmarks.callers import timed
+from benchmarks.harness import Row, Rows, Values, at_least, at_most, measure, milliseconds
+from benchmarks.load import QUEUES, history
+from benchmarks.stand import FORWARD, Stand
 from mirrorfeed.contract.events import ScriptRun
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.spool import Spool
 
-SUBJECT = "full spool"
 EVENTS = 1_000_000
 FEW = 50_000
 AT_ONCE = 50_000
 """Events that are appended in one transaction."""
 CALLS = 1000
 RUNS = 10
-WATCH_SECONDS = 0.02
 PURGE_SECONDS = 0.5
 
 
-def measure(stand: Stand) -> list[Row]:
+@measure("full-spool", rounds=1, takes_minutes=True)
+def full_spool(stand: Stand) -> Rows:
     empty, few, full = (stand.folder / f"{name}.db" for name in ("empty", "few", "full"))
-    Spool(empty).close()
-    _fill(few, FEW)
-    _fill(full, EVENTS)
-    rows = _beside(
-        "first call of a process",
-        [_first_call(empty) for _ in range(RUNS)],
-        [_first_call(full) for _ in range(RUNS)],
-        1.5,
-    )
-    rows += _beside("call", _calls(empty), _calls(full), 1.2)
-    rows += _beside("mirror-publisher status", _status(stand, empty), _status(stand, full), 1.2)
-    few_peak, _ = _drain(stand, few)
-    full_peak, rates = _drain(stand, full)
-    fastest = Row(SUBJECT, "drain, fastest tenth", "events/s", [max(rates)])
-    few_row = Row(SUBJECT, f"peak memory, {FEW:,} events", "MB", [few_peak])
-    what = f"peak memory, {EVENTS:,} events"
-    return [
-        *rows,
-        Row(SUBJECT, "drain, tenth by tenth", "events/s", rates),
-        fastest,
-        Row(SUBJECT, "drain, slowest tenth", "events/s", [min(rates)], fastest, [Target("≥", 0.7)]),
-        few_row,
-        Row(SUBJECT, what, "MB", [full_peak], few_row, [Target("≤", 1.2)]),
-    ]
+    for path, count in ((empty, 0), (few, FEW), (full, EVENTS)):
+        _fill(path, count)
+    rows: list[Row] = []
 
+    def compare(what: str, seconds: Callable[[Path], list[float]], target: float) -> None:
+        row = Row(f"{what}, empty", "ms", lambda: milliseconds(seconds(empty)))
+        targets = [at_most(target, row)]
+        rows.append(row)
+        rows.append(Row(f"{what}, full", "ms", lambda: milliseconds(seconds(full)), *targets))
 
-def _beside(what: str, empty: list[float], full: list[float], at_most: float) -> list[Row]:
-    empty_row = Row(SUBJECT, f"{what}, empty", "ms", [1000 * quantile(empty, 50)])
-    milliseconds = [1000 * quantile(full, 50)]
-    return [
-        empty_row,
-        Row(SUBJECT, f"{what}, full", "ms", milliseconds, empty_row, [Target("≤", at_most)]),
-    ]
+    def status(path: Path) -> list[float]:
+        command = ("mirror-publisher", "status", "--spool", str(path))
+        return [stand.seconds_of(*command) for _ in range(RUNS)]
+
+    def drained() -> Values:
+        peak, rates = _drain(stand, full)
+        return {
+            memory.what: peak,
+            tenths.what: rates,
+            fastest.what: max(rates),
+            slowest.what: min(rates),
+        }
+
+    compare("first call of a process", lambda path: [_first_call(path) for _ in range(RUNS)], 1.5)
+    compare("call", _calls, 1.2)
+    compare("mirror-publisher status", status, 1.2)
+    few_memory = Row(f"peak memory, {FEW:,} events", "MB", lambda: _drain(stand, few)[0])
+    memory = Row(f"peak memory, {EVENTS:,} events", "MB", drained, at_most(1.2, few_memory))
+    tenths = Row("drain, tenth by tenth", "events/s", drained)
+    fastest = Row("drain, fastest tenth", "events/s", drained)
+    slowest = Row("drain, slowest tenth", "events/s", drained, at_least(0.7, fastest))
+    yield {"full spool": [*rows, tenths, fastest, slowest, few_memory, memory]}
 
 
 def _fill(path: Path, count: int) -> None:
@@ -85,42 +81,24 @@ def _first_call(path: Path) -> float:
 
 def _calls(path: Path) -> list[float]:
     with closing(BranchStatusClient(path, forward=False)) as client:
-        return timed_calls(client, CALLS)
-
-
-def _status(stand: Stand, path: Path) -> list[float]:
-    """The seconds of each run of the command."""
-    seconds: list[float] = []
-    for _ in range(RUNS):
-        began_at = time.perf_counter()
-        if stand.exit_code("mirror-publisher", "status", "--spool", str(path)):
-            raise RuntimeError("mirror-publisher status failed")
-        seconds.append(time.perf_counter() - began_at)
-    return seconds
+        return timed(client.start_mirroring, CALLS)
 
 
 def _drain(stand: Stand, path: Path) -> tuple[float, list[float]]:
     """The forwarder's peak memory in MB, and its events a second in each tenth of the spool."""
     stand.clear()
-    command = ("mirror-publisher", "forward", "--drain", "--spool", str(path))
-    peak = 0.0
     with closing(Spool(path)) as spool, _purging(stand):
         count = spool.status().pending
-        with stand.running(*command) as forwarder:
-            wait_for_log(forwarder, "connected")
-            reached_at = [time.perf_counter()]
-            while forwarder.poll() is None:
-                peak = high_water_mark(forwarder.pid) or peak
-                confirmed = spool.status().confirmed
-                while len(reached_at) <= 10 and confirmed >= len(reached_at) * count // 10:
-                    reached_at.append(time.perf_counter())
-                try:
-                    forwarder.wait(WATCH_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
+
+        def is_confirmed(events: int) -> bool:
+            return spool.status().confirmed >= events
+
+        tenths = [partial(is_confirmed, number * count // 10) for number in range(1, 11)]
+        command = (*FORWARD, "--spool", str(path))
+        seconds, peak = stand.drained(command, "connected", tenths)
         if spool.status().pending:
             raise RuntimeError("the forwarder ended before its spool was empty")
-    return peak, [count / 10 / (end - begin) for begin, end in pairwise(reached_at)]
+    return peak, [count / 10 / each for each in seconds]
 
 
 @contextmanager
@@ -129,7 +107,7 @@ def _purging(stand: Stand) -> Iterator[None]:
     is_over = threading.Event()
 
     def purge() -> None:
-        with broker_channel(connection_parameters(stand.amqp_url)) as channel:
+        with stand.channel() as channel:
             while not is_over.wait(PURGE_SECONDS):
                 for queue in QUEUES:
                     channel.queue_purge(queue)

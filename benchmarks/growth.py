@@ -1,20 +1,31 @@
 """Whether a worker is as fast after years as on its first day; writes docs/benchmarks/growth.md.
 
-Takes long: `make bench-growth`, or `python -m benchmarks growth` where matplotlib is installed.
+Takes long: `make bench-growth`, or `python -m benchmarks growth` if matplotlib is installed.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from itertools import islice
 
-from benchmarks import years
-from benchmarks.backlog import Backlog, drain_backlog
-from benchmarks.drain import drain_by_worker
-from benchmarks.growth_section import Cell, check_can_draw, write_section
-from benchmarks.load import BRANCHES, publications, publish
-from benchmarks.report import Row, Target
+from benchmarks.harness import (
+    HEADINGS,
+    Row,
+    Rows,
+    Values,
+    at_least,
+    at_most,
+    in_turns,
+    lines_of,
+    measure,
+)
+from benchmarks.load import BRANCHES, REASON, STEP, history, publication, publications, publish
+from benchmarks.pages import check_can_draw, new_figure, save, write_measured
 from benchmarks.stand import Stand
+from benchmarks.worker import DRAIN, Attempts, drain_rate, have_ended, last_outcomes
+from mirrorfeed.consumer.apply.projection import PROJECT_BRANCHES
+from mirrorfeed.consumer.database import open_engine
 
-SECTION = Path("docs/benchmarks/growth.md")
 BRANCH_COUNTS = (1_000, 100_000, 1_000_000)
 ATTEMPT_COUNTS = (0, 1_000_000, 20_000_000)
 EVENTS = 120_000
@@ -32,85 +43,173 @@ FAILING_ROUNDS = 2
 OTHER_ATTEMPTS = 100_000
 """What all together have, so that the planner does not know this one branch alone."""
 BACKLOG_EVENTS = 2_000_000
-LIMIT_MEGABYTES = 150
+PUBLISHED_AT_ONCE = 20_000
+"""Events that are in this process's memory at a time."""
+PROJECTED_AT_ONCE = 50_000
+
+# Each row into an index of that size, and looked up in `branch`, would take many times as long.
+WITHOUT_CONSTRAINTS = """
+    ALTER TABLE mirror_attempt
+        DROP CONSTRAINT mirror_attempt_pkey, DROP CONSTRAINT mirror_attempt_branch_id_fkey
+"""
+WITH_CONSTRAINTS = """
+    SET LOCAL maintenance_work_mem = '1GB';
+    ALTER TABLE mirror_attempt
+        ADD PRIMARY KEY (branch_id, started_at),
+        ADD FOREIGN KEY (branch_id) REFERENCES branch ON DELETE CASCADE
+"""
+# The last one began a day ago. Rows lie in the order of time, so that those of one branch are far
+# from each other.
+ADD_ATTEMPTS = """
+    INSERT INTO mirror_attempt
+        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
+    SELECT
+        branch_id, started_at, started_at + interval '2 s',
+        CASE WHEN has_failed THEN 'failed' ELSE 'completed' END,
+        CASE WHEN NOT has_failed THEN left(md5(number::text) || md5('x'), 40) END,
+        CASE WHEN has_failed THEN %(reason)s END
+    FROM generate_series(1, %(attempts)s) AS number
+    CROSS JOIN LATERAL (SELECT
+        {branch_id} AS branch_id,
+        now() - interval '1 day' - %(step)s * (%(attempts)s - number) AS started_at
+    ) AS attempt
+    CROSS JOIN LATERAL (SELECT {has_failed} AS has_failed) AS outcome
+"""
+# As `load.history` has it: all branches in turn, one attempt in twenty failed, one branch in fifty
+# always does.
+OF_ALL = ADD_ATTEMPTS.format(
+    branch_id="number %% %(branches)s + 1",
+    has_failed="branch_id %% 50 = 0 OR abs(hashint8(number)) %% 20 = 0",
+)
+# The older half completed, and then not once.
+OF_FAILING = ADD_ATTEMPTS.format(branch_id="%(branch_id)s", has_failed="number > %(attempts)s / 2")
 
 
-def measure(stand: Stand) -> list[Row]:
+@measure("growth", rounds=1, takes_minutes=True)
+def growth(stand: Stand) -> Rows:
     check_can_draw()
-    cells = measure_grid(stand)
-    failing = measure_failing(stand)
-    backlog = drain_backlog(stand, BACKLOG_EVENTS)
-    rows = [*(cell.row for cell in cells), *failing, *rows_of_backlog(backlog)]
-    write_section(SECTION, rows, cells, backlog, stand.servers)
-    return rows
 
+    def failing() -> Values:
+        """The rate of all together while one branch fails, with and without a long past of it."""
+        runs = {new.what: lambda: _failing_rate(stand, 0)}
+        runs[old.what] = lambda: _failing_rate(stand, FAILING_ATTEMPTS)
+        return in_turns(FAILING_ROUNDS, runs)
 
-def measure_grid(stand: Stand) -> list[Cell]:
-    """The worker's rate behind each number of branches and of attempts."""
-    rates = {
-        (branches, attempts): [_rate_after(stand, branches, attempts)]
-        for branches in BRANCH_COUNTS
-        for attempts in ATTEMPT_COUNTS
-    }
-    subject = "worker, draining a backlog, by what is in the tables"
-    best = max((_row(subject, *size, rates[size]) for size in rates), key=lambda row: row.median)
-    return [
-        Cell(*size, _row(subject, *size, rates[size], best, [Target("≥", KEEPS)])) for size in rates
+    def drained() -> Values:
+        peak, rates = _drain_backlog(stand)
+        fast, slow = max(rates), min(rates)
+        return {tenths.what: rates, fastest.what: fast, slowest.what: slow, memory.what: peak}
+
+    sizes = [(branches, attempts) for branches in BRANCH_COUNTS for attempts in ATTEMPT_COUNTS]
+    grid = [
+        Row(f"{size[0]:,} branches, {size[1]:,} attempts", "events/s", partial(_rate, stand, *size))
+        for size in sizes
     ]
+    new = Row("since the first event", "events/s", failing)
+    what = f"{FAILING_ATTEMPTS // 2:,} failures of {FAILING_ATTEMPTS:,} attempts before"
+    old = Row(what, "events/s", failing, at_least(KEEPS, new))
+    tenths = Row("tenth by tenth", "events/s", drained)
+    fastest = Row("the fastest tenth", "events/s", drained)
+    slowest = Row("the slowest tenth", "events/s", drained, at_least(KEEPS, fastest))
+    memory = Row("peak memory", "MB", drained, at_most(150))
+    yield {
+        "worker, draining a backlog, by what is in the tables": grid,
+        "worker, one branch failing in each batch": [new, old],
+        f"worker, draining a backlog of {BACKLOG_EVENTS:,}": [tenths, fastest, slowest, memory],
+    }
+    best = max(grid, key=lambda row: row.median)
+    for row in grid:
+        row.targets = (at_least(KEEPS, best),)
+    _draw(dict(zip(sizes, (row.median for row in grid), strict=True)), tenths.values)
+    lines = lines_of([*grid, new, old, tenths, fastest, slowest, memory])
+    write_measured("benchmarks/growth.md", stand.servers, (), [HEADINGS, *lines])
 
 
-def _row(
-    subject: str,
-    branches: int,
-    attempts: int,
-    rates: Sequence[float],
-    best: Row | None = None,
-    targets: Sequence[Target] = (),
-) -> Row:
-    what = f"{branches:,} branches, {attempts:,} attempts"
-    return Row(subject, what, "events/s", rates, best, targets)
+def _rate(stand: Stand, branches: int, attempts: int) -> float:
+    """Behind so many branches and attempts."""
+    _live(stand, branches, attempts)
+    return _drain_rate(stand, [number * STRIDE % branches + 1 for number in range(branches)])
 
 
-def _rate_after(stand: Stand, branches: int, attempts: int) -> float:
-    years.live(stand, branches, attempts)
-    return _drained(stand, [number * STRIDE % branches + 1 for number in range(branches)])
+def _failing_rate(stand: Stand, failures: int) -> float:
+    _live(stand, BRANCHES, OTHER_ATTEMPTS)
+    if failures:
+        step = timedelta(seconds=10)
+        values = {"branch_id": FAILING, "attempts": failures, "step": step, "reason": REASON}
+        stand.ask(OF_FAILING, values)
+        _settle(stand)
+    others = FAILING - 1
+    return _drain_rate(
+        stand,
+        [number % others + 1 if number % FAILING_TURN else FAILING for number in range(EVENTS)],
+    )
 
 
-def _drained(stand: Stand, branch_ids: Sequence[int]) -> float:
-    """Events a second."""
+def _drain_rate(stand: Stand, branch_ids: Sequence[int]) -> float:
     batch = publications(EVENTS, branch_ids)
     publish(stand.amqp_url, batch)
-    return len(batch) / drain_by_worker(stand, batch)
+    return drain_rate(stand, batch)
 
 
-def measure_failing(stand: Stand) -> list[Row]:
-    """The rate of all together while one branch fails, with and without a long past of doing so."""
-    branch_ids = [
-        number % (FAILING - 1) + 1 if number % FAILING_TURN else FAILING for number in range(EVENTS)
-    ]
-    without: list[float] = []
-    with_past: list[float] = []
-    for _ in range(FAILING_ROUNDS):
-        years.live(stand, BRANCHES, OTHER_ATTEMPTS)
-        without.append(_drained(stand, branch_ids))
-        years.live(stand, BRANCHES, OTHER_ATTEMPTS)
-        years.add_failing_attempts(stand, FAILING, FAILING_ATTEMPTS)
-        with_past.append(_drained(stand, branch_ids))
-    subject = "worker, one branch failing in each batch"
-    row = Row(subject, "since the first event", "events/s", without)
-    what = f"{FAILING_ATTEMPTS // 2:,} failures of {FAILING_ATTEMPTS:,} attempts before"
-    return [row, Row(subject, what, "events/s", with_past, row, [Target("≥", KEEPS)])]
+def _live(stand: Stand, branches: int, attempts: int) -> None:
+    """Empties the tables, and fills them with so many branches and attempts of all of them."""
+    stand.clear(branches)
+    if attempts:
+        values = {"attempts": attempts, "branches": branches, "step": STEP, "reason": REASON}
+        stand.ask(WITHOUT_CONSTRAINTS)
+        stand.ask(OF_ALL, values)
+        stand.ask(WITH_CONSTRAINTS)
+        engine = open_engine(stand.database_url)
+        for first in range(1, branches + 1, PROJECTED_AT_ONCE):
+            ids = list(range(first, min(first + PROJECTED_AT_ONCE, branches + 1)))
+            with engine.begin() as connection:
+                connection.execute(PROJECT_BRANCHES, {"branch_ids": ids})
+        engine.dispose()
+    _settle(stand)
 
 
-def rows_of_backlog(backlog: Backlog) -> list[Row]:
-    subject = f"worker, draining a backlog of {backlog.events:,}"
-    fastest = Row(subject, "the fastest tenth", "events/s", [max(backlog.rates)])
-    slowest = Row(
-        subject, "the slowest tenth", "events/s", [min(backlog.rates)], fastest,
-        [Target("≥", KEEPS)],
-    )  # fmt: skip
-    memory = Row(
-        subject, "peak memory", "MB", [backlog.peak_megabytes],
-        targets=[Target("≤", LIMIT_MEGABYTES, of_ratio=False)],
-    )  # fmt: skip
-    return [fastest, slowest, memory]
+def _settle(stand: Stand) -> None:
+    """What was made is on the disk, and neither vacuum nor a checkpoint is due for it."""
+    stand.ask("VACUUM ANALYZE branch, mirror_attempt")
+    stand.ask("CHECKPOINT")
+
+
+def _drain_backlog(stand: Stand) -> tuple[float, list[float]]:
+    """The most memory it took, and events a second in each tenth, which ends when its last
+    attempts, one a partition, are committed."""
+    stand.clear()
+    tenths = _publish_tenths(stand)
+    ends = [partial(have_ended, stand, last) for last, _ in tenths]
+    seconds, peak = stand.drained(DRAIN, "consuming", ends)
+    return peak, [count / each for (_, count), each in zip(tenths, seconds, strict=True)]
+
+
+def _publish_tenths(stand: Stand) -> list[tuple[Attempts, int]]:
+    """What ends each tenth of the backlog, and how many events that tenth has."""
+    coming = history(BACKLOG_EVENTS * 100 // 99)  # a script's run is one event, an attempt is two
+    ends = []
+    for _ in range(10):
+        count = 0
+        tenth = islice(coming, BACKLOG_EVENTS // 10)
+        while batch := list(map(publication, islice(tenth, PUBLISHED_AT_ONCE))):
+            publish(stand.amqp_url, batch)
+            count += len(batch)
+            last = last_outcomes(batch)
+        ends.append((last, count))
+    return ends
+
+
+def _draw(rates: Mapping[tuple[int, int], float], tenths: Sequence[float]) -> None:
+    figure = new_figure(9, 3.5)
+    by_size, by_tenth = figure.subplots(1, 2, sharey=True)
+    for branches in BRANCH_COUNTS:
+        line = [rates[branches, attempts] for attempts in ATTEMPT_COUNTS]
+        by_size.plot(range(len(line)), line, marker="o", label=f"{branches:,} branches")
+    by_size.set_xticks(range(len(ATTEMPT_COUNTS)), [f"{count:,}" for count in ATTEMPT_COUNTS])
+    by_size.set_xlabel("attempts in the table before")
+    by_size.set_ylabel("events/s")
+    by_size.legend()
+    by_tenth.plot(range(1, 11), tenths, marker="o")
+    by_tenth.set_xlabel(f"tenth of a backlog of {BACKLOG_EVENTS:,} events")
+    by_tenth.set_ylim(bottom=0)
+    save(figure, "growth")

@@ -5,7 +5,6 @@ Python, the kind of processor and msgspec, so instructions.json has figures for 
 `--record` writes there what it counts.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -15,11 +14,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.counted import PARTS
-from benchmarks.report import Row, Target
+from benchmarks.harness import Row, Rows, at_least, at_most, measure
 from benchmarks.stand import Stand
 
 FEW = 1000
@@ -31,29 +31,26 @@ SUBJECT = "instructions, of one event"
 RECORD = "python -m benchmarks.instructions --record"
 
 
-def measure(_stand: Stand) -> list[Row]:
+@measure("instructions", rounds=1)
+def instructions(_stand: Stand) -> Rows:
     if not shutil.which("valgrind"):
-        sys.stderr.write(
-            "instructions are not counted without valgrind: apt-get install valgrind\n"
-        )
-        return []
+        sys.stderr.write("instructions need valgrind: apt-get install valgrind\n")
+        yield {}
+        return
     known = read_figures().get(surroundings(), {})
     if not known:
-        sys.stderr.write(
-            f"there are no figures of {surroundings()} to compare instructions with: {RECORD}\n"
-        )
-    return rows_of(count_all(), known)
+        sys.stderr.write(f"there are no figures of {surroundings()} to compare with: {RECORD}\n")
+    yield {SUBJECT: rows_of(count_all(), known)}
 
 
 def rows_of(counts: Mapping[str, int], known: Mapping[str, int]) -> list[Row]:
     rows: list[Row] = []
     for part, count in counts.items():
-        if part not in known:
-            rows.append(Row(SUBJECT, part, "instructions", [count]))
-            continue
-        recorded = Row(SUBJECT, f"{part}, as recorded", "instructions", [known[part]])
-        bounds = [Target("≥", 1 - TOLERANCE), Target("≤", 1 + TOLERANCE)]
-        rows += [recorded, Row(SUBJECT, part, "instructions", [count], recorded, bounds)]
+        targets = []
+        if part in known:
+            rows.append(Row(f"{part}, as recorded", "instructions", partial(int, known[part])))
+            targets = [at_least(1 - TOLERANCE, rows[-1]), at_most(1 + TOLERANCE, rows[-1])]
+        rows.append(Row(part, "instructions", partial(int, count), *targets))
     return rows
 
 
@@ -61,10 +58,11 @@ def complaints(rows: Sequence[Row]) -> list[str]:
     """What is to be said of counts that are not as recorded, whether more or less."""
     return [
         f"{row.what} takes {row.median:,.0f} instructions an event, recorded are"
-        f" {row.compared_with.median:,.0f}: where that is meant, {RECORD}"
+        f" {recorded.median:,.0f}: if that is meant, {RECORD}"
         for row in rows
-        if row.subject == SUBJECT and row.compared_with
-        if not all(target.is_met(row) for target in row.targets)
+        if row.subject == SUBJECT
+        for recorded, targets in row.comparisons()
+        if recorded and not all(map(row.is_met, targets))
     ]
 
 
@@ -105,24 +103,9 @@ def read_figures() -> dict[str, dict[str, int]]:
     return figures
 
 
-def record(counts: Mapping[str, int]) -> None:
-    figures = {**read_figures(), surroundings(): dict(counts)}
-    FIGURES.write_text(json.dumps(figures, indent=4, sort_keys=True) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
-    parser.add_argument("--record", action="store_true", help="write them to instructions.json")
-    options = parser.parse_args()
-    if not shutil.which("valgrind"):
-        parser.error("valgrind is missing: apt-get install valgrind")
-    counts = count_all()
-    known = read_figures().get(surroundings(), {})
-    for part, count in counts.items():
-        print(f"{part:8} {count:10,} {f'{known[part]:10,} recorded' if part in known else ''}")
-    if options.record:
-        record(counts)
-
-
 if __name__ == "__main__":
-    main()
+    counted = count_all()
+    print(*(f"{part:8} {count:10,}" for part, count in counted.items()), sep="\n")
+    if sys.argv[1:] == ["--record"]:
+        figures = {**read_figures(), surroundings(): counted}
+        FIGURES.write_text(json.dumps(figures, indent=4, sort_keys=True) + "\n")

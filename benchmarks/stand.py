@@ -1,186 +1,208 @@
 """The test stand: both servers, set up as `mirror-consumer init` does, and the commands on them."""
 
 import json
-import os
+import re
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
+from typing import Any
 
 import psycopg2
+from pika.adapters.blocking_connection import BlockingChannel
 from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import make_url
 
-from benchmarks.load import BRANCHES
+from benchmarks.load import BRANCHES, PARTITIONS, QUEUES, Publication, publications, publish
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import open_engine
-from mirrorfeed.consumer.migrations import bring_forward
-from mirrorfeed.consumer.partitions.topology import (
-    declare_topology,
-    delete_topology,
-    find_topology,
-)
+from mirrorfeed.consumer.partitions.topology import find_topology
 from mirrorfeed.contract import environment, routing
 from sandbox import SandboxError, find_broker, find_database
+from tests.commands import Shell
+from tests.servers import delete_topology, new_database
 
 WATCH_SECONDS = 0.02
-PARTITIONS = 4
-QUEUES = tuple(routing.partition_queue(partition) for partition in range(PARTITIONS))
+TIMEOUT_SECONDS = 600.0
+FORWARD = ("mirror-publisher", "forward", "--drain")
+NOBODY_LISTENS = "amqp://guest:guest@127.0.0.1:1/%2F"
+Process = subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
-class Stand:
-    """Where a benchmark runs. `folder` is on a real disk, or else `fsync` would cost nothing."""
+class Stand(Shell):
+    """Where measures run. `folder` is on a real disk: elsewhere `fsync` would cost nothing."""
 
     amqp_url: str
     database_url: str
     folder: Path
     servers: tuple[str, str]
+    connection: PsycopgConnection
+    """In autocommit."""
 
     def clear(self, branches: int = BRANCHES) -> None:
-        """Empties queues and tables, and registers so many branches anew."""
-        with broker_channel(connection_parameters(self.amqp_url)) as channel:
+        """Empties queues and tables, and registers so many branches."""
+        with self.channel() as channel:
             for queue in (*QUEUES, routing.DEAD_QUEUE):
                 channel.queue_purge(queue)
-        with closing(self.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "TRUNCATE branch, mirror_attempt, script_activity, dead_letter,"
-                " ledger_arrival, ledger_source, ledger_range"
-            )
-        self.register_branches(branches)
+        self.ask("""TRUNCATE branch, mirror_attempt, script_activity, dead_letter,
+            ledger_arrival, ledger_source, ledger_range""")
+        self.register(branches)
 
-    def register_branches(self, count: int = BRANCHES) -> None:
-        with closing(self.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO branch (id, unique_name)"
-                f" SELECT id, '~owner/branch-' || id FROM generate_series(1, {count}) id"
-            )
-            cursor.execute("ANALYZE branch")
+    def register(self, last: int = BRANCHES, first: int = 1) -> None:
+        query = """INSERT INTO branch (id, unique_name)
+            SELECT id, '~owner/branch-' || id FROM generate_series(%s, %s) id"""
+        self.ask(query, (first, last))
+        self.ask("ANALYZE branch")
 
-    def connect(self) -> PsycopgConnection:
-        """A connection of its own, in autocommit."""
-        connection = psycopg2.connect(self.database_url)
-        connection.autocommit = True
-        return connection
+    def backlog(self, count: int) -> list[Publication]:
+        """What waits for a consumer, after everything was cleared."""
+        self.clear()
+        batch = publications(count)
+        publish(self.amqp_url, batch)
+        return batch
 
-    @contextmanager
-    def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
-        """A command of this installation, such as `mirror-consumer`, or a module, in a process.
+    def ask(
+        self, query: str, parameters: tuple[object, ...] | Mapping[str, object] | None = None
+    ) -> tuple[Any, ...]:
+        """The first row, if there is one."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(query, parameters)
+            return (cursor.fetchone() or ()) if cursor.description else ()
 
-        It is sent SIGTERM where it still runs in the end. Raises RuntimeError where it fails.
+    def channel(self) -> AbstractContextManager[BlockingChannel]:
+        return broker_channel(connection_parameters(self.amqp_url))
+
+    def calling(self, caller: str, *arguments: object) -> AbstractContextManager[Process]:
+        """One of `benchmarks.callers`."""
+        return self.running("python", "-m", "benchmarks.callers", caller, *map(str, arguments))
+
+    def seconds_of(self, *command: str, expect: int = 0) -> float:
+        """From a command's start to its end."""
+        began_at = time.perf_counter()
+        self.run(*command, expect=expect)
+        return time.perf_counter() - began_at
+
+    def drained(
+        self, command: Sequence[str], says: str, ends: Sequence[Callable[[], bool]]
+    ) -> tuple[list[float], float]:
+        """How many seconds a command takes to each of these ends, the first from when it `says`
+        that it begins, and the most memory that it takes until it is over, in MB.
+
+        So neither the interpreter's start counts nor how it makes sure that nothing is left.
         """
-        with self.start(*command) as process:
-            try:
-                yield process
-            finally:
-                process.terminate()
-                _, log = process.communicate(timeout=20)
-                if (error := sys.exception()) is not None:
-                    error.add_note(f"{command} said:\n{log}")
-            if process.returncode:
-                raise RuntimeError(f"{command} ended with {process.returncode}:\n{log}")
-
-    def start(self, *command: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self._arguments(command),
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def exit_code(self, *command: str) -> int:
-        """Runs a command to its end, unseen."""
-        return subprocess.run(
-            self._arguments(command), env=self._environment(), capture_output=True, check=False
-        ).returncode
-
-    def _arguments(self, command: Sequence[str]) -> list[str]:
-        return [str(Path(sys.executable).parent / command[0]), *command[1:]]
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            environment.AMQP_URL: self.amqp_url,
-            environment.DATABASE_URL: self.database_url,
-            environment.PARTITIONS: str(PARTITIONS),
-        }
+        with self.running(*command) as process:
+            wait_for_log(process, says)
+            reached_at, peak = [time.perf_counter()], 0.0
+            for is_reached in ends:
+                peak = max(peak, watch(process, is_reached))
+                reached_at.append(time.perf_counter())
+            peak = max(peak, watch(process, lambda: process.poll() is not None))
+        return [end - begin for begin, end in pairwise(reached_at)], peak
 
 
 @contextmanager
 def open_stand() -> Iterator[Stand]:
     """Finds or starts servers; on one that was given, uses a database of its own name.
 
-    Raises SandboxError where the broker is in use by another mirrorfeed.
+    Raises SandboxError if the broker is in use by another mirrorfeed.
     """
     with find_broker() as broker, find_database() as server:
-        _claim(broker.url)
-        name = f"mirrorfeed_bench_{uuid4().hex}"
-        _as_admin(server.url, f'CREATE DATABASE "{name}"')
-        try:
-            url = make_url(server.url).set(database=name, drivername="postgresql")
-            database_url = url.render_as_string(hide_password=False)
-            engine = open_engine(database_url)
-            bring_forward(engine)
-            engine.dispose()
-            with TemporaryDirectory(prefix="mirrorfeed-bench-", dir=_disk()) as folder:
+        _check_unused(broker.url)
+        disk = "/var/tmp" if Path("/var/tmp").is_dir() else None  # /tmp may be memory
+        with (
+            TemporaryDirectory(prefix="mirrorfeed-bench-", dir=disk) as folder,
+            new_database(make_url(server.url)) as database,
+        ):
+            url = database.set(drivername="postgresql").render_as_string(hide_password=False)
+            with closing(psycopg2.connect(url)) as connection:
+                connection.autocommit = True
+                variables = {
+                    environment.AMQP_URL: broker.url,
+                    environment.DATABASE_URL: url,
+                    environment.PARTITIONS: str(PARTITIONS),
+                    # Else our folder `amqp` would be taken for the package of that name.
+                    "PYTHONSAFEPATH": "1",
+                }
                 names = (broker.name, server.name)
-                yield Stand(broker.url, database_url, Path(folder), names)
-        finally:
-            _as_admin(server.url, f'DROP DATABASE "{name}" WITH (FORCE)')
-            _give_up(broker.url)
+                try:
+                    stand = Stand(variables, broker.url, url, Path(folder), names, connection)
+                    stand.run("mirror-consumer", "init")
+                    yield stand
+                finally:
+                    delete_topology(broker.url)
 
 
-def wait_for_log(process: "subprocess.Popen[str]", text: str) -> None:
-    """Reads the process's log up to the first line that holds `text`.
+def wait_for_log(process: Process, pattern: str) -> re.Match[str]:
+    """Reads the process's log up to the first line that has the pattern.
 
-    Raises RuntimeError where it ends without one.
+    Raises RuntimeError if it ends without one.
     """
     assert process.stderr is not None
     for line in process.stderr:
-        if text in line:
-            return
-    raise RuntimeError(f"a process ended without saying {json.dumps(text)}")
+        if found := re.search(pattern, line):
+            return found
+    raise RuntimeError(f"a process ended without saying {json.dumps(pattern)}")
 
 
-def await_work(process: "subprocess.Popen[str]", is_done: Callable[[], bool]) -> None:
-    """Waits until a process has done its work, which is looked at every WATCH_SECONDS: the error
-    of a time, of some seconds.
+def result_of(caller: Process) -> Any:
+    """What it says in the end."""
+    assert caller.stdout is not None
+    result = json.load(caller.stdout)
+    caller.wait()
+    return result
 
-    Raises RuntimeError where it ends before.
+
+def high_water_mark(process_id: int) -> float:
+    """The most memory that was resident so far, in MB of 10^6 bytes; 0 once the process has ended.
+
+    The kernel keeps the mark, so that nothing between two readings is missed. (`ru_maxrss` would
+    not do: a child inherits its parent's.)
     """
-    while not is_done():
-        time.sleep(WATCH_SECONDS)
-        if process.poll() is not None and not is_done():
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
+def watch(
+    process: Process,
+    is_done: Callable[[], bool],
+    look: Callable[[int], float] = high_water_mark,
+    look_seconds: float = 0,
+) -> float:
+    """Waits until a process has done its work, and returns the most memory that it took, in MB.
+
+    Whether it has is looked at every WATCH_SECONDS: the error of a time, of some seconds. Its
+    memory is looked at no more often than every `look_seconds`.
+
+    Raises RuntimeError if it ends before, or takes longer than TIMEOUT_SECONDS.
+    """
+    peak = 0.0
+    look_at = time.monotonic()
+    deadline = look_at + TIMEOUT_SECONDS
+    while True:
+        now = time.monotonic()
+        is_running = process.poll() is None
+        if is_running and now >= look_at:
+            peak, look_at = max(peak, look(process.pid)), now + look_seconds
+        if is_done():
+            return peak
+        if not is_running:
             raise RuntimeError("a process ended before its work was done")
+        if now > deadline:
+            raise RuntimeError(f"a process had not done its work after {TIMEOUT_SECONDS:g} s")
+        time.sleep(WATCH_SECONDS)
 
 
-def _disk() -> str | None:
-    """/var/tmp is kept on a disk where /tmp may be memory."""
-    return "/var/tmp" if Path("/var/tmp").is_dir() else None
-
-
-def _as_admin(server_url: str, statement: str) -> None:
-    with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-        cursor.execute(statement)
-
-
-def _claim(amqp_url: str) -> None:
+def _check_unused(amqp_url: str) -> None:
     with broker_channel(connection_parameters(amqp_url)) as channel:
-        if found := find_topology(channel, PARTITIONS):
-            raise SandboxError(
-                f"{environment.AMQP_URL} names a broker that has {', '.join(found)} already: give"
-                " the benchmarks a virtual host of their own"
-            )
-        declare_topology(channel, PARTITIONS)
-
-
-def _give_up(amqp_url: str) -> None:
-    with broker_channel(connection_parameters(amqp_url)) as channel:
-        delete_topology(channel, PARTITIONS)
+        found = find_topology(channel, PARTITIONS)
+    if found:
+        raise SandboxError(
+            f"{environment.AMQP_URL} names a broker that has {', '.join(found)} already: give the"
+            " benchmarks a virtual host of their own"
+        )

@@ -45,7 +45,10 @@ class Shell:
 
     @contextmanager
     def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
-        """A service for the time of the block; it must end by SIGTERM, with 0, within 10 s."""
+        """A service for the time of the block; it must end by SIGTERM, with 0, within 10 s.
+
+        What it logged is added to an exception of the block.
+        """
         process = self.start(*command)
         try:
             yield process
@@ -55,7 +58,9 @@ class Shell:
             assert process.returncode == 0, log
         finally:
             process.kill()
-            process.communicate()
+            _, log = process.communicate()
+            if log and (error := sys.exception()):
+                error.add_note(f"{command} logged:\n{log}")
 
     def arguments(self, command: tuple[str, ...]) -> list[str]:
         return [str(SCRIPTS / command[0]), *command[1:]]

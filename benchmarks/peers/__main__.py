@@ -1,57 +1,89 @@
 """Measure mirrorfeed beside its peers: `python -m benchmarks.peers`.
 
-Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails where an
-event gets lost.
+Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails if an event
+gets lost.
 """
 
+import math
 import sys
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
+from statistics import median
 
-from benchmarks.latency import notifying
-from benchmarks.load import publications
-from benchmarks.peers.contest import LIMITS, delays, drain, drain_limit, wrong_rows
-from benchmarks.peers.contestants import OTHERS, OURS, forget_peers
-from benchmarks.peers.page import Standing, write_page
-from benchmarks.report import quantile
-from benchmarks.stand import Stand, open_stand
+from benchmarks.harness import in_turns
+from benchmarks.pages import check_can_draw, new_figure, save, write_measured
+from benchmarks.peers import contest
+from benchmarks.peers.contest import CPU, P50, P99, RATE, WRONG_ROWS, Numbers
+from benchmarks.peers.contestants import OTHERS, OURS
+from benchmarks.stand import open_stand
 
 ROUNDS = 2
-CONTESTANTS = [OURS, *OTHERS]
+PACKAGES = ("celery", "dramatiq", "faststream", "SQLAlchemy", "asyncpg")
+FORMATS = {
+    **dict.fromkeys(CPU, ".3f"),
+    **{contest.MEMORY: ".0f", P50: ".1f", P99: ".1f", WRONG_ROWS: ",.0f"},
+}
+HEADINGS = ("", f"{RATE} (both rounds)", "ours is, times as fast", *FORMATS)
+Seen = Mapping[str, float]
+"""The medians."""
 
 
 def main() -> None:
-    standings = {name: Standing(name) for name in [*LIMITS, *(each.name for each in CONTESTANTS)]}
+    check_can_draw()
     with open_stand() as stand:
+        runs: dict[str, Callable[[], Numbers]] = {
+            **{name: partial(contest.run_limit, stand, name) for name in contest.LIMITS},
+            **{each.name: partial(contest.run_contestant, stand, each) for each in (OURS, *OTHERS)},
+        }
         try:
-            for number in range(ROUNDS):
-                _round(stand, number, standings)
+            given = in_turns(ROUNDS, runs, back_and_forth=True)
         finally:
-            forget_peers(stand.amqp_url)
-        servers = stand.servers
-    ours = standings[OURS.name]
-    if any(ours.wrong_rows):
-        sys.exit(f"mirrorfeed left wrong rows: {ours.wrong_rows}")
-    print(write_page(list(standings.values()), ours, servers))
+            contest.forget_peers(stand)
+    if wrong := [each[WRONG_ROWS] for each in given[OURS.name] if each[WRONG_ROWS]]:
+        sys.exit(f"mirrorfeed left wrong rows: {wrong}")
+    seen = {
+        name: {column: median(each[column] for each in rounds) for column in rounds[0]}
+        for name, rounds in given.items()
+    }
+    table = [HEADINGS]
+    for name, rounds in given.items():
+        rates = ", ".join(f"{each[RATE]:,.0f}" for each in rounds)
+        times_as_fast = seen[OURS.name][RATE] / seen[name][RATE]
+        values = [(seen[name].get(column, math.nan), spec) for column, spec in FORMATS.items()]
+        cells = ["" if math.isnan(value) else format(value, spec) for value, spec in values]
+        first = (name, f"{seen[name][RATE]:,.0f} ({rates})", f"{times_as_fast:.2g}")
+        table.append((*first, *cells))
+    print(write_measured("benchmarks.md", stand.servers, PACKAGES, table))
+    contestants = {name: each for name, each in seen.items() if P50 in each}
+    _draw("rate", RATE, seen, {"": lambda each: each[RATE]})
+    if not any(map(math.isnan, seen[OURS.name].values())):
+        of_whom = {column.split(",")[0]: itemgetter(column) for column in CPU}
+        _draw("cpu", "processor seconds for 1,000 events", contestants, of_whom)
+    parts = {"p50": lambda each: each[P50], "up to p99": lambda each: each[P99] - each[P50]}
+    _draw("delay", "ms from publication to the committed row", contestants, parts)
 
 
-def _round(stand: Stand, number: int, standings: dict[str, Standing]) -> None:
-    """Everybody in turn; every second round the other way round."""
-    for name in LIMITS:
-        _say(number, name)
-        standings[name].drained.append(drain_limit(stand, name))
-    for contestant in CONTESTANTS if number % 2 == 0 else reversed(CONTESTANTS):
-        _say(number, contestant.name)
-        standing = standings[contestant.name]
-        standing.drained.append(drain(stand, contestant, publications(contestant.backlog)))
-        standing.wrong_rows.append(wrong_rows(stand, contestant))
-        with closing(stand.connect()) as connection, notifying(connection):
-            milliseconds = delays(stand, connection, contestant)
-        standing.p50_ms.append(quantile(milliseconds, 50))
-        standing.p99_ms.append(quantile(milliseconds, 99))
-
-
-def _say(number: int, name: str) -> None:
-    sys.stderr.write(f"round {number + 1} of {ROUNDS}: {name} ...\n")
+def _draw(
+    name: str, unit: str, seen: Mapping[str, Seen], parts: Mapping[str, Callable[[Seen], float]]
+) -> None:
+    """Horizontal bars, the parts of one side by side."""
+    figure = new_figure(7, 0.35 * len(seen) + 1)
+    axes = figure.subplots()
+    left = [0.0] * len(seen)
+    for label, value in parts.items():
+        widths = list(map(value, seen.values()))
+        axes.barh(list(seen), widths, left=left, label=label)
+        left = [begin + width for begin, width in zip(left, widths, strict=True)]
+    ends = [f" {end:,.0f}" if end >= 100 else f" {end:.2g}" for end in left]
+    axes.bar_label(axes.containers[-1], ends)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(parts) > 1:
+        figure.legend(loc="outside upper right", ncols=len(parts), frameon=False)
+    save(figure, f"peers-{name}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
-from benchmarks.peers.handler import Event, apply, database_url
-from benchmarks.peers.nodes import run_each
+from benchmarks.peers.handler import Event, apply, database_url, run_each
 from mirrorfeed.contract import environment
 
 QUEUE = "peer.celery"

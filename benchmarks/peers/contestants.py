@@ -1,12 +1,13 @@
-"""Who is compared: how each is started, and what publishes for it."""
+"""Who is compared: how each is started, and what publishes for it.
+
+A new one is an entry here and a module that consumes when its command is run. The addresses of the
+servers are in its environment, as for `mirror-consumer`.
+"""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pika
-
-PEERS = "benchmarks.peers"
 CELERY_DELAYS = tuple(f"celery_delayed_{level}" for level in range(28))
 """Queues and exchanges that a node declares for tasks to be run later."""
 
@@ -19,53 +20,40 @@ class Contestant:
     command: Sequence[str]
     backlog: int
     """Events that keep it busy for five to ten seconds on two processors."""
-    queues: Sequence[str] = ()
-    """Those that it declares itself."""
     module: str | None = None
-    """Whose `publish` is its client; None where that is ours."""
+    """Whose `publish` is its client; None if it takes from our queues what our client publishes."""
+    queues: Sequence[str] = ()
+    """Those that it declares itself, and the exchanges."""
+    exchanges: Sequence[str] = ()
 
 
 OURS = Contestant("mirrorfeed", ("mirror-consumer", "run"), 150_000)
+PIKA, DRAMATIQ, CELERY, FASTSTREAM = (
+    f"benchmarks.peers.{name}_peer" for name in ("pika", "dramatiq", "celery", "faststream")
+)
+WORKERS = ("--workers", str(os.cpu_count()))
 OTHERS = [
-    Contestant(
-        "pika, a loop for each queue",
-        ("python", "-m", f"{PEERS}.pika_peer"),
-        10_000,
-        module=f"{PEERS}.pika_peer",
-    ),
+    Contestant("pika, a loop for each queue", ("python", "-m", PIKA), 10_000, PIKA),
     Contestant(
         "Dramatiq",
-        ("python", "-m", "dramatiq", f"{PEERS}.dramatiq_peer"),
+        ("python", "-m", "dramatiq", DRAMATIQ),
         10_000,
+        DRAMATIQ,
         ("peer.dramatiq", "peer.dramatiq.DQ", "peer.dramatiq.XQ"),
-        f"{PEERS}.dramatiq_peer",
     ),
     Contestant(
         "Celery",
-        ("python", "-m", f"{PEERS}.celery_peer"),
+        ("python", "-m", CELERY),
         8_000,
+        CELERY,
         ("peer.celery", *CELERY_DELAYS),
-        f"{PEERS}.celery_peer",
+        ("peer.celery", "celery_delayed_delivery", *CELERY_DELAYS),
     ),
     Contestant(
         "FastStream",
-        (
-            *("python", "-m", "faststream", "run", f"{PEERS}.faststream_peer:app"),
-            *("--workers", str(os.cpu_count())),
-        ),
+        ("python", "-m", "faststream", "run", f"{FASTSTREAM}:app", *WORKERS),
         10_000,
+        FASTSTREAM,
         ("peer.faststream",),
-        f"{PEERS}.faststream_peer",
     ),
 ]
-
-
-def forget_peers(amqp_url: str) -> None:
-    """Deletes what they have declared, if anything."""
-    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
-        channel = connection.channel()
-        for other in OTHERS:
-            for queue in other.queues:
-                channel.queue_delete(queue)
-        for exchange in ("peer.celery", "celery_delayed_delivery", *CELERY_DELAYS):
-            channel.exchange_delete(exchange)

@@ -4,7 +4,10 @@ The branch row is touched only where the attempt's row changed, and by nothing o
 """
 
 import os
+import signal
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from multiprocessing import Process
 from typing import Any
 
 from sqlalchemy import URL, Connection, Executable, bindparam, func, make_url, or_, update
@@ -84,3 +87,22 @@ def _steps(event: Event) -> tuple[Step, Step | None]:
         "failure_reason": data.get("reason"),
     }
     return (UPSERT_ATTEMPT, attempt), (UPDATE_BRANCH[kind], {**data, "started_at": started_at})
+
+
+def run_each(
+    target: Callable[[Any], object],
+    arguments: Iterable[Any],
+    end: Callable[[Process], None] = Process.terminate,
+) -> None:
+    """Runs `target` with each of the arguments in a process of its own; SIGTERM ends them all."""
+    nodes = [Process(target=target, args=[argument]) for argument in arguments]
+    for node in nodes:
+        node.start()
+
+    def end_all(*_: object) -> None:
+        for node in nodes:
+            end(node)
+
+    signal.signal(signal.SIGTERM, end_all)
+    for node in nodes:
+        node.join()

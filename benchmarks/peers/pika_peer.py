@@ -13,9 +13,8 @@ import msgspec
 import pika
 from sqlalchemy import create_engine
 
-from benchmarks.peers.handler import apply, database_url
-from benchmarks.peers.nodes import run_each
-from benchmarks.stand import QUEUES
+from benchmarks.load import QUEUES
+from benchmarks.peers.handler import apply, database_url, run_each
 from mirrorfeed.contract import environment, routing, wire
 
 PREFETCH = 100

@@ -12,15 +12,12 @@ SERVER_NAMES = ("beam", "postgres")
 
 
 class Meter:
-    """The processor time of a consumer and of both servers."""
+    """The processor time of a consumer and of both servers, from now on."""
 
-    def __init__(self, stand: Stand) -> None:
+    def __init__(self, stand: Stand, consumer: int) -> None:
         broker, *_ = connection_parameters(stand.amqp_url)
-        database_port = make_url(stand.database_url).port or 5432
-        self._servers = (_listener(broker.port), _listener(database_port))
-
-    def begin(self, consumer: psutil.Process) -> None:
-        self._roots = (consumer, *self._servers)
+        ports = (broker.port, make_url(stand.database_url).port or 5432)
+        self._roots = (psutil.Process(consumer), *map(_listener, ports))
         self._before = list(map(_cpu_seconds, self._roots))
 
     def read(self, events: int) -> list[float]:
@@ -30,10 +27,10 @@ class Meter:
         return [1000 * (end - begin) / events for begin, end in zip(self._before, now, strict=True)]
 
 
-def megabytes(root: psutil.Process) -> float:
+def megabytes(root: int) -> float:
     """PSS, in MB of 10^6 bytes: of memory that n processes share, each counts the nth part."""
     size = 0
-    for process in family_of(root):
+    for process in family_of(psutil.Process(root)):
         with suppress(psutil.NoSuchProcess):
             size += process.memory_full_info().pss
     return size / 1e6
@@ -66,7 +63,7 @@ def _cpu_seconds(root: psutil.Process | None) -> float:
 
 
 def family_of(root: psutil.Process) -> list[psutil.Process]:
-    """It and all its descendants; none where it has ended."""
+    """It and all its descendants; none if it has ended."""
     with suppress(psutil.NoSuchProcess):
         return [root, *root.children(recursive=True)]
     return []

@@ -1,25 +1,27 @@
-"""What the worker is compared with: consumers that do the least, and the simplest."""
+"""What is compared with: publishers, consumers and commits that do the least, and the simplest."""
 
+import sqlite3
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import pika
 from pika.adapters.select_connection import SelectConnection
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from benchmarks.stand import QUEUES, Stand
+from benchmarks.load import QUEUES, Loop
+from benchmarks.stand import Stand
 from mirrorfeed.consumer import Branch, ScriptActivity
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.tables import MirrorAttempt
-from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
-from mirrorfeed.contract.wire import decode
+from mirrorfeed.contract import events, wire
+from mirrorfeed.contract.events import Envelope
 
 PREFETCH = 1000
 """Of each queue in hand: more than the worker has, so that it is never what limits."""
@@ -30,58 +32,42 @@ COPY_TRAILER = struct.pack("!h", -1)
 def take_raw(stand: Stand, count: int) -> float:
     """Takes and acks `count` bodies, and does nothing with them.
 
-    Returns the seconds from before it subscribes until the last ack.
+    Returns the seconds from before it subscribes until the last ack, as all of these do.
     """
-    consumer = _RawConsumer(stand.amqp_url, count, lambda bodies: None)
-    consumer.run()
-    return consumer.seconds
+    return _RawConsumer(stand.amqp_url, count, lambda bodies: None).run()
 
 
 def drain_raw(stand: Stand, count: int) -> float:
-    """Copies `count` bodies into a table, as many a transaction as have arrived.
+    """Copies `count` bodies into a table, as many a transaction as have arrived."""
+    stand.ask("DROP TABLE IF EXISTS raw")
+    stand.ask("CREATE TABLE raw (body bytea NOT NULL)")
 
-    Returns the seconds from before it subscribes until the last commit.
-    """
-    with closing(stand.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute("DROP TABLE IF EXISTS raw")
-        cursor.execute("CREATE TABLE raw (body bytea NOT NULL)")
-        connection.autocommit = False
+    def commit(bodies: Sequence[bytes]) -> None:
+        rows = b"".join(struct.pack("!hi", 1, len(body)) + body for body in bodies)
+        cursor.execute("BEGIN")
+        cursor.copy_expert(
+            "COPY raw FROM STDIN (FORMAT binary)", BytesIO(COPY_HEADER + rows + COPY_TRAILER)
+        )
+        cursor.execute("COMMIT")
 
-        def commit(bodies: Sequence[bytes]) -> None:
-            rows = b"".join(struct.pack("!hi", 1, len(body)) + body for body in bodies)
-            cursor.copy_expert(
-                "COPY raw FROM STDIN (FORMAT binary)", BytesIO(COPY_HEADER + rows + COPY_TRAILER)
-            )
-            connection.commit()
-
-        consumer = _RawConsumer(stand.amqp_url, count, commit)
-        consumer.run()
-        return consumer.seconds
+    with stand.connection.cursor() as cursor:
+        return _RawConsumer(stand.amqp_url, count, commit).run()
 
 
-class _RawConsumer:
-    """One thread, one connection, a channel for each queue; ack after commit."""
+class _RawConsumer(Loop):
+    """A channel for each queue; ack after commit."""
 
-    def __init__(self, amqp_url: str, count: int, commit: Any) -> None:
+    def __init__(
+        self, amqp_url: str, count: int, commit: Callable[[Sequence[bytes]], None]
+    ) -> None:
         self._remaining = count
         self._commit = commit
         self._bodies: list[bytes] = []
         self._tags: dict[Any, int] = {}  # the last delivery tag of each channel
-        self.seconds = 0.0
-        self._connection = SelectConnection(
-            pika.URLParameters(amqp_url),
-            on_open_callback=self._on_open,
-            on_open_error_callback=self._on_end,
-            on_close_callback=self._on_end,
-        )
+        super().__init__(amqp_url)
 
-    def run(self) -> None:
-        self._connection.ioloop.start()
-        if self._remaining:
-            raise RuntimeError(f"the connection ended with {self._remaining} events to come")
-
-    def _on_open(self, connection: SelectConnection) -> None:
-        self._began_at = time.perf_counter()
+    def on_open(self, connection: SelectConnection) -> None:
+        self.begin()
         for queue in QUEUES:
             connection.channel(on_open_callback=partial(self._consume, queue))
 
@@ -92,7 +78,7 @@ class _RawConsumer:
     def _receive(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         if not self._bodies:
             # After what can be read now has been read.
-            self._connection.ioloop.call_later(0, self._flush)
+            self.connection.ioloop.call_later(0, self._flush)
         self._bodies.append(body)
         self._tags[channel] = method.delivery_tag
 
@@ -104,32 +90,24 @@ class _RawConsumer:
         self._bodies.clear()
         self._tags.clear()
         if not self._remaining:
-            self.seconds = time.perf_counter() - self._began_at
-            self._connection.close()
-
-    def _on_end(self, _connection: SelectConnection, _error: Exception) -> None:
-        self._connection.ioloop.stop()
+            self.end()
 
 
 def drain_one_by_one(stand: Stand, count: int) -> float:
-    """Applies `count` events as one would write it first: a session, a commit, an ack for each.
-
-    Returns the seconds from before it subscribes until the last ack.
-    """
+    """Applies `count` events as one would write it first: a session, a commit, an ack for each."""
     engine = open_engine(stand.database_url)
     remaining = count
 
     def receive(channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         nonlocal remaining
-        _apply(engine, decode(body))
+        _apply(engine, wire.decode(body))
         channel.basic_ack(method.delivery_tag)
         remaining -= 1
         if not remaining:
             channel.stop_consuming()
 
     try:
-        with pika.BlockingConnection(pika.URLParameters(stand.amqp_url)) as connection:
-            channel = connection.channel()
+        with stand.channel() as channel:
             channel.basic_qos(prefetch_count=PREFETCH)
             began_at = time.perf_counter()
             for queue in QUEUES:
@@ -143,32 +121,48 @@ def drain_one_by_one(stand: Stand, count: int) -> float:
 def _apply(engine: Engine, envelope: Envelope) -> None:
     event = envelope.event
     with Session(engine) as session, session.begin():
-        if isinstance(event, ScriptRun):
-            session.add(
-                ScriptActivity(
-                    name=event.name,
-                    hostname=event.hostname,
-                    date_started=event.started_at,
-                    date_completed=event.completed_at,
-                )
-            )
+        if isinstance(event, events.ScriptRun):
+            started_at, completed_at = event.started_at, event.completed_at
+            run = {"date_started": started_at, "date_completed": completed_at}
+            session.add(ScriptActivity(name=event.name, hostname=event.hostname, **run))
             return
         branch = session.get_one(Branch, event.branch_id, with_for_update=True)
         attempt = session.get(MirrorAttempt, (event.branch_id, event.started_at))
         if attempt is None:
             attempt = MirrorAttempt(branch_id=event.branch_id, started_at=event.started_at)
             session.add(attempt)
-        branch.last_mirror_attempt = _later(branch.last_mirror_attempt, event.started_at)
-        if isinstance(event, MirrorCompleted):
+        known = branch.last_mirror_attempt or event.started_at
+        branch.last_mirror_attempt = max(known, event.started_at)
+        if isinstance(event, events.MirrorCompleted):
             attempt.outcome, attempt.finished_at = "completed", envelope.time
             attempt.revision_id = branch.last_mirrored_id = event.revision_id
             branch.last_mirrored = event.started_at
             branch.mirror_failures, branch.mirror_status_message = 0, None
-        elif isinstance(event, MirrorFailed):
+        elif isinstance(event, events.MirrorFailed):
             attempt.outcome, attempt.finished_at = "failed", envelope.time
             attempt.failure_reason = branch.mirror_status_message = event.reason
             branch.mirror_failures += 1
 
 
-def _later(known: datetime | None, new: datetime) -> datetime:
-    return new if known is None else max(known, new)
+class BareFile:
+    """An SQLite file that takes the body of a call a transaction, to be closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)  # in autocommit
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(
+            "CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)"
+        )
+        source, now = f"/pullers/{path.name}/{uuid4()}", datetime.now(UTC)
+        # What `start_mirroring` spools, to some bytes.
+        self._body = wire.encode(
+            Envelope(str(uuid4()), source, now, events.MirrorStarted(500, now), 1)
+        )
+
+    def commit(self, _branch_id: int) -> None:
+        insert = "INSERT INTO event (body) VALUES (?)"
+        self._connection.execute(insert, (self._body,)).close()
+
+    def close(self) -> None:
+        self._connection.close()
