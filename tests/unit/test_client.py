@@ -1,6 +1,7 @@
 """BranchStatusClient: which events a puller's calls become."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from mirrorfeed.contract.events import (
     MirrorFailed,
     MirrorStarted,
 )
-from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
+from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient, SpoolError
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
+from tests.servers import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -209,3 +211,80 @@ def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
     """Whatever the host's time zone."""
     client.start_mirroring(1)
     assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)
+
+
+def test_the_client_closes_when_its_block_ends(path: Path) -> None:
+    """Nothing keeps the spool's file open any longer."""
+    with BranchStatusClient(path, forward=False) as client:
+        client.start_mirroring(1)
+        assert str(path) in open_files()
+    assert str(path) not in open_files()
+
+
+def open_files() -> set[str]:
+    return {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+
+
+def test_the_account_is_that_of_the_spool(client: BranchStatusClient, path: Path) -> None:
+    """It counts what was taken, confirmed and refused, by whichever process."""
+    for branch_id in (1, 2, 3, 4):
+        client.start_mirroring(branch_id)
+    Spool(path).remove([1])
+    Spool(path).refuse(2, "too large")
+    status = client.status()
+    assert (status.spooled, status.confirmed, status.pending, status.refused) == (4, 1, 2, 1)
+    assert status.source == spooled(path)[0].source
+
+
+def test_an_empty_spool_is_flushed(client: BranchStatusClient) -> None:
+    """There is nothing to wait for."""
+    assert client.flush(timeout_seconds=0)
+
+
+def test_a_flush_ends_when_another_process_has_confirmed_all(
+    client: BranchStatusClient, path: Path
+) -> None:
+    """A client that does not forward learns it from the spool."""
+    client.start_mirroring(1)
+    client.start_mirroring(2)
+    with ThreadPoolExecutor(1) as threads:
+        flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
+        Spool(path).remove([2])
+        assert not client.flush(timeout_seconds=0)
+        assert not flushing.done()
+        Spool(path).remove([1])
+        assert flushing.result(PATIENCE_SECONDS)
+
+
+def test_a_refused_event_is_never_flushed(client: BranchStatusClient, path: Path) -> None:
+    """`flush` says so as soon as nothing else is pending, whatever its timeout."""
+    client.start_mirroring(1)
+    client.start_mirroring(2)
+    Spool(path).refuse(1, "too large")
+    Spool(path).remove([2])
+    assert not client.flush(timeout_seconds=float("inf"))
+    Spool(path).restore_refused()
+    Spool(path).remove([1])
+    assert client.flush(timeout_seconds=0)
+
+
+def test_a_flush_inside_group_commit_is_refused(client: BranchStatusClient) -> None:
+    """What the block spools is not durable yet, so waiting for it would be in vain."""
+    with pytest.raises(SpoolError, match="flush after the group_commit block"):
+        flush_in_group_commit(client)
+    assert client.status().spooled == 0
+
+
+def flush_in_group_commit(client: BranchStatusClient) -> None:
+    with client.group_commit():
+        client.start_mirroring(1)
+        client.flush(timeout_seconds=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("timeout_seconds", [-1.0, float("nan")])
+def test_a_timeout_that_is_none_is_named(
+    client: BranchStatusClient, timeout_seconds: float
+) -> None:
+    """With what it should be."""
+    with pytest.raises(ValueError, match=f"must be 0 or more, not {timeout_seconds}"):
+        client.flush(timeout_seconds=timeout_seconds)
