@@ -17,6 +17,8 @@ from sandbox import wait_until
 
 PATIENCE_SECONDS = 60.0
 """More than the longest backoffs of a forwarder, 15 s, and a worker, 30 s, one after the other."""
+MAX_MESSAGE_BYTES = 4000
+"""What the brokers that tests/faults kills take at most."""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from mirrorfeed.publisher import BranchStatusClient
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (
+    PATIENCE_SECONDS,
     branch,
     publish_events,
     register_branches,
@@ -79,8 +80,8 @@ def test_the_original_document_comes_true(shell: Shell, engine: Engine, tmp_path
     register_branches(engine, 1)
     client = BranchStatusClient(tmp_path / "own.db", shell.variables[environment.AMQP_URL])
 
-    def row_after(sequence: int) -> Branch:
-        wait_for(lambda: client._spool.status().confirmed == sequence, "the broker")
+    def reported() -> Branch:
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
         shell.run("mirror-consumer", "run", "--drain")
         with Session(engine) as session:
             return session.get_one(Branch, 1)
@@ -90,28 +91,28 @@ def test_the_original_document_comes_true(shell: Shell, engine: Engine, tmp_path
     assert untouched.last_mirrored is None
     assert untouched.mirror_failures == 0
     client.startMirroring(1)
-    begun = row_after(1)
+    begun = reported()
     assert begun.last_mirror_attempt is not None
     assert begun.last_mirrored is None
     client.mirrorComplete(1, "rev-1")
-    mirrored = row_after(2)
+    mirrored = reported()
     assert mirrored.last_mirrored == mirrored.last_mirror_attempt == begun.last_mirror_attempt
     assert mirrored.last_mirrored_id == "rev-1"
     client.startMirroring(1)
     client.mirrorFailed(1, "failure reason")
-    failing = row_after(4)
+    failing = reported()
     assert failing.mirror_failures == 1
     assert failing.last_mirrored == mirrored.last_mirrored
     assert failing.mirror_status_message == "failure reason"
     client.startMirroring(1)
     client.mirrorComplete(1, "rev-2")
-    recovered = row_after(6)
+    recovered = reported()
     assert recovered.mirror_failures == 0
     assert recovered.mirror_status_message is None
     script_started = datetime(2007, 7, 5, 19, 32, 1, tzinfo=UTC)
     script_completed = datetime(2007, 7, 5, 19, 34, 24, tzinfo=UTC)
     client.recordSuccess("test-recordsuccess", "vostok", script_started, script_completed)
-    row_after(7)
+    reported()
     client.close()
     with Session(engine) as session:
         activity = get_last_activity(session, "test-recordsuccess")

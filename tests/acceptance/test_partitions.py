@@ -4,7 +4,8 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -16,11 +17,16 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.publisher import BranchStatusClient
-from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.builders import failed
 from tests.commands import Shell
-from tests.servers import publish_events, register_branches, rows, wait_for, wait_for_rows
+from tests.servers import (
+    PATIENCE_SECONDS,
+    publish_events,
+    register_branches,
+    rows,
+    wait_for_rows,
+)
 
 BRANCHES = range(1, 65)
 RUN = ("mirror-consumer", "run")
@@ -125,48 +131,47 @@ def traffic(amqp_url: str, spool: Path) -> Iterator[list[int]]:
     stop = threading.Event()
 
     def report() -> None:
-        with closing(BranchStatusClient(spool, amqp_url)) as client:
+        with BranchStatusClient(spool, amqp_url) as client:
             while not stop.is_set():
                 for branch in BRANCHES:
                     client.start_mirroring(branch)
                     client.mirror_complete(branch, f"r{attempts[0]}")
                     attempts[0] += 1
                     stop.wait(TRAFFIC_PAUSE_SECONDS)
-            with closing(Spool(spool)) as view:
-                wait_for(lambda: not view.status().pending, "the spool to be sent")
+            assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
-    thread = threading.Thread(target=report)
-    thread.start()
-    try:
-        yield attempts
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        reporting = threads.submit(report)
+        try:
+            yield attempts
+        finally:
+            stop.set()
+            reporting.result()
 
 
 @contextmanager
 def readers_see_only_progress(engine: Engine) -> Iterator[None]:
     """No branch ever shows an older attempt than it did before."""
     stop = threading.Event()
-    steps_back: list[Any] = []
 
-    def watch() -> None:
+    def watch() -> list[Any]:
         seen: dict[int, Any] = {}
+        steps_back: list[Any] = []
         while not stop.is_set():
             for branch, at in rows(engine, "SELECT id, last_mirrored FROM branch"):
                 if at is not None and branch in seen and at < seen[branch]:
                     steps_back.append((branch, seen[branch], at))
                 if at is not None:
                     seen[branch] = at
+        return steps_back
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not steps_back
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch)
+        try:
+            yield
+        finally:
+            stop.set()
+            assert watching.result() == []
 
 
 @contextmanager

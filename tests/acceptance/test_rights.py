@@ -22,6 +22,7 @@ from sandbox import PrivateRabbitMQ, own_database
 from tests.builders import failed, started
 from tests.commands import Shell
 from tests.servers import (
+    PATIENCE_SECONDS,
     branch,
     delete_topology,
     new_database,
@@ -422,7 +423,7 @@ def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     next(forwarder._addresses).credentials = RenamedCredentials("jane", "")
     forwarder.wake()
     taken = take_all(broker.url, 20)
-    wait_for(lambda: waiting._spool.status().confirmed == 20, "all confirms")
+    assert waiting.flush(timeout_seconds=PATIENCE_SECONDS)
     forwarder.stop()
     assert {properties.user_id for properties, _ in taken} == {None}
 

@@ -3,23 +3,32 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from itertools import count, cycle
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.amqp.connections import connection_parameters
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient, SpoolFull
 from mirrorfeed.publisher.spool import Spool
 from sandbox import Server
+from sandbox.ports import LOOPBACK
 from tests.commands import Shell
-from tests.faults.conftest import MAX_MESSAGE_BYTES
-from tests.servers import register_branches, take_all, wait_for, wait_for_rows
+from tests.faults.campaign.proxy import Proxy
+from tests.servers import (
+    MAX_MESSAGE_BYTES,
+    PATIENCE_SECONDS,
+    register_branches,
+    take_all,
+    wait_for,
+    wait_for_rows,
+)
 
 ENDLESS_PULLER = """
 import sys
@@ -37,9 +46,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def drain(path: Path, amqp_url: str) -> None:
-    client = BranchStatusClient(path, amqp_url)
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
-    client.close()
+    with BranchStatusClient(path, amqp_url) as client:
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
 
 def has_spooled(path: Path, count: int) -> Callable[[], bool]:
@@ -106,10 +114,37 @@ def test_a_restart_of_the_broker_loses_nothing(path: Path, topology: str, broker
     call(200)
     broker.start()
     call(200)
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
+    assert client.flush(timeout_seconds=PATIENCE_SECONDS)
     client.close()
     events = received(topology, calls)
     assert {event.sequence for event in events} == set(range(1, calls + 1))
+
+
+def test_a_flush_waits_for_a_broker_that_comes_back(
+    path: Path, topology: str, broker: Server
+) -> None:
+    """It says no while the broker is away, and yes once the broker has all."""
+    with BranchStatusClient(path, topology) as client:
+        client.start_mirroring(1)
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        broker.kill()
+        client.mirror_failed(1, "why")
+        assert not client.flush(timeout_seconds=1)
+        broker.start()
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert [event.sequence for event in received(topology, 2)] == [1, 2]
+
+
+def test_a_flush_says_no_once_all_but_the_refused_are_sent(path: Path, topology: str) -> None:
+    """It does not wait for what the broker will never take."""
+    with BranchStatusClient(path, topology) as client:
+        client.mirror_failed(1, "x" * MAX_MESSAGE_BYTES)
+        client.mirror_failed(2, "why")
+        began_at = time.monotonic()
+        assert not client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert time.monotonic() - began_at < PATIENCE_SECONDS
+        status = client.status()
+        assert (status.confirmed, status.pending, status.refused) == (1, 0, 1)
 
 
 def test_an_outage_at_start_up_is_sat_out(
@@ -189,18 +224,19 @@ def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
     waiting = BranchStatusClient(path, forward=False)
     for branch_id in range(1, 51):
         waiting.start_mirroring(branch_id)
-    client = BranchStatusClient(path, "amqp://127.0.0.1:1")
-    forwarder = client._forwarder
-    assert forwarder is not None
-    ballast = small_disk / "ballast"
-    fill(ballast)
-    with pytest.raises(SpoolFull):
-        waiting.start_mirroring(1)
-    forwarder._addresses = cycle(connection_parameters(topology))
-    received(topology, 50)
-    ballast.unlink()
-    wait_for(lambda: Spool(path).status().pending == 0, "the spool to empty")
-    client.close()
+    url = urlsplit(topology)
+    with closing(Proxy(url.port or 0)) as proxy:
+        proxy.cut()
+        client = BranchStatusClient(path, url._replace(netloc=f"{LOOPBACK}:{proxy.port}").geturl())
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        with pytest.raises(SpoolFull):
+            waiting.start_mirroring(1)
+        proxy.heal()
+        received(topology, 50)
+        ballast.unlink()
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        client.close()
     waiting.close()
 
 

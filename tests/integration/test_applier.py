@@ -18,7 +18,7 @@ from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
-from tests.servers import branch, register_branches, rows
+from tests.servers import PATIENCE_SECONDS, branch, register_branches, rows
 
 BRANCH = 7
 fresh_branch_ids = count(1000)
@@ -311,6 +311,9 @@ def test_two_workers_on_the_same_branches_do_not_deadlock(applier: Applier, engi
     register_branches(engine, *branch_ids)
     forwards = messages(*(failed(branch_id, 0, "x") for branch_id in branch_ids))
     with ThreadPoolExecutor(2) as threads:
-        for batch in [forwards, forwards[::-1]] * 20:
-            threads.submit(applier.apply, batch)
+        applying = [
+            threads.submit(applier.apply, batch) for batch in [forwards, forwards[::-1]] * 20
+        ]
+        for each in applying:
+            assert each.result(PATIENCE_SECONDS).applied == len(branch_ids)
     assert all(state_of(engine, branch_id).mirror_failures == 1 for branch_id in branch_ids)

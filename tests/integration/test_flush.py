@@ -45,12 +45,15 @@ def other_forwarder(path: Path, amqp_url: str) -> Iterator[None]:
         yield
 
 
-def test_a_flushed_client_has_everything_at_the_broker(path: Path, topology: str) -> None:
+@pytest.mark.parametrize("timeout_seconds", [PATIENCE_SECONDS, float("inf")])
+def test_a_flushed_client_has_everything_at_the_broker(
+    path: Path, topology: str, timeout_seconds: float
+) -> None:
     """Right after `flush` the queues hold every event, and the spool none."""
     with BranchStatusClient(path, topology) as client:
         for branch_id in range(1, 101):
             client.start_mirroring(branch_id)
-        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert client.flush(timeout_seconds=timeout_seconds)
         assert message_total(topology) == 100
         status = client.status()
         assert (status.confirmed, status.pending, status.refused) == (100, 0, 0)

@@ -1,8 +1,9 @@
 """What the ledger says has arrived, and what is missing."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
 from tests.builders import at
-from tests.servers import register_branches, rows
+from tests.servers import PATIENCE_SECONDS, register_branches, rows
 
 BRANCH = 7
 fresh_sources = (f"/pullers/vostok/{number}" for number in count())
@@ -157,11 +158,13 @@ def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
 def test_nobody_waits_for_a_fold(engine: Engine) -> None:
     """Neither another one, which leaves it to the first, nor who notes an arrival."""
     note(engine, "/a", [1])
-    with engine.begin() as folding:
+    with ThreadPoolExecutor(2) as threads, engine.begin() as folding:
         folding.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6C6564676572})
         folding.execute(text("DELETE FROM ledger_arrival"))
-        assert not fold(engine)
-        note(engine, "/a", [2])
+        other_fold = threads.submit(fold, engine)
+        noting = threads.submit(note, engine, "/a", [2])
+        assert other_fold.result(PATIENCE_SECONDS) is False
+        noting.result(PATIENCE_SECONDS)
         folding.rollback()
     assert fold(engine)
     assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 2)]
@@ -170,10 +173,14 @@ def test_nobody_waits_for_a_fold(engine: Engine) -> None:
 def test_workers_and_folds_at_once_lose_no_number(engine: Engine) -> None:
     """What is noted while somebody folds is folded the next time."""
     with ThreadPoolExecutor(4) as threads:
+        working: list[Future[Any]] = []
         for begin in range(1, 2001, 10):
-            threads.submit(note, engine, f"/{begin % 3}", range(begin, begin + 10))
-            threads.submit(note, engine, "/all", range(begin, begin + 10))
-            threads.submit(fold, engine)
+            arrived = range(begin, begin + 10)
+            working.append(threads.submit(note, engine, f"/{begin % 3}", arrived))
+            working.append(threads.submit(note, engine, "/all", arrived))
+            working.append(threads.submit(fold, engine))
+        for each in working:
+            each.result(PATIENCE_SECONDS)
     fold(engine)
     found = account(engine, "/all")
     assert found is not None

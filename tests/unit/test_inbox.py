@@ -1,6 +1,6 @@
 """Batches: natural, in order, and a suspect for itself."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
 from tests.builders import messages, started
@@ -35,14 +35,12 @@ def test_a_message_that_was_delivered_before_goes_alone() -> None:
 def test_closing_wakes_who_waits_and_gives_nothing_out() -> None:
     """What waits goes back to the broker."""
     inbox = Inbox(batch_size=10)
-    batches: list[list[Delivery]] = []
-    thread = threading.Thread(target=lambda: batches.append(inbox.take()))
-    thread.start()
-    inbox.close()
-    thread.join(10)
+    with ThreadPoolExecutor(1) as threads:
+        taking = threads.submit(inbox.take)
+        inbox.close()
+        assert taking.result(10) == []
     inbox.put(delivery(1))
-    batches.append(inbox.take())
-    assert batches == [[], []]
+    assert inbox.take() == []
 
 
 def test_a_batch_in_hand_is_not_idle() -> None:

@@ -7,8 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,8 @@ from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
 PATIENCE_SECONDS = 30
+WAITS_SECONDS = 0.2
+"""A call that takes longer than this is taken to wait for something."""
 
 
 @pytest.fixture
@@ -162,11 +164,10 @@ def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
 
 def test_threads_share_a_spool(spool: Spool) -> None:
     """One client object serves a threaded puller."""
-    threads = [threading.Thread(target=append, args=(spool, number)) for number in range(1, 21)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
+    with ThreadPoolExecutor(20) as threads:
+        appending = [threads.submit(append, spool, number) for number in range(1, 21)]
+        for each in appending:
+            each.result(PATIENCE_SECONDS)
     assert sequences(spool) == list(range(1, 21))
 
 
@@ -304,16 +305,22 @@ def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spoo
 
 def test_another_thread_waits_for_a_commit_it_has_no_part_in(spool: Spool) -> None:
     """Its call is durable when it returns, whatever becomes of the block."""
-    other = threading.Thread(target=append, args=(spool,))
-    with pytest.raises(InvalidEvent):
-        append_beside(spool, other)
-    other.join(PATIENCE_SECONDS)
+    with ThreadPoolExecutor(1) as threads:
+        appending: list[Future[None]] = []
+
+        def begin_appending() -> None:
+            appending.append(threads.submit(append, spool))
+            assert not wait(appending, timeout=WAITS_SECONDS).done
+
+        with pytest.raises(InvalidEvent):
+            append_beside(spool, begin_appending)
+        appending[0].result(PATIENCE_SECONDS)
     assert [event.sequence for event in spool.pending(after=0, limit=10)] == [1]
 
 
-def append_beside(spool: Spool, other: threading.Thread) -> None:
+def append_beside(spool: Spool, begin_appending: Callable[[], None]) -> None:
     with spool.group_commit():
-        other.start()
+        begin_appending()
         append(spool)
         append_then_fail(spool)
 
