@@ -18,7 +18,7 @@ from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
-from tests.servers import PATIENCE_SECONDS, branch, register_branches, rows
+from tests.servers import PATIENCE_SECONDS, branch, register_branches, rows, wait_for_rows
 
 BRANCH = 7
 fresh_branch_ids = count(1000)
@@ -310,10 +310,18 @@ def test_two_workers_on_the_same_branches_do_not_deadlock(applier: Applier, engi
     branch_ids = [next(fresh_branch_ids) for _ in range(20)]
     register_branches(engine, *branch_ids)
     forwards = messages(*(failed(branch_id, 0, "x") for branch_id in branch_ids))
-    with ThreadPoolExecutor(2) as threads:
-        applying = [
-            threads.submit(applier.apply, batch) for batch in [forwards, forwards[::-1]] * 20
-        ]
+    middle = "SELECT FROM branch WHERE id = :id FOR UPDATE"
+    with ThreadPoolExecutor(2) as threads, engine.begin() as other:
+        # Both get half way, and would there have what the other needs if each had its own order.
+        other.execute(text(middle), {"id": branch_ids[len(branch_ids) // 2]})
+        applying = [threads.submit(applier.apply, batch) for batch in (forwards, forwards[::-1])]
+        wait_for_rows(
+            engine,
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            [(2,)],
+        )
+        other.rollback()
         for each in applying:
             assert each.result(PATIENCE_SECONDS).applied == len(branch_ids)
     assert all(state_of(engine, branch_id).mirror_failures == 1 for branch_id in branch_ids)

@@ -19,6 +19,7 @@ from tests.servers import PATIENCE_SECONDS, wait_for
 
 NO_BROKER = "amqp://127.0.0.1:1"
 SHORT_SECONDS = 0.5
+CALL_PAUSE_SECONDS = 0.001
 
 
 @pytest.fixture
@@ -107,9 +108,9 @@ def test_calls_that_go_on_do_not_delay_a_flush(path: Path, topology: str) -> Non
 
         def report() -> int:
             count = 0
-            while not stop.is_set():
-                client.start_mirroring(1)
+            while not stop.wait(CALL_PAUSE_SECONDS):
                 count += 1
+                client.start_mirroring(count)
             return count
 
         reporting = threads.submit(report)

@@ -6,7 +6,12 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.amqp.connections import (
+    BrokerUnavailable,
+    broker_channel,
+    connection_parameters,
+    message_count,
+)
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing, wire
 from tests.builders import START, bodies, failed, started
@@ -14,9 +19,17 @@ from tests.servers import PATIENCE_SECONDS, publish_events, take_all
 
 
 def test_declaring_again_changes_nothing(topology: str) -> None:
-    """Every worker does so whenever it connects."""
+    """Messages stay where they are, and events go on to one partition each, as before."""
+    events = [started(branch_id, 0) for branch_id in range(1, 101)]
+    publish_events(topology, *events)
+    queues = [*routing.partition_queues(routing.DEFAULT_PARTITIONS), routing.DEAD_QUEUE]
     with broker_channel(connection_parameters(topology)) as channel:
+        before = [message_count(channel, queue) for queue in queues]
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
+        assert [message_count(channel, queue) for queue in queues] == before
+        publish_events(topology, *events)
+        assert [message_count(channel, queue) for queue in queues] == [2 * n for n in before]
+    assert sum(before) == 100
 
 
 @pytest.mark.parametrize("partitions", [1, 4, 7])

@@ -1,9 +1,12 @@
 """Batches: natural, in order, and a suspect for itself."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
+from sandbox import wait_until
 from tests.builders import messages, started
+
+TIMEOUT_SECONDS = 10.0
 
 
 def delivery(tag: int, is_suspect: bool = False) -> Delivery:
@@ -35,11 +38,16 @@ def test_a_message_that_was_delivered_before_goes_alone() -> None:
 def test_closing_wakes_who_waits_and_gives_nothing_out() -> None:
     """What waits goes back to the broker."""
     inbox = Inbox(batch_size=10)
-    with ThreadPoolExecutor(1) as threads:
-        taking = threads.submit(inbox.take)
-        inbox.close()
-        assert taking.result(10) == []
     inbox.put(delivery(1))
+    with ThreadPoolExecutor(1) as threads:
+        taking = threads.submit(lambda: [inbox.take(), inbox.take()])
+        wait_until(lambda: inbox.is_idle, TIMEOUT_SECONDS, "the second batch to be asked for")
+        inbox.close()
+        is_woken = bool(wait([taking], TIMEOUT_SECONDS).done)
+        inbox.put(delivery(2))  # wakes the thread if closing did not
+        assert is_woken
+        first, second = taking.result()
+    assert (tags(first), second) == ([1], [])
     assert inbox.take() == []
 
 
