@@ -91,6 +91,15 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def berlin_engine(database_url: str) -> Iterator[Engine]:
+    """Connections whose session is in a zone that has daylight saving time."""
+    url = make_url(database_url).update_query_dict({"options": "-c timezone=Europe/Berlin"})
+    engine = open_engine(url.render_as_string(hide_password=False))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def shell(topology: str, database_url: str, tmp_path: Path) -> Shell:
     """Where the commands find both servers, set up, and a spool of their own."""
     return Shell(

@@ -12,7 +12,7 @@ from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, failed, started
 from tests.commands import Shell
 from tests.servers import publish, register_branches, rows
-from tests.unit.test_wire import REFUSED, body_with
+from tests.wire_samples import REFUSED, body_with
 
 
 def test_bad_messages_are_buried_once_and_disturb_nothing(

@@ -16,9 +16,15 @@ from mirrorfeed.contract import routing
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, completed, failed, started
 from tests.commands import Shell
-from tests.integration.test_applier import refuse_in_database
-from tests.servers import publish, publish_events, register_branches, rows, wait_for
-from tests.unit.test_wire import body_with
+from tests.servers import (
+    publish,
+    publish_events,
+    refuse_in_database,
+    register_branches,
+    rows,
+    wait_for,
+)
+from tests.wire_samples import body_with
 
 STATES = "SELECT id, state FROM dead_letter ORDER BY id"
 

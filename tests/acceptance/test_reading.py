@@ -1,14 +1,8 @@
 """The commands that read, as operators and monitoring systems run them."""
 
 import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,77 +16,13 @@ from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment
 from tests.builders import at, completed, failed, messages, started
 from tests.commands import Shell
-from tests.servers import PATIENCE_SECONDS, register_branches
-from tests.unit.test_output import cells
+from tests.servers import register_branches
+from tests.terminal import cells, terminal
 
 UNREACHABLE = "postgresql://127.0.0.1:1/x"
 NO_BROKER = "amqp://127.0.0.1:1"
-STYLE = re.compile(r"\x1b\[[0-9;]*m")
-HOME = "\x1b[H"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
-
-
-class Terminal:
-    """A command on a terminal of its own, and what it has written there, without its colours."""
-
-    def __init__(self, shell: Shell, command: tuple[str, ...], lines: int, columns: int) -> None:
-        self._master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (lines, columns))
-        own = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
-        self.process = subprocess.Popen(
-            shell.arguments(command),
-            env={**shell.environment(), **own},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self._written = b""
-
-    @property
-    def written(self) -> str:
-        return STYLE.sub("", self._written.decode(errors="replace"))
-
-    def wait_for(self, pattern: str) -> None:
-        """Reads until what was drawn last, from the top of the screen, begins with the pattern."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not re.match(pattern, drawn := self.written.rpartition(HOME)[2], re.DOTALL):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {drawn!r}"
-            assert self._read(deadline - time.monotonic()), f"it ended: {drawn!r}"
-
-    def end(self) -> int:
-        """Reads to the end; the exit code."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._read(deadline - time.monotonic()):
-            assert time.monotonic() < deadline, self.written
-        return self.process.wait(PATIENCE_SECONDS)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def _read(self, timeout_seconds: float) -> bool:
-        """Whether the command still has the terminal."""
-        if not select.select([self._master], [], [], max(0.0, timeout_seconds))[0]:
-            return True
-        try:
-            new = os.read(self._master, 65_536)
-        except OSError:  # Linux's EIO: nobody has it open any more
-            return False
-        self._written += new
-        return bool(new)
-
-
-@contextmanager
-def terminal(shell: Shell, *command: str, lines: int = 24, columns: int = 60) -> Iterator[Terminal]:
-    shown = Terminal(shell, command, lines, columns)
-    try:
-        yield shown
-    finally:
-        shown.close()
 
 
 @contextmanager

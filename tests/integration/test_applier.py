@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from itertools import count, cycle
+from itertools import cycle
 from random import Random
 
 import pytest
@@ -18,10 +18,17 @@ from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
-from tests.servers import PATIENCE_SECONDS, branch, register_branches, rows, wait_for_rows
+from tests.servers import (
+    PATIENCE_SECONDS,
+    fresh_branch_ids,
+    refuse_in_database,
+    register_branches,
+    rows,
+    state_of,
+    wait_for_rows,
+)
 
 BRANCH = 7
-fresh_branch_ids = count(1000)
 
 
 @pytest.fixture
@@ -37,17 +44,6 @@ def single_session(database_url: str) -> Iterator[Engine]:
     single = create_engine(url, pool_size=1, max_overflow=0)
     yield single
     single.dispose()
-
-
-def state_of(engine: Engine, branch_id: int) -> BranchState:
-    row = branch(engine, branch_id)
-    return BranchState(
-        row.last_mirror_attempt,
-        row.last_mirrored,
-        row.last_mirrored_id,
-        row.mirror_failures,
-        row.mirror_status_message,
-    )
 
 
 def test_a_preparation_that_failed_half_way_is_made_again(
@@ -234,19 +230,6 @@ def test_trouble_while_a_batch_is_taken_apart_buries_nothing(
         applier.apply(messages(*batch))
     assert rows(engine, "SELECT * FROM dead_letter") == []
     assert rows(engine, "SELECT * FROM mirror_attempt") == []
-
-
-def refuse_in_database(engine: Engine, condition: str, error: str = "raise_exception") -> None:
-    """A rule of somebody's own on our table, which PostgreSQL keeps."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(f"""
-                CREATE OR REPLACE FUNCTION refuse_{error}() RETURNS trigger LANGUAGE plpgsql
-                AS $$ BEGIN RAISE {error} USING MESSAGE = 'no poison here'; END $$;
-                CREATE OR REPLACE TRIGGER refuse_{error} BEFORE INSERT ON mirror_attempt
-                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse_{error}();
-            """)
-        )
 
 
 def test_trouble_of_the_server_is_nobodys_fault(applier: Applier, engine: Engine) -> None:

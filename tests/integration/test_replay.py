@@ -22,9 +22,8 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
-from tests.integration.test_applier import fresh_branch_ids, refuse_in_database, state_of
 from tests.reference import BranchState, fold
-from tests.servers import register_branches, rows
+from tests.servers import fresh_branch_ids, refuse_in_database, register_branches, rows, state_of
 
 STATES = "SELECT branch_id, state FROM dead_letter ORDER BY id"
 

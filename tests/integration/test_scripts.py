@@ -6,9 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs
-from tests.integration.test_status import HOUR, MOMENTS, NAMES, NOON, TICK, berlin_engine
-
-__all__ = ["berlin_engine"]
+from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 
 GC = Watched("vostok", "gc")
 

@@ -1,37 +1,15 @@
 """What state a branch is in, to the microsecond, and which branches need attention first."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.status import BranchState, attempts, branch_states
-from mirrorfeed.consumer.database import database_now, open_engine
+from mirrorfeed.consumer.database import database_now
+from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 from tests.servers import register_branches
-
-HOUR = timedelta(hours=1)
-TICK = timedelta(microseconds=1)
-BERLIN = ZoneInfo("Europe/Berlin")
-NOON = datetime(2026, 7, 5, 12, tzinfo=UTC)
-MOMENTS = [
-    NOON,
-    datetime(2026, 7, 6, 0, 10, tzinfo=UTC),
-    datetime(2026, 3, 29, 3, 10, tzinfo=BERLIN),
-    datetime(2026, 10, 25, 2, 10, tzinfo=BERLIN, fold=1),
-]
-NAMES = ["at noon", "just after midnight", "after an hour was left out", "in an hour's repetition"]
-
-
-@pytest.fixture
-def berlin_engine(database_url: str) -> Iterator[Engine]:
-    """Connections whose session is in a zone that has daylight saving time."""
-    url = make_url(database_url).update_query_dict({"options": "-c timezone=Europe/Berlin"})
-    engine = open_engine(url.render_as_string(hide_password=False))
-    yield engine
-    engine.dispose()
 
 
 def attempt(engine: Engine, branch_id: int, start: datetime, outcome: str | None = None) -> None:

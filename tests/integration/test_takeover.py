@@ -11,9 +11,8 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.branches.takeover import KnownState, take_over
 from mirrorfeed.contract.events import InvalidEvent
 from tests.builders import at, completed, failed, messages, started
-from tests.integration.test_applier import fresh_branch_ids, state_of
 from tests.reference import BranchState
-from tests.servers import register_branches, rows
+from tests.servers import fresh_branch_ids, register_branches, rows, state_of
 
 DAY = 86_400.0
 seconds = st.integers(0, int(DAY))

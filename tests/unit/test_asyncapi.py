@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope, Event
 from mirrorfeed.contract.reasons import Reason
-from tests.unit.test_wire import GOLDEN, REFUSED, events
+from tests.wire_samples import GOLDEN, REFUSED, events
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text()

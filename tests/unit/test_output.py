@@ -1,7 +1,6 @@
 """What operators type and what they see."""
 
 import io
-import unicodedata
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -17,6 +16,7 @@ from mirrorfeed.consumer.commands.output import (
 )
 from mirrorfeed.consumer.commands.scripts import nagios_line
 from mirrorfeed.consumer.commands.status import with_watch_seconds
+from tests.terminal import cells
 
 MESSAGES = [
     "致命的なエラー: リポジトリが存在しません" * 4,
@@ -25,18 +25,6 @@ MESSAGES = [
     "plain " * 30,
     "short",
 ]
-
-
-def cells(line: str) -> int:
-    """The width of a line by Unicode's own tables."""
-    return sum(
-        0
-        if unicodedata.category(each) in ("Mn", "Me")
-        else 2
-        if unicodedata.east_asian_width(each) in "WF"
-        else 1
-        for each in line
-    )
 
 
 def shown_on_terminal(width: int, *rows: tuple[object, ...]) -> list[str]:
