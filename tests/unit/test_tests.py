@@ -4,16 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).parents[1]
-MODULES = sorted(TESTS.rglob("*.py"))
+SOURCES = [(str(path.relative_to(TESTS)), path.read_text()) for path in TESTS.rglob("*.py")]
 STARTERS = {"submit", "run_coroutine_threadsafe"}
 """Calls that return a future, which keeps what the other thread raised."""
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(TESTS.parent).as_posix()
 
 
 def imported_by(tree: ast.Module) -> Iterator[str]:
@@ -51,16 +45,14 @@ def unasked(source: str) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_test_module_imports_another(path: Path) -> None:
+def test_no_test_module_imports_another() -> None:
     """What several of them use lies in a module that is no test."""
-    assert imports_of_tests(path.read_text()) == []
+    assert {name: found for name, source in SOURCES if (found := imports_of_tests(source))} == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_thread_keeps_its_failure_to_itself(path: Path) -> None:
+def test_no_thread_keeps_its_failure_to_itself() -> None:
     """Threads are started through futures, and no future is thrown away."""
-    assert unasked(path.read_text()) == []
+    assert {name: found for name, source in SOURCES if (found := unasked(source))} == {}
 
 
 def test_what_these_tests_look_for_is_found() -> None:
