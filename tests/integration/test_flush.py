@@ -1,6 +1,5 @@
 """A client that waits until a real broker has its events."""
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,6 @@ from tests.servers import PATIENCE_SECONDS, wait_for
 
 NO_BROKER = "amqp://127.0.0.1:1"
 SHORT_SECONDS = 0.5
-CALL_PAUSE_SECONDS = 0.001
 
 
 @pytest.fixture
@@ -101,28 +99,6 @@ def test_what_other_processes_spooled_is_waited_for_too(path: Path, topology: st
     with BranchStatusClient(path, topology) as client:
         assert client.flush(timeout_seconds=PATIENCE_SECONDS)
         assert message_total(topology) == 1
-
-
-def test_calls_that_go_on_do_not_delay_a_flush(path: Path, topology: str) -> None:
-    """It waits for what was spooled before it, not for the spool to be empty."""
-    stop = threading.Event()
-    with BranchStatusClient(path, topology) as client, ThreadPoolExecutor(1) as threads:
-
-        def report() -> int:
-            count = 0
-            while not stop.wait(CALL_PAUSE_SECONDS):
-                count += 1
-                client.start_mirroring(count)
-            return count
-
-        reporting = threads.submit(report)
-        try:
-            wait_for(lambda: client.status().confirmed > 0, "the first events to be sent")
-            assert client.flush(timeout_seconds=PATIENCE_SECONDS)
-            assert client.status().pending > 0
-        finally:
-            stop.set()
-        assert reporting.result(PATIENCE_SECONDS) > 0
 
 
 def test_threads_flush_at_the_same_time(path: Path, topology: str) -> None:

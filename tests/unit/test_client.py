@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -246,15 +247,27 @@ def test_a_flush_ends_when_another_process_has_confirmed_all(
     client: BranchStatusClient, path: Path
 ) -> None:
     """A client that does not forward learns it from the spool."""
-    client.start_mirroring(1)
-    client.start_mirroring(2)
+    for branch_id in (1, 2, 3):
+        client.start_mirroring(branch_id)
     with ThreadPoolExecutor(1) as threads:
         flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
-        Spool(path).remove([2])
-        assert not client.flush(timeout_seconds=0)
-        assert not flushing.done()
-        Spool(path).remove([1])
+        for sequence in (2, 1, 3):
+            assert not client.flush(timeout_seconds=0)
+            assert not flushing.done()
+            Spool(path).remove([sequence])
         assert flushing.result(PATIENCE_SECONDS)
+
+
+def test_calls_that_go_on_do_not_delay_a_flush(client: BranchStatusClient, path: Path) -> None:
+    """It waits for what was spooled before it, not for the spool to be empty."""
+    client.start_mirroring(1)
+    with ThreadPoolExecutor(1) as threads, closing(Spool(path)) as other:
+        flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
+        while not flushing.done():
+            client.start_mirroring(1)
+            other.remove([client.status().spooled - 1])
+        assert flushing.result()
+    assert client.status().pending == 1
 
 
 def test_a_refused_event_is_never_flushed(client: BranchStatusClient, path: Path) -> None:
