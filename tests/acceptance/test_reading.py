@@ -74,7 +74,7 @@ def ids(shell: Shell, *arguments: str) -> list[int]:
 
 @pytest.fixture
 def shell(database_url: str) -> Shell:
-    """Where only the database can be reached: whoever reads needs no broker."""
+    """Only the database can be reached: reading needs no broker."""
     return Shell({environment.AMQP_URL: NO_BROKER, environment.DATABASE_URL: database_url})
 
 
@@ -97,7 +97,7 @@ def five_branches(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("five_branches")
 def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
-    """For people; programs get the order of the ids. Filters leave out others."""
+    """People see that first, programs get the order of the ids, and filters leave others out."""
     branches = told(shell, "status")["branches"]
     assert [branch["id"] for branch in branches] == [1, 2, 3, 4, 5]
     assert branches[0]["last_success_age_seconds"] == pytest.approx(3.5 * 3600, abs=60)
@@ -118,7 +118,7 @@ def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
 
 @pytest.mark.usefixtures("five_branches")
 def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
-    """The latest first; exit 1 for a branch that is not registered."""
+    """The latest comes first; a branch that is not registered gives exit code 1."""
     history = told(shell, "history", "5")
     assert history["id"] == 5
     latest, first = history["attempts"]
@@ -152,7 +152,7 @@ def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
 def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
     shell: Shell, engine: Engine, message: str
 ) -> None:
-    """Whatever width its characters have; escape sequences in it do nothing."""
+    """Wide characters count as two cells, and escape sequences do nothing."""
     register_branches(engine, 1)
     Applier(engine).apply(messages(failed(1, 0, f"\x1b[2J{message}")))
     with terminal(shell, "mirror-consumer", "status", columns=60) as narrow:
@@ -167,7 +167,7 @@ def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
 
 @pytest.mark.usefixtures("five_branches")
 def test_watch_redraws_until_ctrl_c(shell: Shell, engine: Engine, database_url: str) -> None:
-    """In place; while the database is away it keeps what it has, and says that this is stale."""
+    """While the database is away it keeps the last rows and says that they are stale."""
     command = ("mirror-consumer", "status", "--watch", "0.1", "--state", "stuck")
     with terminal(shell, *command, columns=100) as screen:
         screen.wait_for(r"1 branch: 1 stuck; [^\n]* UTC, every 0\.1 s +\r\n +\r\n.* b5 +stuck")
@@ -186,7 +186,7 @@ def test_watch_redraws_until_ctrl_c(shell: Shell, engine: Engine, database_url: 
 
 
 def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine: Engine) -> None:
-    """The first lines matter most; the terminal gets its cursor back."""
+    """The most important lines stay visible, and the cursor comes back at the end."""
     register_branches(engine, *range(1, 31))
     with terminal(shell, "mirror-consumer", "status", "--watch", lines=10) as screen:
         screen.wait_for(r"30 branches: 30 never-mirrored.*the first 7; 23 more below.* b7 ")
@@ -197,7 +197,7 @@ def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine:
 
 
 def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -> None:
-    """On each host; exit 1 for a name that never ran."""
+    """There is one row for each host; a name that never ran gives exit code 1."""
     ran(engine, "vostok", "branch-puller", 7200)
     ran(engine, "vostok", "branch-puller", 3700)
     ran(engine, "mir", "gc: 大", 90_000)
@@ -220,7 +220,7 @@ def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -
 
 
 def test_check_scripts_is_silent_where_all_is_well(shell: Shell, engine: Engine) -> None:
-    """And has a line for each script that did not run, with when it was last seen."""
+    """Each script that did not run gets a line that says when it was last seen."""
     ran(engine, "vostok", "branch-puller", 3 * 3600 + 60)
     ran(engine, "mir", "gc:daily", 60)
     recent = shell.run("mirror-consumer", "check-scripts", "60", "mir:gc:daily")
@@ -240,7 +240,7 @@ def test_check_scripts_is_silent_where_all_is_well(shell: Shell, engine: Engine)
 
 
 def test_check_scripts_tells_programs_about_each(shell: Shell, engine: Engine) -> None:
-    """The exit code is that for people."""
+    """With --json the exit code stays the same."""
     ran(engine, "mir", "gc", 120)
     document = told(shell, "check-scripts", "1", "mir:gc", "mir:other", expect=1)
     assert document["minutes"] == 1.0
@@ -253,7 +253,7 @@ def test_check_scripts_tells_programs_about_each(shell: Shell, engine: Engine) -
 
 
 def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -> None:
-    """0 is OK, 2 CRITICAL, and whatever hinders the check is 3, UNKNOWN."""
+    """0 is OK, 2 is CRITICAL, and 3 is UNKNOWN when the check itself fails."""
     ran(engine, "mir", "recent", -600)
     ran(engine, "mir", "gc", 60)
     ran(engine, "vostok", "branch-puller", 7300)
@@ -304,7 +304,7 @@ def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -
 def test_what_cannot_be_answered_says_why(
     shell: Shell, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
-    """2 for usage, 3 for a database that is away, and nothing on standard output."""
+    """Bad usage exits with 2, a missing database with 3, and standard output stays empty."""
     result = shell.run("mirror-consumer", *arguments, expect=exit_code)
     assert says in result.stderr
     assert result.stdout == ""

@@ -79,8 +79,7 @@ def received(amqp_url: str, spooled: int) -> list[Envelope]:
 
 
 def test_a_publisher_killed_at_any_moment_loses_nothing(path: Path, topology: str) -> None:
-    """Between spool and return, publish and confirm, confirm and removal: each event arrives, in
-    order within its branch, at worst twice."""
+    """Each event arrives in order within its branch, at worst twice."""
     spooled = 0
     for _ in range(5):
         with subprocess.Popen(
@@ -123,7 +122,7 @@ def test_a_restart_of_the_broker_loses_nothing(path: Path, topology: str, broker
 def test_a_flush_waits_for_a_broker_that_comes_back(
     path: Path, topology: str, broker: Server
 ) -> None:
-    """It says no while the broker is away, and yes once the broker has all."""
+    """It returns False while the broker is away, and True once the broker has everything."""
     with BranchStatusClient(path, topology) as client:
         client.start_mirroring(1)
         assert client.flush(timeout_seconds=PATIENCE_SECONDS)
@@ -150,7 +149,7 @@ def test_a_flush_says_no_once_all_but_the_refused_are_sent(path: Path, topology:
 def test_an_outage_at_start_up_is_sat_out(
     shell: Shell, engine: Engine, topology: str, broker: Server, database: Server
 ) -> None:
-    """Puller, forwarder and worker may all be there before both servers are."""
+    """Puller, forwarder and worker may all start before both servers do."""
     register_branches(engine, 1)
     engine.dispose()
     broker.terminate()
@@ -168,7 +167,7 @@ def test_an_outage_at_start_up_is_sat_out(
 def test_what_the_broker_never_takes_is_set_aside(
     shell: Shell, topology: str, tmp_path: Path
 ) -> None:
-    """It is shown, it blocks nobody, and it can be tried again."""
+    """It is listed, blocks nobody, and can be tried again."""
     path = tmp_path / "spool.db"
     client = BranchStatusClient(path, forward=False)
     for branch_id in range(1, 31):
@@ -202,7 +201,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
-    """What was taken before is sent; then there is room again."""
+    """What was taken before is sent, and then there is room again."""
     path = small_disk / "spool.db"
     client = BranchStatusClient(path, forward=False)
     with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
@@ -219,7 +218,7 @@ def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: 
 def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
     small_disk: Path, topology: str
 ) -> None:
-    """It sends what is there; the spool forgets it once there is room to write that down."""
+    """It sends what is there, and removes it from the spool once there is room to do so."""
     path = small_disk / "spool.db"
     waiting = BranchStatusClient(path, forward=False)
     for branch_id in range(1, 51):

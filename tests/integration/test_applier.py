@@ -60,7 +60,7 @@ def test_a_preparation_that_failed_half_way_is_made_again(
 def test_what_a_session_has_forgotten_is_prepared_again(
     engine: Engine, single_session: Engine
 ) -> None:
-    """As behind a pooler, which gives each transaction some session; of a refused event, too."""
+    """A pooler may give each transaction another session."""
     register_branches(engine, BRANCH)
     refuse_in_database(engine, "failure_reason = 'poison'")
     applier = Applier(single_session)
@@ -85,20 +85,20 @@ def test_a_success_counts_from_when_it_started(applier: Applier, engine: Engine)
 
 
 def test_failures_count_up_and_leave_the_success_alone(applier: Applier, engine: Engine) -> None:
-    """The message is that of the latest one."""
+    """The status message is that of the latest failure."""
     applier.apply(messages(completed(BRANCH, 0, "rev-1")))
     applier.apply(messages(failed(BRANCH, 10, "first"), failed(BRANCH, 20, "second")))
     assert state_of(engine, BRANCH) == BranchState(at(20), at(0), "rev-1", 2, "second")
 
 
 def test_a_success_resets_the_failures(applier: Applier, engine: Engine) -> None:
-    """And clears the message."""
+    """It also clears the message."""
     applier.apply(messages(failed(BRANCH, 0, "first"), completed(BRANCH, 10, "rev-2")))
     assert state_of(engine, BRANCH) == BranchState(at(10), at(10), "rev-2")
 
 
 def test_a_late_event_takes_its_place_in_the_past(applier: Applier, engine: Engine) -> None:
-    """A success of yesterday does not hide today's failures; it only starts their count."""
+    """Yesterday's success does not hide today's failures; it only starts their count."""
     applier.apply(messages(failed(BRANCH, 0, "old"), failed(BRANCH, 20, "new")))
     applier.apply(messages(completed(BRANCH, 10, "rev-1")))
     assert state_of(engine, BRANCH) == BranchState(at(20), at(10), "rev-1", 1, "new")
@@ -127,7 +127,7 @@ def test_a_script_run_is_one_row_however_often_it_comes(applier: Applier, engine
 
 
 Step = tuple[str, int, int, str | None, int]
-"""What happened, to the how-manieth branch, to the attempt of which second, saying what, when."""
+"""What happened, the index of its branch, the second its attempt started, its text, and when."""
 steps: st.SearchStrategy[Step] = st.tuples(
     st.sampled_from(["started", "completed", "failed"]),
     st.integers(0, 2),
@@ -242,7 +242,7 @@ def test_trouble_of_the_server_is_nobodys_fault(applier: Applier, engine: Engine
 
 
 def test_a_letter_counts_its_deliveries_on_one_row(applier: Applier, engine: Engine) -> None:
-    """Within a batch, and from one to the next."""
+    """It counts those within a batch and those of later batches."""
     (unknown,) = messages(started(404, 0))
     applier.apply([unknown, unknown])
     applier.apply([unknown])

@@ -59,7 +59,7 @@ def test_a_flushed_client_has_everything_at_the_broker(
 
 
 def test_a_broker_that_is_away_has_nothing(path: Path) -> None:
-    """`flush` waits for as long as it may, then says no."""
+    """`flush` waits for its whole timeout and returns False."""
     with BranchStatusClient(path, NO_BROKER) as client:
         client.start_mirroring(1)
         began_at = time.monotonic()
@@ -68,7 +68,7 @@ def test_a_broker_that_is_away_has_nothing(path: Path) -> None:
 
 
 def test_an_event_that_nobody_takes_is_not_flushed(path: Path, amqp_url: str) -> None:
-    """While the exchange is missing the answer is no; once it is there, yes."""
+    """`flush` returns False while the exchange is missing, and True once it is there."""
     with BranchStatusClient(path, amqp_url) as client:
         client.start_mirroring(1)
         assert not client.flush(timeout_seconds=SHORT_SECONDS)
@@ -80,7 +80,7 @@ def test_an_event_that_nobody_takes_is_not_flushed(path: Path, amqp_url: str) ->
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_another_process_may_do_the_sending(path: Path, topology: str, forward: bool) -> None:
-    """The client itself has no way to the broker, whether it wants to forward or not."""
+    """The client cannot reach the broker itself, whether it forwards or not."""
     with (
         other_forwarder(path, topology),
         BranchStatusClient(path, NO_BROKER, forward=forward) as client,

@@ -55,7 +55,7 @@ def test_a_message_has_the_contracts_properties(client: BranchStatusClient, topo
 def test_each_key_arrives_in_order_and_every_event_once(
     client: BranchStatusClient, topology: str
 ) -> None:
-    """With many events of few branches, pipelined over the window."""
+    """Hundreds of events of a few branches are pipelined at once."""
     for _ in range(50):
         for branch_id in (1, 2, 3):
             client.start_mirroring(branch_id)
@@ -87,7 +87,7 @@ def test_what_other_processes_append_is_sent(
 def test_an_unroutable_event_stays_until_it_has_a_queue(
     client: BranchStatusClient, topology: str
 ) -> None:
-    """The broker acks what it cannot route; only its return tells. Other keys are sent."""
+    """The broker acks it but returns it first; events of other keys are sent meanwhile."""
     unbound, bound = "branch:1", "branch:2"
     partition = routing.slot_of(unbound) % routing.DEFAULT_PARTITIONS
     pattern = f"*.*.{routing.slot_of(unbound):02}"
@@ -108,7 +108,7 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
 def test_a_broker_without_the_exchange_is_waited_for(
     path: Path, amqp_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It closes the channel (404), which is no event's fault: none is set aside."""
+    """The channel closes with 404, but no event is blamed or set aside."""
     with BranchStatusClient(path, amqp_url) as client:
         client.start_mirroring(1)
         client.mirror_failed(1, "why")
@@ -123,7 +123,7 @@ def test_a_broker_without_the_exchange_is_waited_for(
 def test_a_nacked_event_stays_until_there_is_room(
     client: BranchStatusClient, topology: str
 ) -> None:
-    """A queue that is full refuses; its order holds."""
+    """It is sent again, in order, once the queue is no longer full."""
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
         channel = connection.channel()
         channel.queue_declare(
@@ -153,7 +153,7 @@ def test_a_process_that_ends_leaves_the_rest_to_the_next(path: Path, topology: s
 
 
 def test_another_process_takes_over_when_the_forwarder_ends(path: Path, topology: str) -> None:
-    """The one that forwards is killed; the one that waited goes on."""
+    """When the forwarding process is killed, a waiting one continues."""
     command = [sys.executable, "-c", PULLER + "input()", str(path), topology]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as first:
         events_of(topology, 1)
@@ -195,7 +195,7 @@ print(client.flush(timeout_seconds=60), end="")
 
 
 def test_a_forwarder_needs_no_rights_but_to_publish(path: Path, amqp_url: str) -> None:
-    """It declares nothing: where the exchange is missing, it waits for who may declare it."""
+    """It declares nothing, and waits until somebody else has declared the exchange."""
     BranchStatusClient(path, forward=False).start_mirroring(1)
     forwarder = Forwarder(path, amqp_url)
     forwarder.wake()

@@ -58,7 +58,7 @@ def missing(engine: Engine, source: str) -> list[tuple[int, int]]:
 def test_the_account_is_that_of_a_set_of_numbers(
     engine: Engine, history: list[list[int] | str]
 ) -> None:
-    """Whatever the order, repetition, split into batches, and whenever somebody folds."""
+    """Order, repetition, batches and folds make no difference."""
     source = next(fresh_sources)
     arrived: set[int] = set()
     for step in history:
@@ -80,7 +80,7 @@ def test_the_account_is_that_of_a_set_of_numbers(
 
 
 def test_what_is_complete_is_one_row(engine: Engine) -> None:
-    """However much has passed; a hole adds one, and its late arrival takes it away again."""
+    """A hole adds a row, and its late arrival removes that again."""
     ranges = "SELECT first, last FROM ledger_range ORDER BY first"
     for begin in range(1, 5001, 500):
         note(engine, "/a", range(begin, begin + 500))
@@ -96,7 +96,7 @@ def test_what_is_complete_is_one_row(engine: Engine) -> None:
 
 
 def test_a_hole_is_as_old_as_what_first_arrived_above_it(engine: Engine) -> None:
-    """So a number that comes late splits it, and makes neither half younger."""
+    """A late number splits the hole without making either half younger."""
     note(engine, "/a", [1, 10])
     with engine.begin() as connection:
         connection.execute(
@@ -112,7 +112,7 @@ def test_a_hole_is_as_old_as_what_first_arrived_above_it(engine: Engine) -> None
 
 
 def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
-    """Partitions are applied independently: a higher number may be there first."""
+    """Partitions are applied independently, so a higher number may arrive first."""
     note(engine, "/a", [2])
     assert missing(engine, "/a") == [(1, 1)]
     found = account(engine, "/a", grace_seconds=60)
@@ -122,7 +122,7 @@ def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
 
 
 def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
-    """Up to the largest number, from a source with a name longer than an index takes."""
+    """That includes the largest number, and a source too long for an index."""
     for source in ("/" + "long" * 3000, "/'\"{},\\ ünï"):
         note(engine, source, [MAX_SEQUENCE, 1])
         fold(engine)
@@ -132,7 +132,7 @@ def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
 
 
 def test_what_is_buried_has_arrived(engine: Engine) -> None:
-    """As far as its number can be read; it counts as dead until somebody puts it right."""
+    """If its number can be read, it counts as dead until somebody resolves it."""
     register_branches(engine, BRANCH)
     good = numbered("/a", [1, 2])
     unknown = numbered("/a", [3], branch_id=404)
@@ -148,7 +148,7 @@ def test_what_is_buried_has_arrived(engine: Engine) -> None:
 
 
 def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
-    """The note stands or falls with what it is about."""
+    """The note is part of the transaction it is about."""
     with engine.connect() as connection:
         write_batch(connection, numbered("/a", [1]))
         connection.rollback()
@@ -156,7 +156,7 @@ def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
 
 
 def test_nobody_waits_for_a_fold(engine: Engine) -> None:
-    """Neither another one, which leaves it to the first, nor who notes an arrival."""
+    """A second fold leaves the work to the first, and noting an arrival goes on."""
     note(engine, "/a", [1])
     with ThreadPoolExecutor(2) as threads, engine.begin() as folding:
         folding.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6C6564676572})

@@ -14,7 +14,7 @@ from tests.servers import register_branches, rows
 
 
 def test_the_models_have_the_columns_of_the_schema(engine: Engine) -> None:
-    """Names, types and nullability; `schema.sql` is the one source of their shape."""
+    """Names, types and nullability are those of `schema.sql`."""
     inspector = inspect(engine)
     tables = Base.metadata.tables
     plain = {"ledger_arrival", "ledger_source", "ledger_range", "topology", "worker"}

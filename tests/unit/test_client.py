@@ -94,7 +94,7 @@ def test_a_second_failure_is_a_second_attempt(client: BranchStatusClient, path: 
 
 
 def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -> None:
-    """With the revision that it found."""
+    """The outcome has the revision that the block set."""
     with client.mirroring(1) as attempt:
         attempt.revision_id = "rev-1"
     start, end = (envelope.event for envelope in spooled(path))
@@ -114,7 +114,7 @@ def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -
 def test_an_exception_in_the_block_is_the_reason(
     client: BranchStatusClient, path: Path, error: BaseException, reason: str
 ) -> None:
-    """And goes on to the caller; whatever its text, an event can hold it."""
+    """It also reaches the caller, and whatever its text is, an event can hold it."""
     with pytest.raises(type(error)), client.mirroring(1):
         raise error
     end = spooled(path)[-1].event
@@ -197,20 +197,20 @@ def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None
 
 
 def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a puller needs no configuration of its own."""
+    """A puller needs no configuration of its own."""
     monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
     BranchStatusClient(forward=False).start_mirroring(1)
     assert len(spooled(path)) == 1
 
 
 def test_a_bad_url_is_refused_without_its_password(path: Path) -> None:
-    """The constructor says so; no later call can."""
+    """The constructor raises the error, since no later call can."""
     with pytest.raises(ValueError, match="the AMQP URL cannot be read"):
         BranchStatusClient(path, "amqp://jane:s3cret@host:nonsense")
 
 
 def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
-    """Whatever the host's time zone."""
+    """The host's time zone does not matter."""
     client.start_mirroring(1)
     assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)
 
@@ -301,6 +301,6 @@ def flush_in_group_commit(client: BranchStatusClient) -> None:
 def test_a_timeout_that_is_none_is_named(
     client: BranchStatusClient, timeout_seconds: float
 ) -> None:
-    """With what it should be."""
+    """The error says what it should be."""
     with pytest.raises(ValueError, match=f"must be 0 or more, not {timeout_seconds}"):
         client.flush(timeout_seconds=timeout_seconds)

@@ -99,7 +99,7 @@ def test_data_outlives_the_containers(services: dict[str, Any]) -> None:
 def test_everybody_has_a_user_that_the_server_has(
     variables: dict[str, str], database_password: str, broker_password: str
 ) -> None:
-    """The worker's is no owner and may not set up; passwords come from the environment."""
+    """The worker's user owns nothing, and passwords come from the environment."""
     read = compose(**variables, **{environment.PARTITIONS: "8"})
     services, configs = read["services"], read["configs"]
     users = json.loads(configs["rabbitmq-users"]["content"])["users"]
@@ -124,7 +124,7 @@ def test_everybody_has_a_user_that_the_server_has(
 
 
 def test_the_servers_are_given_the_files_that_define_the_rights(services: dict[str, Any]) -> None:
-    """The same as anybody else's; permissions come after the users that they are of."""
+    """Permissions are loaded after the users they belong to."""
     configs = compose()["configs"]
     assert configs["roles"]["file"] == str(ROOT / "roles.sql")
     definitions = ROOT / "packaging" / "rabbitmq" / "definitions.json"
@@ -141,7 +141,7 @@ def test_the_servers_are_given_the_files_that_define_the_rights(services: dict[s
 
 
 def test_the_image_gets_all_that_the_package_is_built_from() -> None:
-    """Also what `mirrorfeed/` links to."""
+    """That includes what `mirrorfeed/` links to."""
     copied = {
         name.strip("/")
         for line in (ROOT / "Dockerfile").read_text().splitlines()

@@ -19,7 +19,7 @@ def tags(batch: list[Delivery]) -> list[int]:
 
 
 def test_a_batch_is_what_has_arrived() -> None:
-    """Up to the batch size, in order of arrival."""
+    """It holds at most the batch size, in order of arrival."""
     inbox = Inbox(batch_size=3)
     for tag in range(1, 6):
         inbox.put(delivery(tag))
@@ -28,7 +28,7 @@ def test_a_batch_is_what_has_arrived() -> None:
 
 
 def test_a_message_that_was_delivered_before_goes_alone() -> None:
-    """It may have ended a worker, and can only take itself along."""
+    """It may have ended a worker, and so must not take others along."""
     inbox = Inbox(batch_size=10)
     for tag, is_suspect in enumerate([False, False, True, True, False], start=1):
         inbox.put(delivery(tag, is_suspect))
@@ -36,7 +36,7 @@ def test_a_message_that_was_delivered_before_goes_alone() -> None:
 
 
 def test_closing_wakes_who_waits_and_gives_nothing_out() -> None:
-    """What waits goes back to the broker."""
+    """Whatever is still in the inbox goes back to the broker."""
     inbox = Inbox(batch_size=10)
     inbox.put(delivery(1))
     with ThreadPoolExecutor(1) as threads:
@@ -52,7 +52,7 @@ def test_closing_wakes_who_waits_and_gives_nothing_out() -> None:
 
 
 def test_a_batch_in_hand_is_not_idle() -> None:
-    """Until the next one is asked for, which is after its commit."""
+    """It is in hand until the next one is asked for, which is after its commit."""
     inbox = Inbox(batch_size=10)
     assert inbox.is_idle
     inbox.put(delivery(1))

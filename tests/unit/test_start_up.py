@@ -14,7 +14,8 @@ print(*sys.modules)
 
 
 def test_a_command_that_reports_one_event_loads_little(tmp_path: Path) -> None:
-    """Neither what sends events nor what draws tables, nor another check of arguments."""
+    """It loads no AMQP client, no tables for terminals, and no second library that checks
+    arguments."""
     result = subprocess.run(
         [sys.executable, "-c", REPORT_ONE],
         env={**os.environ, "MIRRORFEED_SPOOL": str(tmp_path / "spool.db")},

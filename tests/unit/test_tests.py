@@ -56,7 +56,7 @@ def test_no_thread_keeps_its_failure_to_itself() -> None:
 
 
 def test_what_these_tests_look_for_is_found() -> None:
-    """In each of its spellings, and in nothing else."""
+    """Every spelling of it is found, and nothing else."""
     assert imports_of_tests("from tests.unit.test_wire import events") != []
     assert imports_of_tests("from tests.unit import test_wire") != []
     assert imports_of_tests("import tests.faults.conftest") != []

@@ -46,7 +46,7 @@ def test_each_type_is_written_as_its_golden_file(event_type: str) -> None:
 
 @pytest.mark.parametrize("event_type", EVENTS)
 def test_each_golden_file_is_read_as_its_event(event_type: str) -> None:
-    """What was sent by an older version stays readable."""
+    """Messages sent by an older version stay readable."""
     assert wire.decode((GOLDEN / f"{event_type}.json").read_bytes()) == sample(event_type)
 
 
@@ -82,7 +82,7 @@ def test_every_event_comes_back_as_it_was(event: Event, sequence: int | None) ->
 
 @given(event=events, time=instants)
 def test_every_event_has_its_position(event: Event, time: datetime) -> None:
-    """What a quick look says of an event is what reading it says."""
+    """The quick look at a message and the full reading agree."""
     if isinstance(event, MirrorStarted):
         time = event.started_at
     position = wire.position_of(wire.encode(Envelope("id", "/pullers/vostok/x", time, event)))
@@ -103,13 +103,13 @@ def test_every_event_has_its_position(event: Event, time: datetime) -> None:
     ],
 )
 def test_what_cannot_be_placed_has_no_position(body: bytes) -> None:
-    """Whatever a letter holds, the others can be put in order, and its branch be locked."""
+    """Other letters can still be sorted, and their branches locked."""
     assert wire.position_of(body) is None
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_do_more_than_raise_a_decode_error(body: bytes) -> None:
-    """Whatever a queue holds, the worker goes on."""
+    """A worker survives whatever a queue holds."""
     with pytest.raises(wire.DecodeError):
         wire.decode(body)
 
@@ -122,7 +122,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_missing_datacontenttype_means_json() -> None:
-    """As the CloudEvents JSON format has it."""
+    """The CloudEvents JSON format says so."""
     assert wire.decode(body_with(datacontenttype=None)).event == MirrorFailed(1, at(0), "reason")
 
 
@@ -134,7 +134,7 @@ def test_offsets_are_instants() -> None:
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_the_contracts_is_refused_under_its_reason(case: str) -> None:
-    """The first reason that fits, in the contract's order."""
+    """The first reason that fits counts, in the contract's order."""
     body, reason = REFUSED[case]
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body)
@@ -143,7 +143,7 @@ def test_what_is_not_the_contracts_is_refused_under_its_reason(case: str) -> Non
 
 
 def test_a_refusal_tells_what_could_still_be_read() -> None:
-    """Whoever looks for the message has something to look by."""
+    """An operator can search for the message by it."""
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body_with(id="the-id", data={"reason": "x" * 9000}))
     assert refusal.value.event_id == "the-id"
@@ -153,7 +153,7 @@ def test_a_refusal_tells_what_could_still_be_read() -> None:
 
 
 def test_a_refusal_keeps_nothing_that_cannot_be_stored() -> None:
-    """The attributes go into columns of a database."""
+    """Its attributes go into database columns."""
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body_with(id="a\0b", source=7, data={"branch_id": 2**63}))
     assert refusal.value.event_id is None

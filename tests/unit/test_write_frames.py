@@ -77,7 +77,7 @@ messages = st.builds(
 def test_what_is_written_is_what_pika_writes(
     published: list[Published], number: int, frame_bytes: int, user_id: str | None
 ) -> None:
-    """Byte for byte, however much of a body the broker takes in one frame."""
+    """It is the same byte for byte, however much of a body fits into one frame."""
     channel, written = open_channel(number, frame_bytes)
     with writer_on(channel, user_id) as writer:
         for message in published:
@@ -86,7 +86,7 @@ def test_what_is_written_is_what_pika_writes(
 
 
 def test_what_is_published_together_is_written_at_once() -> None:
-    """When the block ends; and where nothing was published, nothing is written."""
+    """It is written when the block ends; without messages nothing is written."""
     channel, written = open_channel(1, 1000)
     writer = writer_on(channel)
     with writer:
@@ -99,7 +99,7 @@ def test_what_is_published_together_is_written_at_once() -> None:
 
 
 def test_what_is_much_does_not_wait_for_the_end() -> None:
-    """Memory is bounded, and the broker has something to do."""
+    """This bounds the memory and keeps the broker busy."""
     channel, written = open_channel(1, GATHERED_BYTES)
     with writer_on(channel) as writer:
         writer.publish("key", "id", "type", bytes(GATHERED_BYTES))
@@ -107,7 +107,7 @@ def test_what_is_much_does_not_wait_for_the_end() -> None:
 
 
 def test_what_is_published_is_written_though_the_block_fails() -> None:
-    """The pipeline counts it as unconfirmed: it must have been sent."""
+    """The pipeline counts it as unconfirmed, so it must have been sent."""
     channel, written = open_channel(1, 1000)
     with suppress(OSError), writer_on(channel) as writer:
         writer.publish("key", "id", "type", b"body")
@@ -116,7 +116,7 @@ def test_what_is_published_is_written_though_the_block_fails() -> None:
 
 
 def test_a_short_string_has_255_bytes_at_most() -> None:
-    """Nothing of a message that has a longer one is written."""
+    """Nothing is written of a message with a longer one."""
     channel, written = open_channel(1, 1000)
     longest = Published("k" * MAX_SHORT_STRING_BYTES, "id", "type", b"body")
     with writer_on(channel) as writer:
