@@ -23,7 +23,7 @@ from mirrorfeed.publisher.errors import SpoolBusy
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 WAITS_SECONDS = 0.2
 """A call that takes longer than this is taken to wait for something."""
 
