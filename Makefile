@@ -14,7 +14,12 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 	$(BIN)/python -m demo
 
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m sandbox
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
+
+.PHONY: bare
+bare: .venv/ready ## Try `make demo` and a part of `make test` on bare Debians, as root (6 min)
+	$(BIN)/python -m tests.bare
 
 .PHONY: faults
 faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
@@ -45,6 +50,9 @@ bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastS
 	$(BIN)/python -m benchmarks.peers
 
 fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { \
+		echo "atheris 3.0, which guides the search, has no build for $$($(BIN)/python --version):" \
+		"use an older one (make clean fuzz PYTHON=python3.13)" >&2; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python -m tests.fuzz decoding
 	$(BIN)/python -m tests.fuzz answering
@@ -57,6 +65,7 @@ format: .venv/ready ## Format the code
 clean: ## Remove .venv and what the tools leave
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	[ ! -w /var/tmp/mirrorfeed-bare ] || rm -rf /var/tmp/mirrorfeed-bare
 
 .venv/ready: pyproject.toml constraints.txt
 	PYTHON=$(PYTHON) sh sandbox/make-venv.sh

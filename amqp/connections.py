@@ -52,7 +52,7 @@ def _parameters(address: BrokerAddress, name: str) -> pika.URLParameters:
 def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
     """A channel of a connection of its own, to the first that answers. Raises BrokerUnavailable."""
     try:
-        connection = pika.BlockingConnection(addresses)
+        connection = _Connection(addresses)
         try:
             yield connection.channel()
         finally:
@@ -60,7 +60,27 @@ def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[Blocking
                 connection.close()
     except (AMQPError, AMQPConnectorException, OSError) as error:
         where = ", ".join(f"{each.host}:{each.port}" for each in addresses)
-        raise BrokerUnavailable(f"the broker at {where} cannot be used: {error!r}") from error
+        raise BrokerUnavailable(
+            f"the broker at {where} cannot be used: {every_reason(error)}"
+        ) from error
+
+
+class _Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no types
+    """If it cannot be had, the error has what each address said, not just the last one."""
+
+    @staticmethod
+    def _reap_last_connection_workflow_error(error: BaseException) -> BaseException:
+        return error
+
+
+def every_reason(error: BaseException) -> str:
+    """Why a connection cannot be had, from pika's error for that.
+
+    A host's name may stand for several addresses, such as ::1 and 127.0.0.1, and what matters may
+    be the word of any: pika's own text has two of them at most.
+    """
+    attempts = error.args[0] if error.args and hasattr(error.args[0], "exceptions") else error
+    return "; ".join(dict.fromkeys(map(repr, getattr(attempts, "exceptions", [error]))))
 
 
 def message_count(channel: BlockingChannel, queue: str) -> int:

@@ -67,13 +67,13 @@ def _round(stand: Stand, number: int) -> dict[str, list[float]]:
     durations: dict[str, list[float]] = {"bare": [], "up": [], "down": []}
     with closing(up), closing(down), closing(bare_file(stand.folder / f"bare-{number}.db")) as bare:
         insert = "INSERT INTO event (body) VALUES (?)"
-        body = body_of(Spool(spool_up).status().source)
+        view = Spool(spool_up)
+        body = body_of(view.status().source)
         kinds: dict[str, Call] = {
             "bare": lambda _: bare.execute(insert, (body,)).close(),
             "up": up.start_mirroring,
             "down": down.start_mirroring,
         }
-        view = Spool(spool_up)
 
         def all_sent() -> bool:
             return not view.pending(after=0, limit=1)

@@ -35,6 +35,8 @@ SETTINGS = {
 }
 SCHEMA_VERSION = "0002"
 """The revision of the tables that this program needs; a newer one will do."""
+ATTEMPT = "connection to server at "
+"""How libpq's word on one address begins, of which there is one below the other."""
 SERVER_TROUBLE = frozenset(
     [
         "08",
@@ -95,8 +97,10 @@ def lacks_right(error: DBAPIError) -> bool:
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the database said, in one line and without the statement."""
-    return str(error.orig).strip().split("\n", 1)[0]
+    """What the database said, in one line and without the statement; of several addresses of it,
+    what each said."""
+    lines = str(error.orig).strip().split("\n")
+    return "; ".join([line for line in lines if line.startswith(ATTEMPT)] or lines[:1])
 
 
 class DatabaseUnavailable(Exception):

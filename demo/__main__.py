@@ -22,7 +22,7 @@ from demo.story import chapter, tell
 from mirrorfeed.amqp.connections import BrokerUnavailable
 from mirrorfeed.consumer.database import DatabaseUnavailable
 from mirrorfeed.contract import environment
-from sandbox import SandboxError
+from sandbox import SandboxError, prepare
 
 EXIT_NOT_MET = 1
 EXIT_USAGE = 2
@@ -65,6 +65,7 @@ def play(console: Console) -> None:
     check_programs()
     with ExitStack() as opened:
         chapter(console, "Servers")
+        prepare()
         with console.status("looking for a RabbitMQ and a PostgreSQL, or starting them"):
             broker, database = opened.enter_context(both_servers())
         console.print(f"{broker.name}\n{database.name}")

@@ -63,9 +63,8 @@ class BranchStatusClient:
     Only `flush` waits for the network: a forwarder thread sends what the spool holds, begins with
     what earlier processes left there, and leaves to later ones what it could not send.
 
-    As a context manager it closes itself when the block ends.
-
-    Safe to use from several threads, and in the child after a fork.
+    Safe to use from several threads, and in the child after a fork. As a context manager it closes
+    itself at the end.
 
     Every method raises InvalidEvent for a bad argument, SpoolFull where there is no room and
     SpoolError where the spool cannot be used. An event was taken if and only if nothing was raised.
@@ -88,7 +87,6 @@ class BranchStatusClient:
         """
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
-        self._spool = Spool(path, limit_bytes=int(limit))
         self._forwarder: Forwarder | None = None
         if forward:
             # A command that only spools need not wait for pika to be imported.
@@ -100,7 +98,10 @@ class BranchStatusClient:
                 or environment.url_in_file(environment.AMQP_URL)
                 or environment.DEFAULT_AMQP_URL
             )
-            self._forwarder = forwarder.Forwarder(self._spool.path, url)
+            self._forwarder = forwarder.Forwarder(path.absolute(), url)
+        # Last, as it alone opens something: what raises before has left nothing open.
+        self._spool = Spool(path, limit_bytes=int(limit))
+        if self._forwarder is not None:
             self._stop_forwarder = weakref.finalize(self, self._forwarder.stop)
             self._forwarder.wake()
 

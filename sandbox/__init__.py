@@ -18,6 +18,7 @@ from sandbox.servers import (
     find_database,
     own_broker,
     own_database,
+    prepare,
 )
 from sandbox.waiting import wait_until
 
@@ -33,5 +34,6 @@ __all__ = [
     "find_database",
     "own_broker",
     "own_database",
+    "prepare",
     "wait_until",
 ]

@@ -1,6 +1,7 @@
 """Run a command with a RabbitMQ and a PostgreSQL: `python -m sandbox -- COMMAND...`.
 
-Their URLs are in the command's environment; its exit code is passed on.
+Their URLs are in the command's environment; its exit code is passed on. Without a command,
+`python -m sandbox` installs what it would need, and ends.
 """
 
 import argparse
@@ -14,17 +15,23 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import NoReturn
 
-from sandbox import AMQP_URL, DATABASE_URL, SandboxError, find_broker, find_database
+from sandbox import AMQP_URL, DATABASE_URL, SandboxError, find_broker, find_database, prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code, 128 + N if signal N ended the command."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
-    parser.add_argument("command", nargs="+", metavar="-- COMMAND")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND")
     command: list[str] = parser.parse_args(arguments).command
 
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
+    try:
+        prepare()
+    except SandboxError as error:
+        return _refuse(error)
+    if not command:
+        return 0
     with ExitStack() as servers:
         with ThreadPoolExecutor() as threads:
             found = [
@@ -34,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             broker, database = (server.result() for server in found)
         except SandboxError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
+            return _refuse(error)
         sys.stderr.write(f"with {broker.name} and {database.name}\n")
         return _run(command, {AMQP_URL: broker.url, DATABASE_URL: database.url})
+
+
+def _refuse(error: SandboxError) -> int:
+    sys.stderr.write(f"sandbox: {error}\n")
+    return 1
 
 
 def _run(command: Sequence[str], urls: dict[str, str]) -> int:

@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sandbox.errors import SandboxError
 from sandbox.ports import PortBlock
 from sandbox.waiting import wait_until
+
+ROOM_BYTES = 250_000_000
 
 
 class PrivateFolder:
@@ -24,8 +27,15 @@ class PrivateFolder:
     """
 
     def __init__(self, prefix: str) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"mirrorfeed-{prefix}-")).resolve()
         self._reserved = PortBlock()
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=f"mirrorfeed-{prefix}-")).resolve()
+        except OSError as error:
+            self._reserved.close()
+            raise SandboxError(
+                f"no temporary folder can be made ({error.strerror}): set TMPDIR to a folder that"
+                " can be written and has room"
+            ) from error
         self.ports = self._reserved.ports
         self._children: list[subprocess.Popen[bytes]] = []
         # The end of its standard input tells the watcher that this process is gone.
@@ -36,6 +46,20 @@ class PrivateFolder:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def check_room(self, what: str) -> None:
+        """Servers that meet a full disk say so late, if at all.
+
+        Raises:
+            SandboxError: there is less than a server needs; `what` is that, for people.
+        """
+        free = shutil.disk_usage(self.path).free
+        if free < ROOM_BYTES:
+            raise SandboxError(
+                f"{self.path.parent} has {free // 1_000_000} MB left, and {what} needs"
+                f" {ROOM_BYTES // 1_000_000} MB: make room, or set TMPDIR to a folder on another"
+                " disk"
+            )
 
     def spawn(
         self, command: Sequence[str | Path], env: Mapping[str, str], user: str | None = None

@@ -3,6 +3,8 @@
 import random
 import socket
 
+from sandbox.errors import SandboxError
+
 LOOPBACK = "127.0.0.1"
 
 # Below the ports the kernel gives to outgoing connections (32768 and up): there, a client that
@@ -17,7 +19,7 @@ class PortBlock:
     process have it and frees it when that process ends, so many can choose ports at the same time.
 
     Raises:
-        OSError: no block is free.
+        SandboxError: no block is free.
     """
 
     def __init__(self) -> None:
@@ -34,7 +36,10 @@ class PortBlock:
                 self._mark.close()
                 continue
             return
-        raise OSError(f"no free block of ports from {_BLOCKS.start} to {_BLOCKS.stop}")
+        raise SandboxError(
+            f"no four ports in a row are free from {_BLOCKS.start} to {_BLOCKS.stop}: end what has"
+            f" taken them (ss -ltnp)"
+        )
 
     def close(self) -> None:
         """Give the ports up."""

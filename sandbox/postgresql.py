@@ -14,6 +14,9 @@ from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
 from sandbox.ports import LOOPBACK
 from sandbox.private import PrivateServer
+from sandbox.programs import run
+
+_INITDB_TIMEOUT_SECONDS = 120
 
 
 class PrivatePostgreSQL(PrivateServer):
@@ -24,6 +27,7 @@ class PrivatePostgreSQL(PrivateServer):
     """
 
     _folder_prefix = "postgresql"
+    _kind = "a private PostgreSQL"
     # "Fast shutdown": SIGTERM would wait for clients to leave.
     _shutdown_signal = signal.SIGINT
 
@@ -43,16 +47,24 @@ class PrivatePostgreSQL(PrivateServer):
             # A power cut empties the machine's shared memory as well; SIGKILL leaves a segment. Its
             # id is the last field of the seventh line.
             segment = lock_file.read_text().splitlines()[6].split()[-1]
-            subprocess.run(["ipcrm", "--shmem-id", segment], check=True)
+            run(["ipcrm", "--shmem-id", segment], timeout_seconds=10)
             # Without the file it cannot take another process that got the old id for itself.
             lock_file.unlink()
 
     def _create(self, folder: PrivateFolder) -> None:
+        # The package makes the user: it must be there before the folder is given to that user.
+        programs = packages.postgresql_programs()
         if self._user is not None:
-            shutil.chown(folder.path, self._user, self._user)
+            try:
+                shutil.chown(folder.path, self._user, self._user)
+            except LookupError:
+                raise SandboxError(
+                    "PostgreSQL does not run as root, and there is no user postgres: add one"
+                    f" (useradd --system {self._user}), or run this as another user"
+                ) from None
         initdb = folder.spawn(
             [
-                packages.postgresql_programs() / "initdb",
+                programs / "initdb",
                 "--pgdata=data",
                 "--username=mirrorfeed",
                 "--auth=trust",
@@ -64,8 +76,8 @@ class PrivatePostgreSQL(PrivateServer):
             env={},
             user=self._user,
         )
-        if initdb.wait() != 0:
-            raise SandboxError(f"initdb failed\n{folder.log_tail()}")
+        if initdb.wait(_INITDB_TIMEOUT_SECONDS) != 0:
+            raise self._failure("initdb failed")
 
     def _launch(self, folder: PrivateFolder) -> subprocess.Popen[bytes]:
         settings = {

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
+from sandbox.programs import quoted, what_lacks
 from sandbox.waiting import wait_until
 
 _START_TIMEOUT_SECONDS = 60
@@ -51,6 +52,7 @@ class PrivateServer(Throwaway):
     name: str = ""
     url: str = ""
     _folder_prefix: ClassVar[str]
+    _kind: ClassVar[str]
     _shutdown_signal: ClassVar[signal.Signals]
 
     def __init__(self) -> None:
@@ -64,33 +66,44 @@ class PrivateServer(Throwaway):
 
         Raises:
             SandboxError: it cannot be installed, ended at once, or does not answer within
-                60 seconds; the message holds the end of its log.
+                60 seconds; the message names what the machine lacks, else has the end of the log.
         """
         if self._server is not None and self._server.poll() is None:
             return
-        if self.folder is None:
-            self.folder = PrivateFolder(self._folder_prefix)
-            self._create(self.folder)
-        folder = self.folder
-        (folder.path / "output.log").unlink(missing_ok=True)
         try:
-            server = self._server = self._launch(folder)
-            wait_until(
-                lambda: server.poll() is not None or self._answers(folder),
-                _START_TIMEOUT_SECONDS,
-                "it to answer",
-            )
-        except TimeoutError as timeout:
-            folder.kill_processes()
-            raise SandboxError(
-                f"{type(self).__name__} failed: {timeout}\n{folder.log_tail()}"
-            ) from None
+            if self.folder is None:
+                self.folder = PrivateFolder(self._folder_prefix)
+                self.folder.check_room(self._kind)
+                self._create(self.folder)
+            self._start(self.folder)
+        except (OSError, subprocess.SubprocessError) as error:  # TimeoutError is one
+            if self.folder is not None:
+                self.folder.kill_processes()
+            raise self._failure(str(error)) from error
+
+    def _start(self, folder: PrivateFolder) -> None:
+        (folder.path / "output.log").unlink(missing_ok=True)
+        server = self._server = self._launch(folder)
+        wait_until(
+            lambda: server.poll() is not None or self._answers(folder),
+            _START_TIMEOUT_SECONDS,
+            "it to answer",
+        )
         if server.poll() is not None:
             folder.kill_processes()
-            raise SandboxError(
-                f"{type(self).__name__} ended while starting, "
-                f"with exit code {server.returncode}\n{folder.log_tail()}"
+            raise self._failure(
+                "it was killed, as the kernel does if memory runs out: end other programs"
+                if server.returncode == -signal.SIGKILL
+                else f"it ended with exit code {server.returncode}"
             )
+
+    def _failure(self, what: str) -> SandboxError:
+        """Why the server is not there: what the machine lacks, if the log tells, else the log."""
+        log = self.folder.log_tail() if self.folder is not None else ""
+        lacking = what_lacks(f"{what}\n{log}")
+        if lacking is not None:
+            return SandboxError(f"{self._kind} cannot be started: {lacking}")
+        return SandboxError(f"{self._kind} cannot be started: {what}{quoted(log)}")
 
     def terminate(self) -> None:
         """Shut the server down cleanly; its data stays for the next `start`.

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping
 
@@ -11,7 +12,10 @@ from sandbox.errors import SandboxError
 from sandbox.folder import PrivateFolder
 from sandbox.ports import LOOPBACK, accepts_connections
 from sandbox.private import PrivateServer
+from sandbox.programs import run
 from sandbox.waiting import wait_until
+
+CONTROL_TIMEOUT_SECONDS = 60
 
 _CONF = {
     # Limits that a small or a busy machine meets too; at either one the broker blocks publishers.
@@ -31,6 +35,7 @@ class PrivateRabbitMQ(PrivateServer):
     """
 
     _folder_prefix = "rabbitmq"
+    _kind = "a private RabbitMQ"
     _shutdown_signal = signal.SIGTERM
     node_name = "mirrorfeed@localhost"
 
@@ -42,25 +47,25 @@ class PrivateRabbitMQ(PrivateServer):
         """Runs rabbitmqctl on the node, as its administrator would; `typed` is its input.
 
         Raises:
-            SandboxError: it failed; the message is what it said. Or the node was never started.
+            SandboxError: it failed or did not end within 60 seconds; the message has what it
+                said. Or the node was never started.
         """
         folder = self.folder
         if folder is None:
             raise SandboxError(f"rabbitmqctl {arguments[0]}: the node was never started")
-        result = subprocess.run(
-            [packages.rabbitmq_server().with_name("rabbitmqctl"), "--quiet", *arguments],
+        # RabbitMQ 4 reads its input only if there is no further option: 4.0 would hang.
+        options = [] if typed else ["--quiet"]
+        return run(
+            [packages.rabbitmq_server().with_name("rabbitmqctl"), *options, *arguments],
+            timeout_seconds=CONTROL_TIMEOUT_SECONDS,
             cwd=folder.path,
             env={"PATH": os.environ.get("PATH", os.defpath), **self._environment(folder)},
-            input=typed,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode != 0:
-            raise SandboxError(f"rabbitmqctl {arguments[0]} failed\n{result.stdout}{result.stderr}")
-        return result.stdout
+            typed=typed,
+        ).stdout
 
     def _create(self, folder: PrivateFolder) -> None:
+        packages.rabbitmq_server()
+        _check_localhost()
         conf = "".join(f"{key} = {value}\n" for key, value in self._conf.items())
         (folder.path / "rabbitmq.conf").write_text(conf)
         (folder.path / "enabled_plugins").write_text("[].\n")
@@ -121,6 +126,25 @@ class PrivateRabbitMQ(PrivateServer):
 
 
 def start_port_mapper(folder: PrivateFolder, port: int) -> None:
-    """Runs Erlang's port mapper, by which nodes find each other, in the folder."""
+    """Runs Erlang's port mapper, by which nodes find each other, in the folder.
+
+    Raises:
+        TimeoutError: it does not listen within 10 seconds.
+    """
     folder.spawn(["epmd", "-address", LOOPBACK, "-port", str(port)], env={})
     wait_until(lambda: accepts_connections(port), 10, "epmd to listen")
+
+
+def _check_localhost() -> None:
+    """The node is named after it, and without it ends with a page of Erlang."""
+    try:
+        found = socket.getaddrinfo("localhost", None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        what = f"does not resolve ({error})"
+    else:
+        if any(address[0] == LOOPBACK for *_, address in found):
+            return
+        what = f"does not mean {LOOPBACK}"
+    raise SandboxError(
+        f"the name localhost {what}: add the line '{LOOPBACK} localhost' to /etc/hosts"
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn, Protocol
 
+from sandbox import packages
 from sandbox.errors import SandboxError
 from sandbox.postgresql import PrivatePostgreSQL
 from sandbox.rabbitmq import PrivateRabbitMQ
@@ -69,6 +70,20 @@ class GivenServer:
             SandboxError: always.
         """
         raise SandboxError(f"{self.name} is not ours to kill; use a server of your own")
+
+
+def prepare() -> None:
+    """Installs what `find_broker` and `find_database` would, before anything else begins: it may
+    take minutes, and says so.
+
+    Raises:
+        SandboxError: something is missing and cannot be installed.
+    """
+    programs = {AMQP_URL: packages.rabbitmq_server, DATABASE_URL: packages.postgresql_programs}
+    needed = [find for variable, find in programs.items() if not os.environ.get(variable)]
+    if needed and not _engine_answers():
+        for find in needed:
+            find()
 
 
 def find_broker() -> AbstractContextManager[Server]:

@@ -1,24 +1,31 @@
 """Servers for the tests: found once a run, and clean for each test."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pika.exceptions
 import pytest
 from hypothesis import settings
+from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Engine, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.consumer.database import first_line, open_engine
 from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.layout import unchanging_layout
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
-from sandbox import find_broker, find_database
+from sandbox import SandboxError, find_broker, find_database
 from tests.commands import Shell
 from tests.servers import delete_topology, new_database
+
+SANDBOX_ERROR = "sandbox_error"
 
 # Examples are drawn from a fixed seed: a run that was green stays green.
 settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
@@ -31,22 +38,61 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 if environment.AMQP_URL in os.environ else 2
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Without servers no test has anything to say: one line does."""
+    try:
+        yield
+    except SandboxError as error:
+        if hasattr(item.config, "workeroutput"):  # in one of pytest-xdist's processes
+            item.config.workeroutput[SANDBOX_ERROR] = str(error)
+        pytest.exit(str(error), pytest.ExitCode.INTERRUPTED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What ended one of pytest-xdist's processes ends the run."""
+    if said := getattr(node, "workeroutput", {}).get(SANDBOX_ERROR):
+        pytest.exit(said, pytest.ExitCode.INTERRUPTED)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MB, which root can mount."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def broker_url() -> Iterator[str]:
     """A broker on which nobody else's mirrorfeed runs."""
     with find_broker() as broker:
-        with broker_channel(connection_parameters(broker.url)) as channel:
-            try:
-                channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
-                is_in_use = True
-            except pika.exceptions.ChannelClosedByBroker:
-                is_in_use = False
+        try:
+            with broker_channel(connection_parameters(broker.url)) as channel:
+                is_in_use = has_exchange(channel)
+        except BrokerUnavailable as error:
+            raise SandboxError(
+                f"{error}; look after it, or unset {environment.AMQP_URL}"
+            ) from error
         if is_in_use:
             pytest.exit(
                 f"{environment.AMQP_URL} names a broker that has {routing.EVENTS_EXCHANGE} already:"
                 " give the tests a virtual host of their own"
             )
         yield broker.url
+
+
+def has_exchange(channel: BlockingChannel) -> bool:
+    try:
+        channel.exchange_declare(routing.EVENTS_EXCHANGE, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -67,7 +113,14 @@ def topology(amqp_url: str) -> str:
 @pytest.fixture(scope="session")
 def template_url() -> Iterator[URL]:
     """A database with the schema and nothing in it, beside whatever the server has."""
-    with find_database() as database, new_database(make_url(database.url)) as url:
+    with find_database() as database, ExitStack() as stack:
+        try:
+            url = stack.enter_context(new_database(make_url(database.url)))
+        except DBAPIError as error:
+            raise SandboxError(
+                f"the database cannot be used: {first_line(error)}; look after it, or unset"
+                f" {environment.DATABASE_URL}"
+            ) from error
         engine = open_engine(url.render_as_string(hide_password=False))
         bring_forward(engine)
         with unchanging_layout(engine, routing.DEFAULT_PARTITIONS):
@@ -93,8 +146,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def berlin_engine(database_url: str) -> Iterator[Engine]:
     """Connections whose session is in a zone that has daylight saving time."""
-    url = make_url(database_url).update_query_dict({"options": "-c timezone=Europe/Berlin"})
-    engine = open_engine(url.render_as_string(hide_password=False))
+    engine = open_engine(f"{database_url}?options=-c%20timezone=Europe/Berlin")
     yield engine
     engine.dispose()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import cycle
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -22,7 +23,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from mirrorfeed.amqp.connections import BrokerUnavailable, after_each_round, broker_channel
+from mirrorfeed.amqp.connections import (
+    BrokerUnavailable,
+    after_each_round,
+    broker_channel,
+    every_reason,
+)
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier, Tally
 from mirrorfeed.consumer.apply.ledger import fold
@@ -199,8 +205,8 @@ class Worker:
     def _recover(self, session: ConsumingSession, error: BaseException) -> None:
         if isinstance(error, DBAPIError):
             trouble: Exception = DatabaseUnavailable.because(error)
-        elif isinstance(error, AMQPError | ConsumerCancelled | OSError):
-            trouble = BrokerUnavailable(repr(error))
+        elif isinstance(error, AMQPConnectorException | AMQPError | ConsumerCancelled | OSError):
+            trouble = BrokerUnavailable(every_reason(error))
         else:
             raise error  # a defect: the process ends, its deliveries go back
         if session.applied + session.buried == 0:

@@ -21,7 +21,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from mirrorfeed.amqp.connections import PRECONDITION_FAILED, after_each_round, connection_parameters
+from mirrorfeed.amqp.connections import (
+    PRECONDITION_FAILED,
+    after_each_round,
+    connection_parameters,
+    every_reason,
+)
 from mirrorfeed.publisher.forking import fork_lock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
@@ -185,7 +190,7 @@ class Forwarder:
             if session.refusal_code is not None:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
-                raise SessionFailed(repr(session.error))
+                raise SessionFailed(every_reason(session.error))
             logger.warning("lost the broker: %s", session.error)
         finally:
             spool.close()

@@ -424,6 +424,7 @@ def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     taken = take_all(broker.url, 20)
     assert waiting.flush(timeout_seconds=PATIENCE_SECONDS)
     forwarder.stop()
+    waiting.close()
     assert {properties.user_id for properties, _ in taken} == {None}
 
 

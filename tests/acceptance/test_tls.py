@@ -13,11 +13,11 @@ from sqlalchemy import Engine, make_url
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.contract import environment
-from mirrorfeed.publisher.spool import Spool
 from sandbox import PrivatePostgreSQL, PrivateRabbitMQ
 from sandbox.ports import PortBlock
 from tests.commands import Shell
 from tests.servers import register_branches, wait_for_rows
+from tests.spools import status_of
 
 FAILURES = "SELECT mirror_failures FROM branch"
 
@@ -192,7 +192,7 @@ def test_a_broker_that_is_not_the_right_one_gets_nothing(
     shell.run("mirror-publisher", "failed", "1", "why")
     result = shell.run("mirror-publisher", "forward", "--drain", "--stall-seconds", "1", expect=3)
     assert says in result.stderr
-    assert Spool(spool).status().pending == 1
+    assert status_of(spool).pending == 1
 
 
 def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_pa
     # The broker says so, unless the end of the connection overtakes its word.
     said = ("certificate required", "eof occurred in violation of protocol", "connection reset")
     assert any(each in result.stderr.lower() for each in said)
-    assert Spool(spool).status().pending == 1
+    assert status_of(spool).pending == 1
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """A publisher whose broker, or whose own process, dies."""
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -16,7 +15,6 @@ from sqlalchemy import Engine
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient, SpoolFull
-from mirrorfeed.publisher.spool import Spool
 from sandbox import Server
 from sandbox.ports import LOOPBACK
 from tests.commands import Shell
@@ -29,6 +27,7 @@ from tests.servers import (
     wait_for,
     wait_for_rows,
 )
+from tests.spools import status_of
 
 ENDLESS_PULLER = """
 import sys
@@ -51,7 +50,7 @@ def drain(path: Path, amqp_url: str) -> None:
 
 
 def has_spooled(path: Path, count: int) -> Callable[[], bool]:
-    return lambda: Spool(path).status().spooled > count
+    return lambda: status_of(path).spooled > count
 
 
 def sequences_by_key(events: list[Envelope]) -> dict[str, list[int]]:
@@ -88,7 +87,7 @@ def test_a_publisher_killed_at_any_moment_loses_nothing(path: Path, topology: st
             wait_for(path.exists, "a spool")
             wait_for(has_spooled(path, spooled + 100), "more events")
             puller.kill()
-        spooled = Spool(path).status().spooled
+        spooled = status_of(path).spooled
     drain(path, topology)
     events = received(topology, spooled)
     assert {event.sequence for event in events} == set(range(1, spooled + 1))
@@ -188,18 +187,6 @@ def fail_for_ever(client: BranchStatusClient) -> None:
         client.mirror_failed(1 + number % 50, "x" * 1000)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 20 MB, which root can mount."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
     """What was taken before is sent, and then there is room again."""
     path = small_disk / "spool.db"
@@ -207,7 +194,7 @@ def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: 
     with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
         fail_for_ever(client)
     client.close()
-    taken = Spool(path).status().spooled
+    taken = status_of(path).spooled
     drain(path, topology)
     assert len(received(topology, taken)) >= taken
     again = BranchStatusClient(path, forward=False)

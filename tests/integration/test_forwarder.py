@@ -71,7 +71,8 @@ def test_each_key_arrives_in_order_and_every_event_once(
 
 def test_what_an_earlier_process_left_is_sent_without_a_call(path: Path, topology: str) -> None:
     """A quiet puller flushes what an outage left behind."""
-    BranchStatusClient(path, forward=False).start_mirroring(1)
+    with BranchStatusClient(path, forward=False) as earlier:
+        earlier.start_mirroring(1)
     with BranchStatusClient(path, topology):
         assert len(events_of(topology, 1)) == 1
 
@@ -80,7 +81,8 @@ def test_what_other_processes_append_is_sent(
     client: BranchStatusClient, path: Path, topology: str
 ) -> None:
     """One process forwards for all that share the spool."""
-    BranchStatusClient(path, forward=False).start_mirroring(2)
+    with BranchStatusClient(path, forward=False) as other:
+        other.start_mirroring(2)
     assert len(events_of(topology, 1)) == 1
 
 
@@ -196,7 +198,8 @@ print(client.flush(timeout_seconds=60), end="")
 
 def test_a_forwarder_needs_no_rights_but_to_publish(path: Path, amqp_url: str) -> None:
     """It declares nothing, and waits until somebody else has declared the exchange."""
-    BranchStatusClient(path, forward=False).start_mirroring(1)
+    with BranchStatusClient(path, forward=False) as client:
+        client.start_mirroring(1)
     forwarder = Forwarder(path, amqp_url)
     forwarder.wake()
     wait_for(lambda: forwarder.reaches_broker, "the forwarder to try")

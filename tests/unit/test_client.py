@@ -1,9 +1,14 @@
 """BranchStatusClient: which events a puller's calls become."""
 
+import os
+import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,12 @@ from mirrorfeed.contract.events import (
 from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient, SpoolError
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
-from tests.servers import PATIENCE_SECONDS
+from tests.servers import PATIENCE_SECONDS, wait_for
+from tests.spools import pending_in
+
+ROOT = Path(__file__).parents[2]
+NOBODY_LISTENS = "amqp://127.0.0.1:1"
+FORWARDER = "mirrorfeed forwarder"
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def client(path: Path) -> Iterator[BranchStatusClient]:
 
 
 def spooled(path: Path) -> list[Envelope]:
-    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=1000)]
+    return [wire.decode(event.body) for event in pending_in(path)]
 
 
 def test_a_completed_attempt_ends_the_one_that_started(
@@ -56,7 +66,8 @@ def test_one_process_starts_what_another_ends(client: BranchStatusClient, path: 
     """The spool remembers the open attempt of each branch."""
     client.start_mirroring(1)
     client.start_mirroring(2)
-    BranchStatusClient(path, forward=False).mirror_failed(1, "no route to host")
+    with BranchStatusClient(path, forward=False) as other:
+        other.mirror_failed(1, "no route to host")
     events = [envelope.event for envelope in spooled(path)]
     assert isinstance(events[2], MirrorFailed)
     assert isinstance(events[0], MirrorStarted)
@@ -199,7 +210,8 @@ def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None
 def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A puller needs no configuration of its own."""
     monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
-    BranchStatusClient(forward=False).start_mirroring(1)
+    with BranchStatusClient(forward=False) as client:
+        client.start_mirroring(1)
     assert len(spooled(path)) == 1
 
 
@@ -215,24 +227,59 @@ def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
     assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)
 
 
-def test_the_client_closes_when_its_block_ends(path: Path) -> None:
-    """Nothing keeps the spool's file open any longer."""
-    with BranchStatusClient(path, forward=False) as client:
+def test_the_readmes_sample_leaves_nothing_open(tmp_path: Path) -> None:
+    """Python's development mode tells of each file and connection that nobody closed."""
+    sample, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "BranchStatusClient" in sample
+    path = tmp_path / "spool.db"
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", f"def mirror(): return 'rev-2'\n{sample}"],
+        cwd=ROOT,
+        env={**os.environ, "MIRRORFEED_SPOOL": str(path), "MIRRORFEED_AMQP_URL": NOBODY_LISTENS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    assert [envelope.event.TYPE for envelope in spooled(path)] == [
+        "mirror.started",
+        "mirror.completed",
+        "mirror.failed",
+        "mirror.started",
+        "mirror.completed",
+    ]
+
+
+def test_a_client_closes_itself_at_the_end_of_a_block(path: Path) -> None:
+    """It does so whatever ends the block, and what was reported stays."""
+    with suppress(ZeroDivisionError), BranchStatusClient(path, NOBODY_LISTENS) as client:
         client.start_mirroring(1)
-        assert str(path) in open_files()
-    assert str(path) not in open_files()
+        wait_for(lambda: FORWARDER in running_threads(), "the forwarder to run")
+        client.mirror_failed(1, str(1 // 0))
+    assert FORWARDER not in running_threads()
+    assert open_files_in(path.parent) == []
+    assert len(spooled(path)) == 1
 
 
-def open_files() -> set[str]:
-    return {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+def running_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+def open_files_in(folder: Path) -> list[Path]:
+    """Files there that this process has open."""
+    links = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return [target for link in links if (target := link.resolve()).is_relative_to(folder)]
 
 
 def test_the_account_is_that_of_the_spool(client: BranchStatusClient, path: Path) -> None:
     """It counts what was taken, confirmed and refused, by whichever process."""
     for branch_id in (1, 2, 3, 4):
         client.start_mirroring(branch_id)
-    Spool(path).remove([1])
-    Spool(path).refuse(2, "too large")
+    with closing(Spool(path)) as other:
+        other.remove([1])
+        other.refuse(2, "too large")
     status = client.status()
     assert (status.spooled, status.confirmed, status.pending, status.refused) == (4, 1, 2, 1)
     assert status.source == spooled(path)[0].source
@@ -249,12 +296,12 @@ def test_a_flush_ends_when_another_process_has_confirmed_all(
     """A client that does not forward learns it from the spool."""
     for branch_id in (1, 2, 3):
         client.start_mirroring(branch_id)
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, closing(Spool(path)) as other:
         flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
         for sequence in (2, 1, 3):
             assert not client.flush(timeout_seconds=0)
             assert not flushing.done()
-            Spool(path).remove([sequence])
+            other.remove([sequence])
         assert flushing.result(PATIENCE_SECONDS)
 
 
@@ -274,13 +321,14 @@ def test_a_refused_event_is_never_flushed(client: BranchStatusClient, path: Path
     """`flush` says so as soon as nothing else is pending, whatever its timeout."""
     client.start_mirroring(1)
     client.start_mirroring(2)
-    Spool(path).refuse(1, "too large")
-    Spool(path).remove([2])
-    began_at = time.monotonic()
-    assert not client.flush(timeout_seconds=PATIENCE_SECONDS)
-    assert time.monotonic() - began_at < PATIENCE_SECONDS
-    Spool(path).restore_refused()
-    Spool(path).remove([1])
+    with closing(Spool(path)) as other:
+        other.refuse(1, "too large")
+        other.remove([2])
+        began_at = time.monotonic()
+        assert not client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert time.monotonic() - began_at < PATIENCE_SECONDS
+        other.restore_refused()
+        other.remove([1])
     assert client.flush(timeout_seconds=0)
 
 

@@ -17,6 +17,7 @@ from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.builders import at
 from tests.commands import Shell
+from tests.spools import pending_in
 
 PATIENCE_SECONDS = 10
 
@@ -32,7 +33,7 @@ def shell(path: Path) -> Shell:
 
 
 def spooled(path: Path) -> list[Envelope]:
-    return [wire.decode(event.body) for event in Spool(path).pending(after=0, limit=100)]
+    return [wire.decode(event.body) for event in pending_in(path)]
 
 
 def mirror(script: str, *options: str) -> tuple[str, ...]:

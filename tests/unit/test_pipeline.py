@@ -3,6 +3,7 @@
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -218,9 +219,9 @@ def test_whatever_the_broker_answers_each_key_stays_in_order(
     """In the end every event is confirmed once, in the order of the calls within each key."""
     with (
         tempfile.TemporaryDirectory() as folder,
+        closing(Spool(Path(folder) / "spool.db")) as spool,
         mock.patch("mirrorfeed.publisher.forward.pipeline.KEPT_BYTES", kept_bytes),
     ):
-        spool = Spool(Path(folder) / "spool.db")
         append(spool, *keys)
         pipeline = Pipeline(spool, window=window)
         tag = 0

@@ -22,6 +22,7 @@ from mirrorfeed.publisher.client import default_spool_path
 from mirrorfeed.publisher.errors import SpoolBusy
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
+from tests.spools import status_of
 
 PATIENCE_SECONDS = 60
 WAITS_SECONDS = 0.2
@@ -42,6 +43,11 @@ def append(spool: Spool, branch_id: int = 1, start: float = 0) -> None:
 
 def sequences(spool: Spool) -> list[int]:
     return [event.sequence for event in spool.pending(after=0, limit=1_000_000)]
+
+
+def sequences_in(path: Path) -> list[int]:
+    with closing(Spool(path)) as spool:
+        return sequences(spool)
 
 
 def append_many(path: Path, count: int) -> None:
@@ -76,22 +82,21 @@ def test_an_event_that_is_refused_leaves_no_hole(spool: Spool) -> None:
 
 def test_a_new_spool_is_a_new_source(tmp_path: Path) -> None:
     """Its numbers begin with 1 again and must not be taken for those of an older one."""
-    sources = {Spool(tmp_path / name).status().source for name in ("a.db", "b.db")}
+    sources = {status_of(tmp_path / name).source for name in ("a.db", "b.db")}
     assert len(sources) == 2
     assert all(source.startswith("/pullers/") for source in sources)
 
 
 def test_a_reopened_spool_goes_on(tmp_path: Path) -> None:
     """Source and numbers outlive the process, even when all events are gone."""
-    first = Spool(tmp_path / "spool.db")
-    append(first)
-    first.remove([1])
-    source = first.status().source
-    first.close()
-    again = Spool(tmp_path / "spool.db")
-    append(again)
-    assert again.status().source == source
-    assert sequences(again) == [2]
+    with closing(Spool(tmp_path / "spool.db")) as first:
+        append(first)
+        first.remove([1])
+        source = first.status().source
+    with closing(Spool(tmp_path / "spool.db")) as again:
+        append(again)
+        assert again.status().source == source
+        assert sequences(again) == [2]
 
 
 def test_the_account_is_always_closed(spool: Spool) -> None:
@@ -160,7 +165,7 @@ def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
     for process in processes:
         process.join(PATIENCE_SECONDS)
         assert process.exitcode == 0
-    assert sequences(Spool(path)) == list(range(1, 8 * 25 + 1))
+    assert sequences_in(path) == list(range(1, 8 * 25 + 1))
 
 
 def test_threads_share_a_spool(spool: Spool) -> None:
@@ -207,7 +212,7 @@ def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
     assert os.read(reports, 100) == b"half way"
     os.write(parent_ends, b"!")
     assert os.read(reports, 100) == b"done"
-    assert sequences(Spool(path)) == [1, 2, 3, 4]
+    assert sequences_in(path) == [1, 2, 3, 4]
 
 
 def test_a_call_from_a_signal_handler_during_a_call_is_refused(spool: Spool) -> None:
@@ -328,12 +333,12 @@ def append_beside(spool: Spool, begin_appending: Callable[[], None]) -> None:
 
 def test_a_spool_that_gets_full_takes_nothing_of_the_commit(tmp_path: Path) -> None:
     """The block raises, and what comes next is taken."""
-    spool = Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)
-    append(spool)
-    with pytest.raises(SpoolFull):
-        append_all(spool, 1000)
-    append(spool)
-    assert sequences(spool) == [1, 2]
+    with closing(Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)) as spool:
+        append(spool)
+        with pytest.raises(SpoolFull):
+            append_all(spool, 1000)
+        append(spool)
+        assert sequences(spool) == [1, 2]
 
 
 def append_all(spool: Spool, count: int) -> None:
@@ -351,19 +356,21 @@ def test_a_relative_path_stays_where_it_was(
     monkeypatch.chdir("/")
     spool.close()
     append(spool)
-    assert sequences(Spool(tmp_path / "spool.db")) == [1]
+    spool.close()
+    assert sequences_in(tmp_path / "spool.db") == [1]
 
 
 def test_a_full_spool_refuses_and_drops_nothing(tmp_path: Path) -> None:
     """It takes events again once the broker has taken some."""
-    spool = Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)
-    with pytest.raises(SpoolFull, match="is full, its limit is 262144 bytes: see that a forwarder"):
-        append_for_ever(spool)
-    kept = sequences(spool)
-    assert kept == list(range(1, len(kept) + 1))
-    spool.remove(kept[:50])
-    append(spool, start=20_000)
-    assert sequences(spool)[-1] == len(kept) + 1
+    full = "is full, its limit is 262144 bytes: see that a forwarder"
+    with closing(Spool(tmp_path / "spool.db", limit_bytes=256 * 1024)) as spool:
+        with pytest.raises(SpoolFull, match=full):
+            append_for_ever(spool)
+        kept = sequences(spool)
+        assert kept == list(range(1, len(kept) + 1))
+        spool.remove(kept[:50])
+        append(spool, start=20_000)
+        assert sequences(spool)[-1] == len(kept) + 1
 
 
 def test_a_file_that_is_no_spool_is_left_alone(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
     ScriptRun,
 )
-from mirrorfeed.publisher.spool import Spool
 from tests.faults.campaign.history import SHARED_BRANCHES, steps
 from tests.faults.campaign.schedule import PARTITIONS
 from tests.faults.campaign.stand import Stand
 from tests.faults.campaign.witness import BRANCHES, Witness, state_of
 from tests.reference import BranchState, fold
 from tests.servers import rows
+from tests.spools import status_of
 
 MEMORY_LIMIT_MEGABYTES = 150.0
 SHOWN = 5
@@ -59,7 +59,7 @@ def complaints(stand: Stand, seed: int, told: list[list[Envelope]], witness: Wit
 def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]:
     """Every call that returned is in the spool, as the call that it was, and nothing else is."""
     for number, (puller, envelopes) in enumerate(zip(stand.pullers, told, strict=True)):
-        status = Spool(puller.spool, appends=False).status()
+        status = status_of(puller.spool)
         counts = (puller.board.returned, status.spooled, status.confirmed, len(envelopes))
         if set(counts) != {stand.calls}:
             yield (
@@ -80,7 +80,7 @@ def accounts(stand: Stand) -> Iterator[str]:
         yield f"the audit misses {audit}"
     heard = {each["source"]: (each["highest"], each["received"]) for each in audit["sources"]}
     for puller in stand.pullers:
-        status = Spool(puller.spool, appends=False).status()
+        status = status_of(puller.spool)
         if heard.pop(status.source, None) != (status.spooled, status.spooled):
             yield f"{status.source} spooled {status.spooled}, the audit says {audit}"
     if heard:

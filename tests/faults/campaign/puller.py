@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 from mirrorfeed.contract import environment
 from mirrorfeed.publisher import BranchStatusClient, SpoolFull
-from mirrorfeed.publisher.spool import Spool
 from tests.faults.campaign.board import Board
 from tests.faults.campaign.history import Call, Step, steps
+from tests.spools import status_of
 
 PAUSE_SECONDS = 0.01
 EXIT_LOST = 9
@@ -32,7 +32,7 @@ def main(board_path: str, seed: str, number: str, calls: str) -> int:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    spooled = Spool(path).status().spooled
+    spooled = status_of(path).spooled
     if not board.returned <= spooled <= board.returned + 1:
         logging.critical("%d calls had returned, %d were spooled", board.returned, spooled)
         return EXIT_LOST

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.faults.campaign.checks import complaints, states_out_of_sequence, told_by
 from tests.faults.campaign.faults import CALM_SECONDS, DOING, has_all_workers
 from tests.faults.campaign.schedule import PULLERS, Fault, Kind, Lane, schedule
 from tests.faults.campaign.stand import Stand, open_stand
 from tests.faults.campaign.witness import Witness
+from tests.spools import status_of
 
 DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.05
@@ -177,9 +177,7 @@ def grant(stand: Stand, calls: float) -> None:
 def drain(stand: Stand) -> None:
     """Waits for the services to catch up by themselves: nothing is done to them any more."""
     wait_until(
-        lambda: all(
-            Spool(puller.spool, appends=False).status().pending == 0 for puller in stand.pullers
-        ),
+        lambda: all(status_of(puller.spool).pending == 0 for puller in stand.pullers),
         DRAIN_SECONDS,
         "every spool to be empty",
     )

@@ -1,0 +1,177 @@
+"""A bare Debian: its smallest system, with make, git, python3 and python3-venv beside it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sandbox import SandboxError
+from sandbox.programs import run
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = Path("/var/tmp/mirrorfeed-bare")
+"""Systems as they were made, of which each run gets a copy, and pip's cache."""
+FRESH_SECONDS = 7 * 24 * 3600
+INCLUDED = "make,git,python3,python3-venv,ca-certificates"
+USER = "ada"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+ENTER = """
+mount -t proc proc "$0/proc"
+mount --bind /dev "$0/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$0/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$0/dev/pts"
+mount --bind -o ro "$1" "$0/repository"
+mount --bind "$2" "$0/pip-cache"
+shift 2
+exec chroot "$0" "$@"
+"""
+
+
+class NotPossible(Exception):
+    """This machine cannot have a bare system in it; the message says why."""
+
+
+class BareSystem:
+    """One that may be used up: a clone of what is committed lies in each user's `~/mirrorfeed`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(
+        self, command: str, *, user: str = "root", expect: int = 0, timeout_seconds: float
+    ) -> str:
+        """Runs a shell command in a user's clone and returns what it said.
+
+        Nothing that it started outlives it. Raises AssertionError if it ends otherwise.
+        """
+        home = "/root" if user == "root" else f"/home/{user}"
+        clone = "[ -d mirrorfeed ] || git clone -q /repository mirrorfeed; cd mirrorfeed"
+        environment = {
+            "HOME": home,
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PIP_CACHE_DIR": f"/pip-cache/{user}",
+            **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
+        }
+        result = subprocess.run(
+            [
+                *("unshare", "--mount", "--pid", "--fork", "--propagation", "private"),
+                *("sh", "-ec", ENTER, self.folder, ROOT, HOME / "pip-cache"),
+                *("setpriv", "--reuid", user, "--regid", user, "--init-groups"),
+                *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
+                *("sh", "-ec", f"cd; {clone}; {command}"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+        assert result.returncode == expect, f"{command}: {result.returncode}\n{result.stdout}"
+        return result.stdout
+
+
+def check_possible(suite: str) -> None:
+    """Raises NotPossible without root, without the right to mount, and without packages."""
+    if os.geteuid() != 0:
+        raise NotPossible("a bare system needs root")
+    try:
+        run(["unshare", "--mount", "true"], timeout_seconds=10)
+        release = f"{_mirror()}dists/{suite}/InRelease"
+        with TemporaryDirectory() as folder:
+            run(
+                ["/usr/lib/apt/apt-helper", "download-file", release, f"{folder}/InRelease"],
+                timeout_seconds=120,
+            )
+    except SandboxError as error:
+        raise NotPossible(f"a bare system needs mounts and a mirror of Debian: {error}") from error
+
+
+@contextmanager
+def bare_system(suite: str) -> Iterator[BareSystem]:
+    """A copy of the suite's bare system, of which nothing remains."""
+    base = HOME / suite
+    ready = base / "repository"
+    if not ready.exists() or time.time() - ready.stat().st_mtime > FRESH_SECONDS:
+        _make(suite, base)
+    folder = HOME / f"{suite}-{os.getpid()}"
+    run(["cp", "--archive", base, folder], timeout_seconds=300)
+    try:
+        yield BareSystem(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _make(suite: str, base: Path) -> None:
+    if shutil.which("mmdebstrap") is None:
+        sys.stderr.write("installing mmdebstrap (apt-get, about 10 MB) ...\n")
+        _apt_get("update")
+        _apt_get("install", "--yes", "--no-install-recommends", "mmdebstrap")
+    sys.stderr.write(f"making a bare {suite} in {base} (mmdebstrap, about 100 MB to fetch) ...\n")
+    shutil.rmtree(base, ignore_errors=True)
+    for user in ("root", USER):
+        (HOME / "pip-cache" / user).mkdir(parents=True, exist_ok=True)
+    options = [f"--aptopt={line}" for line in _apt_settings()]
+    source = f"deb {_mirror()} {suite} main"
+    run(
+        [
+            *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *options),
+            "--dpkgopt=force-unsafe-io",
+            *(f"--include={INCLUDED}", suite, base, source),
+        ],
+        timeout_seconds=900,
+    )
+    # As Debian's installer has it, and with a name of its own that resolves.
+    (base / "etc" / "hosts").write_text("127.0.0.1\tlocalhost\n127.0.1.1\tbare\n::1\tlocalhost\n")
+    (base / "etc" / "hostname").write_text("bare\n")
+    shutil.copy("/etc/resolv.conf", base / "etc" / "resolv.conf")
+    (base / "etc" / "gitconfig").write_text("[safe]\n\tdirectory = *\n")
+    _give_pip_settings(base)
+    run(["chroot", base, "useradd", "--create-home", USER], timeout_seconds=60)
+    (base / "pip-cache").mkdir()
+    run(["chown", f"--reference={base}/home/{USER}", HOME / "pip-cache" / USER], timeout_seconds=10)
+    (base / "repository").mkdir()  # last: now the base is ready
+
+
+def _apt_get(*arguments: str) -> None:
+    environment: Mapping[str, str] = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", *arguments], timeout_seconds=600, env=environment)
+
+
+def _mirror() -> str:
+    """Where this machine has Debian from."""
+    targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    uris = run(targets, timeout_seconds=60).stdout.split()
+    of_debian = [uri for uri in uris if uri.endswith("/debian/")]
+    if not of_debian:
+        raise SandboxError("no source in /etc/apt is a mirror of Debian")
+    return of_debian[0]
+
+
+def _apt_settings() -> list[str]:
+    """How this machine reaches it."""
+    dump = run(["apt-config", "dump", "--format", '%f "%v"%n', "Acquire"], timeout_seconds=60)
+    return re.findall(r'^Acquire::(?:https?::.+|Check-.+) ".+"$', dump.stdout, re.MULTILINE)
+
+
+def _give_pip_settings(base: Path) -> None:
+    """How this machine's pip reaches its index; folders of this machine are not there."""
+    listed = run([sys.executable, "-m", "pip", "config", "list"], timeout_seconds=60).stdout
+    shared = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
+    settings = {
+        name: " ".join(each for each in value.split() if not each.startswith("file:"))
+        for name, value in re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE)
+        if name in shared
+    }
+    if CERTIFICATES.exists():
+        shutil.copy(CERTIFICATES, base / "etc" / "ssl" / "machine.pem")
+        settings["cert"] = "/etc/ssl/machine.pem"
+    lines = [f"{name} = {value}" for name, value in settings.items() if value]
+    (base / "etc" / "pip.conf").write_text("\n".join(["[global]", *lines, ""]))
