@@ -15,6 +15,7 @@ from mirrorfeed.publisher import (
     SpoolBusy,
     SpoolError,
     SpoolFull,
+    SpoolStatus,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "SpoolBusy",
     "SpoolError",
     "SpoolFull",
+    "SpoolStatus",
 ]

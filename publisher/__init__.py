@@ -11,6 +11,7 @@ from mirrorfeed.publisher.errors import (
     SpoolError,
     SpoolFull,
 )
+from mirrorfeed.publisher.spool import SpoolStatus
 
 __all__ = [
     "AttemptNotStarted",
@@ -21,6 +22,7 @@ __all__ = [
     "SpoolBusy",
     "SpoolError",
     "SpoolFull",
+    "SpoolStatus",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,6 +1,7 @@
 """BranchStatusClient: a call becomes an event in the spool."""
 
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,12 @@ from mirrorfeed.contract.events import (
 )
 from mirrorfeed.contract.secrets import masked_start
 from mirrorfeed.publisher.errors import AttemptNotStarted
-from mirrorfeed.publisher.spool import BUSY_TIMEOUT_SECONDS, DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.publisher.spool import (
+    BUSY_TIMEOUT_SECONDS,
+    DEFAULT_LIMIT_BYTES,
+    Spool,
+    SpoolStatus,
+)
 from mirrorfeed.publisher.spool_batch import LatestAttempt, SpoolWriter
 
 if TYPE_CHECKING:
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 
 SYSTEM_SPOOL = Path("/var/spool/mirrorfeed/spool.db")
 CLOCK_STEP_TOLERANCE = timedelta(hours=1)
+POLL_SECONDS = 0.1
+"""How often `flush` looks at the spool when this client does not forward it."""
 
 
 def default_spool_path() -> Path:
@@ -52,8 +60,8 @@ class CurrentAttempt:
 class BranchStatusClient:
     """Reports what a puller does. A call returns once the event is durable in the spool.
 
-    No call waits for the network: a forwarder thread sends what the spool holds, begins with what
-    earlier processes left there, and leaves to later ones what it could not send.
+    Only `flush` waits for the network: a forwarder thread sends what the spool holds, begins with
+    what earlier processes left there, and leaves to later ones what it could not send.
 
     Safe to use from several threads, and in the child after a fork. As a context manager it closes
     itself at the end.
@@ -174,6 +182,42 @@ class BranchStatusClient:
     mirrorComplete = mirror_complete
     mirrorFailed = mirror_failed
     recordSuccess = record_success
+
+    def status(self) -> SpoolStatus:
+        """The account of the spool: how many events it took, and what became of them.
+
+        It covers all processes that use the spool.
+        """
+        return self._spool.status()
+
+    def flush(self, *, timeout_seconds: float) -> bool:
+        """Waits until the broker has confirmed all events that were spooled before the call.
+
+        Returns True once it has, False when `timeout_seconds` have passed before. It does not
+        matter which process spooled the events, or which one sends them. If the broker has refused
+        one of them for good, returns False as soon as all others are confirmed: `status().refused`
+        is then not 0, and `mirror-publisher forward --retry-refused` tries again.
+
+        Raises ValueError for a negative timeout, and SpoolError inside `group_commit`.
+        """
+        if not timeout_seconds >= 0:  # so written, it refuses NaN too
+            raise ValueError(f"timeout_seconds must be 0 or more, not {timeout_seconds!r}")
+        deadline = time.monotonic() + timeout_seconds
+        until = self._spool.status().spooled
+        self._wake_forwarder()
+        while True:
+            forwarder = self._forwarder
+            seen = forwarder.removals if forwarder else 0
+            is_pending, is_refused = self._spool.unconfirmed(until=until)
+            if not is_pending:
+                return not is_refused
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                return False
+            if forwarder:
+                forwarder.wait_for_removal(seen=seen, timeout_seconds=left_seconds)
+            else:
+                time.sleep(min(left_seconds, POLL_SECONDS))
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,15 +59,22 @@ class Spool:
     """
 
     def __init__(
-        self, path: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, appends: bool = True
+        self,
+        path: Path,
+        *,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        appends: bool = True,
+        on_taken_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """`limit_bytes` bounds the file.
+        """`limit_bytes` bounds the file. `on_taken_away` is called after this object has removed
+        or refused events.
 
         With `appends=False` events are only looked at and taken away: no file is made, no limit
         holds, and a power cut may undo what this object wrote, so that an event is sent twice."""
         self.path = path.absolute()
         self._limit_bytes = limit_bytes
         self._appends = appends
+        self._on_taken_away = on_taken_away
         self.lock = threading.RLock()
         self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
         self._batch: SpoolBatch | None = None
@@ -124,12 +131,10 @@ class Spool:
     def event(self, sequence: int) -> SpooledEvent | None:
         """The event of that sequence, where it waits for the broker."""
         with self.lock, self._translated_errors():
-            row = (
-                self._connect()
-                .execute(f"SELECT {COLUMNS} FROM event WHERE sequence = ?", (sequence,))
-                .fetchone()
+            rows = self._connect().execute(
+                f"SELECT {COLUMNS} FROM event WHERE sequence = ?", (sequence,)
             )
-        return SpooledEvent(*row) if row else None
+            return next(map(SpooledEvent._make, rows), None)
 
     def remove(self, sequences: Iterable[int]) -> None:
         """Forgets events that the broker has confirmed, and folds SQLite's log into the file."""
@@ -139,6 +144,8 @@ class Spool:
             ).rowcount
             if removed > 0:
                 connection.execute("UPDATE source SET confirmed = confirmed + ?", (removed,))
+        if removed > 0:
+            self._on_taken_away()
         with self.lock, self._translated_errors():
             # Else an append does it, each time the log is long, and takes much longer than others.
             self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
@@ -152,6 +159,7 @@ class Spool:
                 (because, sequence),
             )
             connection.execute("DELETE FROM event WHERE sequence = ?", (sequence,))
+        self._on_taken_away()
 
     def restore_refused(self) -> int:
         """Puts what was set aside back among the pending events and returns how many there were."""
@@ -164,13 +172,9 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         with self.lock, self._translated_errors():
-            source, spooled, confirmed, refused, oldest = (
-                self._connect()
-                .execute(
-                    "SELECT uri, last_sequence, confirmed, (SELECT count(*) FROM refused),"
-                    " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1) FROM source"
-                )
-                .fetchone()
+            ((source, spooled, confirmed, refused, oldest),) = self._connect().execute(
+                "SELECT uri, last_sequence, confirmed, (SELECT count(*) FROM refused),"
+                " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1) FROM source"
             )
         return SpoolStatus(
             source=source,
@@ -182,6 +186,18 @@ class Spool:
             if oldest is None
             else round(max(0.0, time.time() - oldest), 3),
         )
+
+    def unconfirmed(self, *, until: int) -> tuple[bool, bool]:
+        """Whether an event up to sequence `until` is pending, and whether one is refused."""
+        with self.lock, self._translated_errors():
+            if self._batch is not None:
+                raise SpoolError("flush after the group_commit block: its events are not taken yet")
+            (row,) = self._connect().execute(
+                "SELECT EXISTS (SELECT * FROM event WHERE sequence <= ?1),"
+                " EXISTS (SELECT * FROM refused WHERE sequence <= ?1)",
+                (until,),
+            )
+        return bool(row[0]), bool(row[1])
 
     @contextmanager
     def _transaction(

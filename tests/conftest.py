@@ -134,6 +134,14 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def berlin_engine(database_url: str) -> Iterator[Engine]:
+    """Connections whose session is in a zone that has daylight saving time."""
+    engine = open_engine(f"{database_url}?options=-c%20timezone=Europe/Berlin")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def shell(topology: str, database_url: str, tmp_path: Path) -> Shell:
     """Where the commands find both servers, set up, and a spool of their own."""
     return Shell(

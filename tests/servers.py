@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -16,10 +17,16 @@ from mirrorfeed.consumer.partitions import topology
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope
 from sandbox import wait_until
+from tests.reference import BranchState
 
 PATIENCE_SECONDS = 60.0
 """More than the longest backoffs of a forwarder, 15 s, and a worker, 30 s, one after the other."""
 MOST_PARTITIONS = 11
+MAX_MESSAGE_BYTES = 4000
+"""What the brokers that tests/faults kills take at most."""
+
+fresh_branch_ids = count(1000)
+"""Ids of branches that no other test, and no other example of one, has."""
 
 
 @contextmanager
@@ -116,6 +123,18 @@ def branch(engine: Engine, branch_id: int) -> Any:
         return connection.execute(select(Branch.__table__).where(Branch.id == branch_id)).one()
 
 
+def state_of(engine: Engine, branch_id: int) -> BranchState:
+    """The mirror columns of one branch."""
+    row = branch(engine, branch_id)
+    return BranchState(
+        row.last_mirror_attempt,
+        row.last_mirrored,
+        row.last_mirrored_id,
+        row.mirror_failures,
+        row.mirror_status_message,
+    )
+
+
 def rows(engine: Engine, query: str) -> list[Any]:
     with engine.connect() as connection:
         return list(connection.execute(text(query)))
@@ -137,3 +156,16 @@ def wait_for_rows(engine: Engine, query: str, expected: list[tuple[Any, ...]]) -
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     wait_until(condition, PATIENCE_SECONDS, what)
+
+
+def refuse_in_database(engine: Engine, condition: str, error: str = "raise_exception") -> None:
+    """A rule of somebody's own on our table, which PostgreSQL keeps."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"""
+                CREATE OR REPLACE FUNCTION refuse_{error}() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN RAISE {error} USING MESSAGE = 'no poison here'; END $$;
+                CREATE OR REPLACE TRIGGER refuse_{error} BEFORE INSERT ON mirror_attempt
+                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse_{error}();
+            """)
+        )

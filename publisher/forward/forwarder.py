@@ -38,6 +38,8 @@ MAX_BACKOFF_SECONDS = 15.0
 RECONNECT_SECONDS = 0.2
 """How soon to connect again after a connection that was of use, or to ask for the lock again."""
 STOP_TIMEOUT_SECONDS = 2.0
+POLL_SECONDS = 0.1
+"""How often to look at the spool for what another process's forwarder took away."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,26 @@ class Forwarder:
         """Whether the latest connection, which may be over, got as far as an open channel."""
         return self._session is not None and self._session.was_open
 
+    @property
+    def removals(self) -> int:
+        """How often this process took events away from the spool, or ceased to forward it."""
+        return self._removals
+
+    def wait_for_removal(self, *, seen: int, timeout_seconds: float) -> None:
+        """Returns once `removals` is not `seen` any more, and at times without: other processes
+        give no signal."""
+        if not self.holds_spool:
+            timeout_seconds = min(timeout_seconds, POLL_SECONDS)
+        with self._removed:
+            self._removed.wait_for(
+                lambda: self._removals != seen, min(timeout_seconds, threading.TIMEOUT_MAX)
+            )
+
+    def _note_removal(self) -> None:
+        with self._removed:
+            self._removals += 1
+            self._removed.notify_all()
+
     def _forget_thread(self) -> None:
         self._start_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -105,6 +127,8 @@ class Forwarder:
         self._careful_until = 0
         self._refused_keys: set[str] = set()
         self._names_user = True
+        self._removed = threading.Condition()
+        self._removals = 0
 
     def _start(self) -> None:
         with self._start_lock:
@@ -136,13 +160,14 @@ class Forwarder:
                 retry(self._forward)
         finally:
             self._lock_file.release()
+            self._note_removal()
 
     def _forward(self) -> None:
         """Returns at once where another process forwards, else when a session that was of use has
         ended. Raises SessionFailed for one that was not."""
         if not self._lock_file.acquire():
             return
-        spool = Spool(self._spool_path, appends=False)
+        spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
         try:
             pipeline = Pipeline(
                 spool,

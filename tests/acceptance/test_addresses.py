@@ -29,7 +29,7 @@ def dead_port() -> Iterator[int]:
 def test_publisher_and_worker_go_on_with_the_next_broker(
     engine: Engine, database_url: str, tmp_path: Path, dead_port: int
 ) -> None:
-    """Of three addresses two are dead at first, then another two."""
+    """Two of three addresses are dead at first, later another two."""
     register_branches(engine, 1)
     with own_broker() as first, own_broker() as second:
         second.terminate()
@@ -63,7 +63,7 @@ def engine_of(server: Server) -> Engine:
 def test_a_worker_goes_on_with_the_database_that_can_be_written(
     topology: str, dead_port: int
 ) -> None:
-    """Of three hosts the first is dead, and the second can only be read at first."""
+    """Of three hosts, one is dead and one is read-only at first."""
     with own_database() as standby, own_database() as primary:
         user, _, _ = primary.url.rpartition("@")
         hosts = [f"127.0.0.1:{dead_port}", host_of(standby), host_of(primary)]

@@ -27,7 +27,7 @@ def drain(shell: Shell) -> None:
 
 
 def test_the_account_of_a_spool_closes(shell: Shell, engine: Engine) -> None:
-    """Spooled = confirmed = received, once all is forwarded and drained."""
+    """Once everything is forwarded and drained, spooled, confirmed and received are equal."""
     register_branches(engine, 1)
     for _ in range(3):
         shell.run("mirror-publisher", "started", "1")
@@ -42,7 +42,8 @@ def test_the_account_of_a_spool_closes(shell: Shell, engine: Engine) -> None:
 
 
 def test_an_audit_names_what_is_missing(shell: Shell, engine: Engine, topology: str) -> None:
-    """Each range, until it arrives; a duplicate counts once, and what is buried has arrived."""
+    """Each missing range is listed until it arrives; duplicates count once, buried events as
+    arrived."""
     register_branches(engine, 7)
     publish_events(topology, *map(numbered, (1, 2, 5, 6, 6, 9)), numbered(10, branch_id=404))
     drain(shell)
@@ -66,7 +67,7 @@ def test_an_audit_names_what_is_missing(shell: Shell, engine: Engine, topology: 
 def test_events_without_a_number_are_simply_not_audited(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Nor is what cannot be read at all."""
+    """The same goes for messages that cannot be read at all."""
     register_branches(engine, 7)
     publish_events(topology, failed(7, 0, "x"))
     publish(topology, b"{")
@@ -77,7 +78,7 @@ def test_events_without_a_number_are_simply_not_audited(
 def test_rebuild_finds_what_somebody_changed_by_hand(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """And puts it right; with --dry-run it only tells."""
+    """It corrects the row; with --dry-run it only reports it."""
     register_branches(engine, 7, 8)
     publish_events(topology, completed(7, 0, "rev"), failed(7, 5, "why"), failed(8, 5, "why"))
     drain(shell)
@@ -101,7 +102,7 @@ def test_rebuild_finds_what_somebody_changed_by_hand(
 def test_prune_forgets_only_what_decides_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Older than the last success and than the days to keep; no branch row changes."""
+    """Attempts before the last success go once they are old enough, and no branch row changes."""
     register_branches(engine, 7, 8)
     publish_events(
         topology,

@@ -172,7 +172,7 @@ def test_an_unmodified_puller_reports(offline: Shell, path: Path) -> None:
 
 
 def test_times_may_be_of_xml_rpcs_own_type(offline: Shell, path: Path) -> None:
-    """Where nothing else is said they are UTC."""
+    """They are UTC unless they say otherwise."""
     with authserver(offline) as (url, _), ServerProxy(url) as proxy:
         started = DateTime("20070705T19:32:01"), DateTime("2007-07-05T21:32:01+02:00")
         for time in started:
@@ -199,7 +199,7 @@ def test_a_call_becomes_a_branch_row(shell: Shell, engine: Engine) -> None:
 
 
 def test_the_server_tells_what_it_can_do(shared: str) -> None:
-    """By the usual introspection."""
+    """It answers the usual introspection calls."""
     with ServerProxy(shared) as proxy:
         assert proxy.system.listMethods() == [
             "mirrorComplete", "mirrorFailed", "recordSuccess", "startMirroring",
@@ -236,7 +236,7 @@ def test_the_server_tells_what_it_can_do(shared: str) -> None:
 def test_a_wrong_call_gets_a_fault(
     shared: str, method: str, values: tuple[Any, ...], code: int, says: str
 ) -> None:
-    """That names the parameter, what it must be and what it was."""
+    """The fault names the parameter, what it must be and what it was."""
     with ServerProxy(shared, allow_none=True) as proxy, pytest.raises(Fault) as caught:
         getattr(proxy, method)(*values)
     assert caught.value.faultCode == code
@@ -262,14 +262,14 @@ def test_a_wrong_call_gets_a_fault(
     ids=str,
 )  # fmt: skip
 def test_a_bad_body_gets_a_fault(shared: str, body: bytes, code: int, says: str) -> None:
-    """Malformed, bogus or malicious."""
+    """It does not matter whether the body is malformed, bogus or malicious."""
     fault = posted(shared, body)
     assert fault.faultCode == code
     assert says in fault.faultString
 
 
 def test_a_body_of_2_mb_gets_a_fault(shared: str) -> None:
-    """Which the client reads, though it sends all before; the connection stays of use."""
+    """The client can read the fault after sending everything, and the connection stays usable."""
     with ServerProxy(shared) as proxy:
         for _ in range(2):
             with pytest.raises(Fault, match=r"2000\d{3} bytes or more: send at most 1048576"):
@@ -278,7 +278,7 @@ def test_a_body_of_2_mb_gets_a_fault(shared: str) -> None:
 
 
 def test_a_body_without_a_length_is_counted(shared: str) -> None:
-    """It may come in chunks, but not for ever."""
+    """A chunked body is read up to the limit and no further."""
     call = dumps((), "system.listMethods").encode()
     endless = [b"x" * 65536] * 17
     with closing(http.client.HTTPConnection(urlsplit(shared).netloc)) as client:
@@ -302,7 +302,7 @@ def test_a_body_without_a_length_is_counted(shared: str) -> None:
     ids=["GET", "HEAD", "two lengths", "a length below 0", "TLS", "no version", "endless head"],
 )
 def test_what_is_no_post_is_refused(shared: str, sent: bytes, status: bytes) -> None:
-    """By an HTTP status."""
+    """The answer is an HTTP error status."""
     with connect(shared) as connection:
         with suppress(ConnectionError):  # refused before all was sent
             connection.sendall(sent)
@@ -310,7 +310,7 @@ def test_what_is_no_post_is_refused(shared: str, sent: bytes, status: bytes) -> 
 
 
 def test_slow_clients_keep_nobody_waiting_and_are_left(shared: str) -> None:
-    """Half a body is answered with a fault in the end, half a head or nothing by closing."""
+    """In the end half a body gets a fault; half a head or silence gets a closed connection."""
     half = sized(dumps((1,), "startMirroring").encode())[:-20]
     with connect(shared) as slow, connect(shared) as slower, connect(shared) as silent:
         slow.sendall(half)
@@ -322,7 +322,7 @@ def test_slow_clients_keep_nobody_waiting_and_are_left(shared: str) -> None:
 
 
 def test_50_clients_are_served_at_once(offline: Shell, path: Path) -> None:
-    """While 50 more are connected and say nothing; each call is one event."""
+    """Each call is one event, though 50 more clients are connected and say nothing."""
 
     def mirror(url: str, branch_id: int) -> None:
         with ServerProxy(url) as proxy:
@@ -344,7 +344,7 @@ def test_50_clients_are_served_at_once(offline: Shell, path: Path) -> None:
 
 
 def test_the_token_is_asked_for(path: Path) -> None:
-    """Right, wrong, missing or garbled; it does not appear in the log."""
+    """A wrong, missing or garbled token gets a 401, and no token appears in the log."""
     shell = shell_of(path, **{environment.AUTHSERVER_TOKEN: "s3cret/ü"})
     with authserver(shell) as (url, process):
         place = url.removeprefix("http://")
@@ -365,7 +365,7 @@ def test_the_token_is_asked_for(path: Path) -> None:
 
 
 def test_tls_is_spoken(offline: Shell, path: Path, tmp_path: Path) -> None:
-    """And who does not speak it harms nobody."""
+    """A client that does not speak TLS harms nobody else."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -385,7 +385,7 @@ def test_tls_is_spoken(offline: Shell, path: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_spool_gets_a_fault(offline: Shell, path: Path) -> None:
-    """Which says what to do; what was answered with True is in the spool, nothing else is."""
+    """The fault says what to do, and the spool holds exactly what was answered with True."""
     taken = 0
     limit = ("--spool-limit-bytes", str(1024**2))
     with authserver(offline, *limit) as (url, _), ServerProxy(url) as proxy:
@@ -405,8 +405,8 @@ def fault_or_none(proxy: ServerProxy) -> Fault | None:
 
 
 def test_sigterm_finishes_what_is_in_hand(offline: Shell, path: Path) -> None:
-    """A request that is half sent is answered, one that never gets complete is left after 5 s, and
-    no new connection is taken."""
+    """A half-sent request is still answered, a stuck one is dropped after 5 s, and no new
+    connection is accepted."""
     sent = sized(dumps((1,), "startMirroring").encode())
     with authserver(offline) as (url, process), connect(url) as busy, connect(url) as stuck:
         idle = connect(url)
@@ -427,7 +427,7 @@ def test_sigterm_finishes_what_is_in_hand(offline: Shell, path: Path) -> None:
 
 
 def test_what_was_answered_with_true_outlives_a_sigkill(offline: Shell, path: Path) -> None:
-    """Whatever was under way at that moment; calls that shared a commit are no exception."""
+    """That includes calls that shared a commit."""
     answered: list[int] = []
 
     def call_for_ever(url: str, first: int) -> None:
@@ -451,7 +451,7 @@ def test_what_was_answered_with_true_outlives_a_sigkill(offline: Shell, path: Pa
 
 
 def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, path: Path) -> None:
-    """And whoever waits gets True when it is free again."""
+    """A waiting call gets True when the spool is free again; other calls are answered meanwhile."""
     with authserver(offline) as (url, _), connect(url) as waiting:
         with closing(Spool(path)) as other, other.writing():
             waiting.sendall(sized(dumps((1,), "startMirroring").encode()))
@@ -475,7 +475,7 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
 def test_bad_usage_exits_2(
     offline: Shell, tmp_path: Path, options: tuple[str, str], says: str
 ) -> None:
-    """Naming value and remedy."""
+    """The message names the value and the remedy."""
     file = tmp_path / "empty"
     file.touch()
     with socket.create_server(("127.0.0.1", 0)) as busy:

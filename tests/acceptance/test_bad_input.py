@@ -12,13 +12,13 @@ from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, failed, started
 from tests.commands import Shell
 from tests.servers import publish, register_branches, rows
-from tests.unit.test_wire import REFUSED, body_with
+from tests.wire_samples import REFUSED, body_with
 
 
 def test_bad_messages_are_buried_once_and_disturb_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Byte for byte, under their reason, however often delivered; the good among them apply."""
+    """Each is kept byte for byte under its reason, and the good messages among them are applied."""
     register_branches(engine, 1)
     bad = dict(REFUSED)
     bad["unknown branch"] = (
@@ -43,7 +43,7 @@ def test_bad_messages_are_buried_once_and_disturb_nothing(
 
 
 def test_the_clock_tolerance_can_be_set(shell: Shell, engine: Engine, topology: str) -> None:
-    """For hosts whose clocks are known to be wrong."""
+    """Events from hosts whose clocks are known to be wrong can be let through."""
     register_branches(engine, 1)
     far_off = bodies([started(1, 500_000_000)])[0]
     publish(topology, far_off)
@@ -52,7 +52,7 @@ def test_the_clock_tolerance_can_be_set(shell: Shell, engine: Engine, topology: 
 
 
 def test_a_letter_tells_what_to_do(shell: Shell, engine: Engine, topology: str) -> None:
-    """With what could be read of the event, for whoever looks for it."""
+    """It also holds what could be read of the event."""
     publish(topology, body_with(subject="404", partitionkey="branch:404", data={"branch_id": 404}),
             headers={"origin": "vostok"})  # fmt: skip
     shell.run("mirror-consumer", "run", "--drain")
@@ -68,7 +68,7 @@ def test_a_letter_tells_what_to_do(shell: Shell, engine: Engine, topology: str) 
 def test_headers_that_pika_cannot_decode_end_no_worker(
     shell: Shell, engine: Engine, topology: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a timestamp in milliseconds; the message is applied, or buried with their bytes."""
+    """A good message with such headers is applied; a bad one is buried with their bytes."""
     register_branches(engine, 1)
     name, milliseconds = b"\x04when", struct.pack(">cQ", b"T", 1_700_000_000_000)
     good, bad = bodies([failed(1, 0, "why")])[0], b"{"
@@ -97,7 +97,7 @@ def test_headers_that_pika_cannot_decode_end_no_worker(
 
 
 def test_what_the_broker_gave_up_on_is_buried(shell: Shell, engine: Engine, topology: str) -> None:
-    """From its dead queue, under delivery-limit."""
+    """The worker reads it from the broker's dead queue and buries it as delivery-limit."""
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()

@@ -16,9 +16,15 @@ from mirrorfeed.contract import routing
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, completed, failed, started
 from tests.commands import Shell
-from tests.integration.test_applier import refuse_in_database
-from tests.servers import publish, publish_events, register_branches, rows, wait_for
-from tests.unit.test_wire import body_with
+from tests.servers import (
+    publish,
+    publish_events,
+    refuse_in_database,
+    register_branches,
+    rows,
+    wait_for,
+)
+from tests.wire_samples import body_with
 
 STATES = "SELECT id, state FROM dead_letter ORDER BY id"
 
@@ -54,7 +60,7 @@ CASES: dict[Reason, bytes] = {
 def test_every_reason_can_be_put_right_or_discarded(
     shell: Shell, engine: Engine, topology: str, reason: Reason
 ) -> None:
-    """Seen, understood, and either applied once its cause is gone, or edited, or discarded."""
+    """Each letter is applied once its cause is gone, or edited, or discarded."""
     register_branches(engine, 7)
     refuse_in_database(engine, "failure_reason = 'poison'")
     if reason == Reason.DELIVERY_LIMIT:
@@ -100,7 +106,7 @@ def test_every_reason_can_be_put_right_or_discarded(
 
 
 def test_at_three_in_the_morning(shell: Shell, engine: Engine, topology: str) -> None:
-    """Look, try one, look again, apply the rest; nothing newer is overwritten."""
+    """An operator looks, tries one letter, and applies the rest; nothing newer is overwritten."""
     publish_events(topology, *(failed(404, second, "old") for second in range(5)))
     drain(shell)
     (group,) = told(shell, "list", "--group")["groups"]
@@ -124,7 +130,7 @@ def test_at_three_in_the_morning(shell: Shell, engine: Engine, topology: str) ->
 def test_what_remains_dead_is_told_by_the_exit_code(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """And by name, to people and programs."""
+    """People and programs also see which letters those are."""
     publish_events(topology, started(404, 0))
     drain(shell)
     result = shell.run("mirror-replay", "apply", "--all", expect=1)
@@ -137,7 +143,7 @@ def test_what_remains_dead_is_told_by_the_exit_code(
 def test_the_editor_is_the_operators(
     shell: Shell, engine: Engine, topology: str, tmp_path: Path
 ) -> None:
-    """What it leaves is the new body; what would still be dead is refused, and not lost."""
+    """What it saves becomes the new body; a body that would still be dead is refused and kept."""
     register_branches(engine, 1)
     publish(topology, body_with(subject="8"))
     drain(shell)
@@ -186,19 +192,19 @@ def test_the_editor_is_the_operators(
 def test_a_wrong_call_is_refused(
     shell: Shell, arguments: list[str], expect: int, words: str
 ) -> None:
-    """With the value and, where it is not plain, the remedy."""
+    """The message names the value and, unless it is obvious, the remedy."""
     assert words in shell.run("mirror-replay", *arguments, expect=expect).stderr
 
 
 def test_a_database_that_is_away_is_told_by_the_exit_code(shell: Shell) -> None:
-    """3, as for every command."""
+    """It is 3, as for every command."""
     nowhere = Shell({**shell.variables, "MIRRORFEED_DATABASE_URL": "postgresql://127.0.0.1:1/x"})
     nowhere.run("mirror-replay", "list", expect=3)
     nowhere.run("mirror-consumer", "audit", expect=3)
 
 
 def test_discarding_can_be_undone(shell: Shell, engine: Engine, topology: str) -> None:
-    """The note tells why, and stays."""
+    """The note that says why it was discarded stays."""
     publish(topology, b"{")
     drain(shell)
     (number,) = (str(letter["id"]) for letter in listed(shell))
@@ -212,7 +218,7 @@ def test_discarding_can_be_undone(shell: Shell, engine: Engine, topology: str) -
 def test_letters_move_between_systems(
     shell: Shell, engine: Engine, topology: str, tmp_path: Path
 ) -> None:
-    """As lines of JSON; those that are there already stay as they are."""
+    """They travel as lines of JSON, and letters that exist already stay as they are."""
     publish(topology, b"\xff\0", b"{")
     drain(shell)
     lines = shell.run("mirror-replay", "export").stdout
@@ -223,7 +229,7 @@ def test_letters_move_between_systems(
 
 
 def test_ctrl_c_leaves_a_clean_state(shell: Shell, engine: Engine, topology: str) -> None:
-    """Between two transactions, on a terminal with a progress bar; it says how far it came."""
+    """The replay stops between two transactions and says how far it came."""
     register_branches(engine, 1)
     publish_events(topology, *(failed(404, second, "x") for second in range(40)))
     drain(shell)
@@ -256,7 +262,7 @@ def test_ctrl_c_leaves_a_clean_state(shell: Shell, engine: Engine, topology: str
 def test_a_replay_that_is_killed_repeats_and_loses_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """With SIGKILL, half way: the next one does the rest."""
+    """After a SIGKILL half way, the next replay does the rest."""
     publish_events(topology, *(failed(404, second, "x") for second in range(40)))
     drain(shell)
     shell.run("mirror-consumer", "branches", "add", "404", "b404")
@@ -274,7 +280,7 @@ def test_a_replay_that_is_killed_repeats_and_loses_nothing(
 def test_a_program_gets_a_long_list_whole_and_a_person_its_beginning(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """The rest is counted, and how to see it is told."""
+    """A person also sees how many more there are and how to list them."""
     publish_events(topology, *(failed(404, second, "x") for second in range(120)))
     drain(shell)
     assert len(listed(shell)) == 120

@@ -1,4 +1,4 @@
-"""Messages that kill whoever touches them."""
+"""Messages that kill the worker that touches them."""
 
 import os
 import signal
@@ -28,8 +28,8 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
     where: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However close together several of its kind stand: in the end each is a letter, and all that
-    is before, between and behind them is applied."""
+    """Even with several close together, each becomes a letter and everything around them is
+    applied."""
     monkeypatch.setattr("mirrorfeed.consumer.partitions.topology.DELIVERY_LIMIT", DELIVERY_LIMIT)
     with broker_channel(connection_parameters(amqp_url)) as channel:
         declare_topology(channel, routing.DEFAULT_PARTITIONS)

@@ -90,7 +90,7 @@ def table_rows(output: str) -> list[dict[str, str]]:
 def test_the_demo_tells_its_story_and_leaves_nothing(
     amqp_url: str, empty_url: str, tmp_path: Path
 ) -> None:
-    """Both tables show what became of three branches, one of them failing in git's own words."""
+    """Both tables show three branches, one of them failing in git's own words."""
     output = run_demo(amqp_url, empty_url, tmp_path)
 
     shown: list[Any] = table_rows(output)
@@ -120,7 +120,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing(
 def test_a_demo_that_is_stopped_leaves_nothing(
     amqp_url: str, empty_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Services, tables, queues and folder go, whatever it was doing."""
+    """Services, tables, queues and folder are gone, whatever it was doing."""
     process = start_demo(amqp_url, empty_url, tmp_path)
     try:
         assert process.stdout is not None
@@ -135,7 +135,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(
 
 
 def test_a_database_in_use_is_refused(amqp_url: str, database_url: str, tmp_path: Path) -> None:
-    """Nobody's branches are mixed with the demo's, or removed with them."""
+    """Other people's branches are neither mixed with the demo's nor removed with them."""
     tables = in_database(database_url)
     output = run_demo(amqp_url, database_url, tmp_path, expect=USAGE)
     assert "table branch" in output
@@ -145,7 +145,7 @@ def test_a_database_in_use_is_refused(amqp_url: str, database_url: str, tmp_path
 
 
 def test_a_broker_in_use_is_refused(topology: str, empty_url: str, tmp_path: Path) -> None:
-    """Nobody's events are applied to the demo's database, or removed with its queues."""
+    """Other people's events are neither applied by the demo nor removed with its queues."""
     names = on_broker(topology)
     output = run_demo(topology, empty_url, tmp_path, expect=USAGE)
     assert "exchange mirror.events" in output
@@ -155,6 +155,6 @@ def test_a_broker_in_use_is_refused(topology: str, empty_url: str, tmp_path: Pat
 
 
 def test_a_missing_git_is_named_with_its_remedy(tmp_path: Path) -> None:
-    """Before any server is looked for."""
+    """This happens before any server is looked for."""
     output = run_demo("amqp://127.0.0.1:1", "postgresql://127.0.0.1:1/x", tmp_path, USAGE, PATH="")
     assert output == "demo: git is not installed: install it (apt-get install git)\n"

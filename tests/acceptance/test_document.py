@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs/branch-status.md"
 def test_the_document_comes_true(
     amqp_url: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As somebody who pastes it would see it, from the commands at its beginning on."""
+    """Pasting it from the top gives what it shows."""
     variables = {
         environment.AMQP_URL: amqp_url,
         environment.DATABASE_URL: database_url,

@@ -16,6 +16,7 @@ from mirrorfeed.publisher import BranchStatusClient
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (
+    PATIENCE_SECONDS,
     branch,
     publish_events,
     register_branches,
@@ -55,7 +56,7 @@ def test_a_mirror_run_becomes_a_branch_row(shell: Shell) -> None:
 
 
 def test_the_services_carry_events_as_they_come(shell: Shell, engine: Engine) -> None:
-    """Forwarder and worker run, and end by SIGTERM with 0."""
+    """The forwarder and the worker run until SIGTERM, then exit with 0."""
     register_branches(engine, 1)
     with (
         shell.running("mirror-publisher", "forward"),
@@ -75,12 +76,12 @@ def test_the_services_carry_events_as_they_come(shell: Shell, engine: Engine) ->
 
 
 def test_the_original_document_comes_true(shell: Shell, engine: Engine, tmp_path: Path) -> None:
-    """Start, complete, fail, recover, and a script's run: the story this grew from."""
+    """The original story holds: start, complete, fail, recover, and a script's run."""
     register_branches(engine, 1)
     client = BranchStatusClient(tmp_path / "own.db", shell.variables[environment.AMQP_URL])
 
-    def row_after(sequence: int) -> Branch:
-        wait_for(lambda: client._spool.status().confirmed == sequence, "the broker")
+    def reported() -> Branch:
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
         shell.run("mirror-consumer", "run", "--drain")
         with Session(engine) as session:
             return session.get_one(Branch, 1)
@@ -90,28 +91,28 @@ def test_the_original_document_comes_true(shell: Shell, engine: Engine, tmp_path
     assert untouched.last_mirrored is None
     assert untouched.mirror_failures == 0
     client.startMirroring(1)
-    begun = row_after(1)
+    begun = reported()
     assert begun.last_mirror_attempt is not None
     assert begun.last_mirrored is None
     client.mirrorComplete(1, "rev-1")
-    mirrored = row_after(2)
+    mirrored = reported()
     assert mirrored.last_mirrored == mirrored.last_mirror_attempt == begun.last_mirror_attempt
     assert mirrored.last_mirrored_id == "rev-1"
     client.startMirroring(1)
     client.mirrorFailed(1, "failure reason")
-    failing = row_after(4)
+    failing = reported()
     assert failing.mirror_failures == 1
     assert failing.last_mirrored == mirrored.last_mirrored
     assert failing.mirror_status_message == "failure reason"
     client.startMirroring(1)
     client.mirrorComplete(1, "rev-2")
-    recovered = row_after(6)
+    recovered = reported()
     assert recovered.mirror_failures == 0
     assert recovered.mirror_status_message is None
     script_started = datetime(2007, 7, 5, 19, 32, 1, tzinfo=UTC)
     script_completed = datetime(2007, 7, 5, 19, 34, 24, tzinfo=UTC)
     client.recordSuccess("test-recordsuccess", "vostok", script_started, script_completed)
-    row_after(7)
+    reported()
     client.close()
     with Session(engine) as session:
         activity = get_last_activity(session, "test-recordsuccess")
@@ -125,7 +126,7 @@ def test_the_original_document_comes_true(shell: Shell, engine: Engine, tmp_path
 def test_the_last_activity_is_the_one_that_started_last(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """On any host, in whatever order the runs were reported."""
+    """Neither the host nor the order of the reports matters."""
     publish_events(
         topology,
         script_run("gc", 100, 110, hostname="mir"),
@@ -142,7 +143,7 @@ def test_the_last_activity_is_the_one_that_started_last(
 def test_each_branch_has_the_state_of_its_latest_attempt(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """never-mirrored, mirroring, stuck, mirrored or failing."""
+    """It is never-mirrored, mirroring, stuck, mirrored or failing."""
     register_branches(engine, 1, 2, 3, 4, 5)
     now = (datetime.now(UTC) - at(0)).total_seconds()
     publish_events(
@@ -162,7 +163,7 @@ def test_each_branch_has_the_state_of_its_latest_attempt(
 
 
 def test_status_shows_one_branch_or_says_that_there_is_none(shell: Shell) -> None:
-    """1 where what was asked about is not so."""
+    """The exit code is 1 if the branch is not registered."""
     shell.run("mirror-consumer", "branches", "add", "7", "seven", "--url", "https://host/seven")
     shell.run("mirror-consumer", "branches", "add", "8", "eight")
     (row,) = statuses(shell, "7")
@@ -178,7 +179,7 @@ def test_status_shows_one_branch_or_says_that_there_is_none(shell: Shell) -> Non
 
 
 def test_init_can_be_repeated(shell: Shell, topology: str) -> None:
-    """Also by several hosts at once."""
+    """Several hosts may even run it at the same time."""
     processes = [shell.start("mirror-consumer", "init") for _ in range(3)]
     for process in processes:
         _, log = process.communicate(timeout=30)
@@ -186,7 +187,7 @@ def test_init_can_be_repeated(shell: Shell, topology: str) -> None:
 
 
 def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_path: Path) -> None:
-    """As often as one likes; a spreadsheet's byte order mark does no harm."""
+    """The import can be repeated, and a spreadsheet's byte order mark does no harm."""
     file = tmp_path / "branches.csv"
     file.write_bytes('\ufeffid,unique_name,url\n1,one,https://host/1\n2,"zwei, größe",\n'.encode())
     result = shell.run("mirror-consumer", "branches", "import", str(file))
@@ -215,7 +216,7 @@ def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_p
 def test_a_bad_file_registers_nothing(
     shell: Shell, engine: Engine, tmp_path: Path, text: str, says: str
 ) -> None:
-    """And the error names the line and the value."""
+    """The error names the line and the value."""
     shell.run("mirror-consumer", "branches", "add", "1", "one")
     file = tmp_path / "branches.csv"
     file.write_bytes(text.encode(errors="surrogateescape"))
@@ -225,7 +226,7 @@ def test_a_bad_file_registers_nothing(
 
 
 def test_health_tells_whether_every_partition_has_a_worker(shell: Shell) -> None:
-    """1 and which ones have none, else 0."""
+    """It exits with 1 and lists those that have none, else with 0."""
     result = shell.run("mirror-consumer", "health", expect=1)
     assert "no worker consumes mirror.events.p0, mirror.events.p1" in result.stderr
 
@@ -257,7 +258,7 @@ def test_health_tells_whether_every_partition_has_a_worker(shell: Shell) -> None
 def test_bad_usage_exits_2_and_a_missing_server_3(
     shell: Shell, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
-    """Naming value and remedy, without a traceback or a password."""
+    """The message names value and remedy, without a traceback or a password."""
     result = shell.run("mirror-consumer", *arguments, expect=exit_code)
     assert says in result.stderr
     assert "Traceback" not in result.stderr
@@ -265,7 +266,7 @@ def test_bad_usage_exits_2_and_a_missing_server_3(
 
 
 def test_a_database_without_tables_is_told_apart(shell: Shell, engine: Engine) -> None:
-    """The remedy is another one than for a database that is away."""
+    """The remedy differs from the one for a database that is away."""
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE mirror_attempt")
     result = shell.run("mirror-consumer", "run", "--drain", expect=2)
@@ -273,7 +274,7 @@ def test_a_database_without_tables_is_told_apart(shell: Shell, engine: Engine) -
 
 
 def test_two_workers_share_and_take_over(shell: Shell, engine: Engine, topology: str) -> None:
-    """What one of them leaves when it ends, the other goes on with."""
+    """When one ends, the other goes on with its share."""
     register_branches(engine, *range(1, 41))
     first = shell.start("mirror-consumer", "run", "--share", "1/2")
     with shell.running("mirror-consumer", "run", "--share", "2/2"):

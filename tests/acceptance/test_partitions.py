@@ -4,7 +4,8 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -16,11 +17,16 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.publisher import BranchStatusClient
-from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 from tests.builders import failed
 from tests.commands import Shell
-from tests.servers import publish_events, register_branches, rows, wait_for, wait_for_rows
+from tests.servers import (
+    PATIENCE_SECONDS,
+    publish_events,
+    register_branches,
+    rows,
+    wait_for_rows,
+)
 
 BRANCHES = range(1, 65)
 RUN = ("mirror-consumer", "run")
@@ -61,7 +67,7 @@ def queue_of(branch: int) -> str:
 
 
 def await_shares(engine: Engine, *shares: int) -> None:
-    """Each queue has one subscriber: whoever had it before has given it up, too."""
+    """Each queue has one subscriber: its previous one has given it up."""
     wait_for_rows(
         engine,
         "SELECT cardinality(queues) FROM worker ORDER BY 1",
@@ -70,7 +76,7 @@ def await_shares(engine: Engine, *shares: int) -> None:
 
 
 def test_workers_share_evenly_and_take_over(shell8: Shell, engine: Engine) -> None:
-    """Two, four and eight of them; what a killed one leaves is applied within 10 s."""
+    """With two, four and eight workers; a killed one's share is applied within 10 s."""
     workers: list[Popen[str]] = []
     try:
         for count in (2, 4, 8):
@@ -92,7 +98,7 @@ def test_workers_share_evenly_and_take_over(shell8: Shell, engine: Engine) -> No
 
 
 def test_the_broker_serves_each_queue_to_its_owner(shell8: Shell, engine: Engine) -> None:
-    """And to nobody else: what a frozen worker owns waits, and is applied when it wakes up."""
+    """What a frozen worker owns waits until it wakes up."""
     with shell8.running(*RUN) as first:
         await_shares(engine, 8)
         with shell8.running(*RUN) as second:
@@ -125,48 +131,47 @@ def traffic(amqp_url: str, spool: Path) -> Iterator[list[int]]:
     stop = threading.Event()
 
     def report() -> None:
-        with closing(BranchStatusClient(spool, amqp_url)) as client:
+        with BranchStatusClient(spool, amqp_url) as client:
             while not stop.is_set():
                 for branch in BRANCHES:
                     client.start_mirroring(branch)
                     client.mirror_complete(branch, f"r{attempts[0]}")
                     attempts[0] += 1
                     stop.wait(TRAFFIC_PAUSE_SECONDS)
-            with closing(Spool(spool)) as view:
-                wait_for(lambda: not view.status().pending, "the spool to be sent")
+            assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
-    thread = threading.Thread(target=report)
-    thread.start()
-    try:
-        yield attempts
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        reporting = threads.submit(report)
+        try:
+            yield attempts
+        finally:
+            stop.set()
+            reporting.result()
 
 
 @contextmanager
 def readers_see_only_progress(engine: Engine) -> Iterator[None]:
     """No branch ever shows an older attempt than it did before."""
     stop = threading.Event()
-    steps_back: list[Any] = []
 
-    def watch() -> None:
+    def watch() -> list[Any]:
         seen: dict[int, Any] = {}
+        steps_back: list[Any] = []
         while not stop.is_set():
             for branch, at in rows(engine, "SELECT id, last_mirrored FROM branch"):
                 if at is not None and branch in seen and at < seen[branch]:
                     steps_back.append((branch, seen[branch], at))
                 if at is not None:
                     seen[branch] = at
+        return steps_back
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not steps_back
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch)
+        try:
+            yield
+        finally:
+            stop.set()
+            assert watching.result() == []
 
 
 @contextmanager
@@ -207,7 +212,7 @@ def queues_of(amqp_url: str) -> set[str]:
 
 
 def test_partitions_move_while_events_come(shell8: Shell, engine: Engine, tmp_path: Path) -> None:
-    """To more and to fewer: nothing is lost, order is kept, and no queue is left behind."""
+    """Going to more or to fewer loses nothing, keeps the order and leaves no old queue behind."""
     amqp_url = shell8.variables[environment.AMQP_URL]
     with shell8.running(*RUN), shell8.running(*RUN):
         await_shares(engine, 4, 4)
@@ -229,7 +234,7 @@ def test_partitions_move_while_events_come(shell8: Shell, engine: Engine, tmp_pa
 
 
 def test_a_move_that_was_interrupted_goes_on(shell8: Shell, engine: Engine) -> None:
-    """It waits for a worker, survives its own end, and gets mixed up with no other move."""
+    """It can be resumed after a kill, and no second move can begin meanwhile."""
     amqp_url = shell8.variables[environment.AMQP_URL]
     publish_events(amqp_url, *(failed(branch, 0, "x") for branch in BRANCHES))
     move = shell8.start(*MOVE, "3")
@@ -255,14 +260,14 @@ def test_a_move_that_was_interrupted_goes_on(shell8: Shell, engine: Engine) -> N
 
 
 def test_the_number_of_partitions_is_said_once(shell8: Shell) -> None:
-    """Who says another one later is told how to change it."""
+    """Giving another number later gets an error that says how to change it."""
     result = shell8.run("mirror-consumer", "init", "--partitions", "4", expect=2)
     assert "there are 8 partitions already, not 4" in result.stderr
     assert "mirror-consumer topology --partitions 4" in result.stderr
 
 
 def test_what_the_environment_says_counts_once(shell8: Shell) -> None:
-    """A service that sets itself up whenever it starts goes on after a move."""
+    """A service that runs init at each start still works after a move."""
     with shell8.running(*RUN):
         shell8.run(*MOVE, "2")
     shell8.run("mirror-consumer", "init")

@@ -43,7 +43,7 @@ def why_waiting(shell: Shell) -> str:
 
 
 def test_urls_may_be_in_files(shell: Shell, topology: str, tmp_path: Path) -> None:
-    """For every command; what the option or the variable says holds over the file."""
+    """This works for every command, and an option or variable takes precedence over the file."""
     files: dict[str, str] = {}
     for variable in (environment.AMQP_URL, environment.DATABASE_URL):
         file = tmp_path / variable
@@ -63,7 +63,7 @@ def test_urls_may_be_in_files(shell: Shell, topology: str, tmp_path: Path) -> No
 def test_the_client_looks_into_the_file_too(
     topology: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the commands do."""
+    """A client without any argument reaches the broker named there."""
     file = tmp_path / "url"
     file.write_text(topology)
     monkeypatch.delenv(environment.AMQP_URL, raising=False)
@@ -80,7 +80,7 @@ def test_the_client_looks_into_the_file_too(
 def test_a_file_that_holds_no_url_is_named(
     tmp_path: Path, content: bytes | None, says: str
 ) -> None:
-    """With the variable that names it."""
+    """The error also names the variable that points to it."""
     file = tmp_path / "url"
     if content is not None:
         file.write_bytes(content)
@@ -116,7 +116,7 @@ def test_a_wrong_password_for_the_broker_is_not_shown(
 def test_a_worker_that_may_not_log_in_waits_and_shows_no_password(
     shell: Shell, topology: str, asking_url: str
 ) -> None:
-    """For the password may be put right while it runs."""
+    """It keeps trying, since the password may be corrected while it runs."""
     wrong = f"amqp://jane:{SECRET}@{topology.rpartition('@')[2]}"
     log = why_waiting(Shell({**shell.variables, environment.AMQP_URL: wrong}))
     assert "Login was refused" in log
@@ -144,7 +144,7 @@ def test_a_wrong_password_for_the_database_is_not_shown(
 
 
 def test_help_shows_no_password() -> None:
-    """Neither that of a variable nor that of a file."""
+    """This holds for passwords from variables and from files."""
     shell = Shell(
         {
             environment.AMQP_URL: f"amqp://jane:{SECRET}@host",
@@ -162,7 +162,7 @@ def test_help_shows_no_password() -> None:
 
 
 def test_what_commands_start_has_no_password_in_its_arguments(tmp_path: Path) -> None:
-    """Arguments are in every process list; those of a mirror command are what its user wrote."""
+    """Process lists show arguments; a mirror command's are exactly what its user wrote."""
     shell = Shell(
         {
             environment.AMQP_URL: f"amqp://jane:{SECRET}@127.0.0.1:1",

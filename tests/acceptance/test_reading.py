@@ -1,14 +1,8 @@
 """The commands that read, as operators and monitoring systems run them."""
 
 import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,77 +16,13 @@ from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment
 from tests.builders import at, completed, failed, messages, started
 from tests.commands import Shell
-from tests.servers import PATIENCE_SECONDS, register_branches
-from tests.unit.test_output import cells
+from tests.servers import register_branches
+from tests.terminal import cells, terminal
 
 UNREACHABLE = "postgresql://127.0.0.1:1/x"
 NO_BROKER = "amqp://127.0.0.1:1"
-STYLE = re.compile(r"\x1b\[[0-9;]*m")
-HOME = "\x1b[H"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
-
-
-class Terminal:
-    """A command on a terminal of its own, and what it has written there, without its colours."""
-
-    def __init__(self, shell: Shell, command: tuple[str, ...], lines: int, columns: int) -> None:
-        self._master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (lines, columns))
-        own = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
-        self.process = subprocess.Popen(
-            shell.arguments(command),
-            env={**shell.environment(), **own},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self._written = b""
-
-    @property
-    def written(self) -> str:
-        return STYLE.sub("", self._written.decode(errors="replace"))
-
-    def wait_for(self, pattern: str) -> None:
-        """Reads until what was drawn last, from the top of the screen, begins with the pattern."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not re.match(pattern, drawn := self.written.rpartition(HOME)[2], re.DOTALL):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {drawn!r}"
-            assert self._read(deadline - time.monotonic()), f"it ended: {drawn!r}"
-
-    def end(self) -> int:
-        """Reads to the end; the exit code."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._read(deadline - time.monotonic()):
-            assert time.monotonic() < deadline, self.written
-        return self.process.wait(PATIENCE_SECONDS)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def _read(self, timeout_seconds: float) -> bool:
-        """Whether the command still has the terminal."""
-        if not select.select([self._master], [], [], max(0.0, timeout_seconds))[0]:
-            return True
-        try:
-            new = os.read(self._master, 65_536)
-        except OSError:  # Linux's EIO: nobody has it open any more
-            return False
-        self._written += new
-        return bool(new)
-
-
-@contextmanager
-def terminal(shell: Shell, *command: str, lines: int = 24, columns: int = 60) -> Iterator[Terminal]:
-    shown = Terminal(shell, command, lines, columns)
-    try:
-        yield shown
-    finally:
-        shown.close()
 
 
 @contextmanager
@@ -144,7 +74,7 @@ def ids(shell: Shell, *arguments: str) -> list[int]:
 
 @pytest.fixture
 def shell(database_url: str) -> Shell:
-    """Where only the database can be reached: whoever reads needs no broker."""
+    """Only the database can be reached: reading needs no broker."""
     return Shell({environment.AMQP_URL: NO_BROKER, environment.DATABASE_URL: database_url})
 
 
@@ -167,7 +97,7 @@ def five_branches(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("five_branches")
 def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
-    """For people; programs get the order of the ids. Filters leave out others."""
+    """People see that first, programs get the order of the ids, and filters leave others out."""
     branches = told(shell, "status")["branches"]
     assert [branch["id"] for branch in branches] == [1, 2, 3, 4, 5]
     assert branches[0]["last_success_age_seconds"] == pytest.approx(3.5 * 3600, abs=60)
@@ -188,7 +118,7 @@ def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
 
 @pytest.mark.usefixtures("five_branches")
 def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
-    """The latest first; exit 1 for a branch that is not registered."""
+    """The latest comes first; a branch that is not registered gives exit code 1."""
     history = told(shell, "history", "5")
     assert history["id"] == 5
     latest, first = history["attempts"]
@@ -222,7 +152,7 @@ def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
 def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
     shell: Shell, engine: Engine, message: str
 ) -> None:
-    """Whatever width its characters have; escape sequences in it do nothing."""
+    """Wide characters count as two cells, and escape sequences do nothing."""
     register_branches(engine, 1)
     Applier(engine).apply(messages(failed(1, 0, f"\x1b[2J{message}")))
     with terminal(shell, "mirror-consumer", "status", columns=60) as narrow:
@@ -237,7 +167,7 @@ def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
 
 @pytest.mark.usefixtures("five_branches")
 def test_watch_redraws_until_ctrl_c(shell: Shell, engine: Engine, database_url: str) -> None:
-    """In place; while the database is away it keeps what it has, and says that this is stale."""
+    """While the database is away it keeps the last rows and says that they are stale."""
     command = ("mirror-consumer", "status", "--watch", "0.1", "--state", "stuck")
     with terminal(shell, *command, columns=100) as screen:
         screen.wait_for(r"1 branch: 1 stuck; [^\n]* UTC, every 0\.1 s +\r\n +\r\n.* b5 +stuck")
@@ -256,7 +186,7 @@ def test_watch_redraws_until_ctrl_c(shell: Shell, engine: Engine, database_url: 
 
 
 def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine: Engine) -> None:
-    """The first lines matter most; the terminal gets its cursor back."""
+    """The most important lines stay visible, and the cursor comes back at the end."""
     register_branches(engine, *range(1, 31))
     with terminal(shell, "mirror-consumer", "status", "--watch", lines=10) as screen:
         screen.wait_for(r"30 branches: 30 never-mirrored.*the first 7; 23 more below.* b7 ")
@@ -267,7 +197,7 @@ def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine:
 
 
 def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -> None:
-    """On each host; exit 1 for a name that never ran."""
+    """There is one row for each host; a name that never ran gives exit code 1."""
     ran(engine, "vostok", "branch-puller", 7200)
     ran(engine, "vostok", "branch-puller", 3700)
     ran(engine, "mir", "gc: 大", 90_000)
@@ -290,7 +220,7 @@ def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -
 
 
 def test_check_scripts_is_silent_where_all_is_well(shell: Shell, engine: Engine) -> None:
-    """And has a line for each script that did not run, with when it was last seen."""
+    """Each script that did not run gets a line that says when it was last seen."""
     ran(engine, "vostok", "branch-puller", 3 * 3600 + 60)
     ran(engine, "mir", "gc:daily", 60)
     recent = shell.run("mirror-consumer", "check-scripts", "60", "mir:gc:daily")
@@ -310,7 +240,7 @@ def test_check_scripts_is_silent_where_all_is_well(shell: Shell, engine: Engine)
 
 
 def test_check_scripts_tells_programs_about_each(shell: Shell, engine: Engine) -> None:
-    """The exit code is that for people."""
+    """With --json the exit code stays the same."""
     ran(engine, "mir", "gc", 120)
     document = told(shell, "check-scripts", "1", "mir:gc", "mir:other", expect=1)
     assert document["minutes"] == 1.0
@@ -323,7 +253,7 @@ def test_check_scripts_tells_programs_about_each(shell: Shell, engine: Engine) -
 
 
 def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -> None:
-    """0 is OK, 2 CRITICAL, and whatever hinders the check is 3, UNKNOWN."""
+    """0 is OK, 2 is CRITICAL, and 3 is UNKNOWN when the check itself fails."""
     ran(engine, "mir", "recent", -600)
     ran(engine, "mir", "gc", 60)
     ran(engine, "vostok", "branch-puller", 7300)
@@ -374,7 +304,7 @@ def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -
 def test_what_cannot_be_answered_says_why(
     shell: Shell, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
-    """2 for usage, 3 for a database that is away, and nothing on standard output."""
+    """Bad usage exits with 2, a missing database with 3, and standard output stays empty."""
     result = shell.run("mirror-consumer", *arguments, expect=exit_code)
     assert says in result.stderr
     assert result.stdout == ""

@@ -22,6 +22,7 @@ from sandbox import PrivateRabbitMQ, own_database
 from tests.builders import failed, started
 from tests.commands import Shell
 from tests.servers import (
+    PATIENCE_SECONDS,
     branch,
     delete_topology,
     new_database,
@@ -184,7 +185,7 @@ def test_a_broker_user_may_do_nothing_else(
     user: str,
     actions: dict[str, Callable[[BlockingChannel], object]],
 ) -> None:
-    """Each of these is refused with 403, and what the user is for is not."""
+    """Everything outside a user's part is refused with 403, and its part is allowed."""
     with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
         connection.channel().queue_declare("others", exclusive=False)
     url = broker_url(broker, user)
@@ -200,7 +201,7 @@ def test_a_broker_user_may_do_nothing_else(
 
 
 def test_a_puller_cannot_speak_as_another_user(broker: PrivateRabbitMQ, shells: object) -> None:
-    """The broker compares the name in a message with the user of its connection."""
+    """The broker compares the user named in a message with that of its connection."""
     with pika.BlockingConnection(pika.URLParameters(broker_url(broker, "puller"))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -275,7 +276,7 @@ NOT_A_READERS = (
 def test_a_database_user_may_do_nothing_else(
     owner_url: str, shells: object, user: str, statements: tuple[str, ...]
 ) -> None:
-    """PostgreSQL refuses each of these for want of the right, whatever is in the tables."""
+    """PostgreSQL refuses each statement for lack of the right, whatever the tables hold."""
     engine = open_engine(database_url(owner_url, user))
     assert [each for each in statements if not is_forbidden(engine, each)] == []
     engine.dispose()
@@ -293,8 +294,7 @@ def is_forbidden(engine: Engine, statement: str) -> bool:
 def test_everybody_does_their_part(
     broker: PrivateRabbitMQ, shells: Callable[[str, str], Shell], engine: Engine, tmp_path: Path
 ) -> None:
-    """From the puller's call to the branch row, a letter's way back, and all who look on, each with
-    no more than their own rights."""
+    """Puller, worker, operator and reader each manage with only their own rights."""
     puller = shells("puller", "nobody")
     worker = shells("worker", "worker")
     operator = shells("nobody", "olga")
@@ -365,7 +365,7 @@ def test_everybody_does_their_part(
 def test_a_worker_that_may_not_declare_waits_for_its_queue(
     broker: PrivateRabbitMQ, shells: Callable[[str, str], Shell], engine: Engine
 ) -> None:
-    """It says which is missing and who is to declare it, and goes on once that is done."""
+    """It says which queue is missing and who must declare it, then goes on."""
     shells("nobody", "olga").run("mirror-consumer", "branches", "add", "1", "one")
     service = shells("worker", "worker").start("mirror-consumer", "run")
     assert service.stderr is not None
@@ -389,7 +389,7 @@ def test_a_worker_that_may_not_declare_waits_for_its_queue(
 def test_what_no_required_user_published_is_buried(
     broker: PrivateRabbitMQ, shells: Callable[[str, str], Shell], engine: Engine
 ) -> None:
-    """As invalid, and it does not count as arrived; a puller's own is applied."""
+    """It is buried as invalid and does not count as arrived; a puller's own event is applied."""
     shells("nobody", "olga").run("mirror-consumer", "branches", "add", "1", "one")
     puller = shells("puller", "nobody")
     puller.run("mirror-publisher", "failed", "1", "why")
@@ -414,7 +414,7 @@ class RenamedCredentials(pika.PlainCredentials):  # type: ignore[misc]
 def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     broker: PrivateRabbitMQ, shells: object, tmp_path: Path
 ) -> None:
-    """Nothing is set aside: the events go without the name."""
+    """Its events go out without a user name, and none is set aside."""
     waiting = BranchStatusClient(tmp_path / "renamed.db", forward=False)
     for branch_id in range(1, 21):
         waiting.start_mirroring(branch_id)
@@ -422,7 +422,7 @@ def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     next(forwarder._addresses).credentials = RenamedCredentials("jane", "")
     forwarder.wake()
     taken = take_all(broker.url, 20)
-    wait_for(lambda: waiting._spool.status().confirmed == 20, "all confirms")
+    assert waiting.flush(timeout_seconds=PATIENCE_SECONDS)
     forwarder.stop()
     waiting.close()
     assert {properties.user_id for properties, _ in taken} == {None}
@@ -442,7 +442,7 @@ def test_a_message_names_the_user_who_published_it(
 def test_setup_changes_the_number_of_partitions(
     broker: PrivateRabbitMQ, shells: Callable[[str, str], Shell], engine: Engine
 ) -> None:
-    """With an operator's rights in the database, while a worker with its own goes on."""
+    """It needs an operator's rights in the database, and workers keep running meanwhile."""
     setup = shells("setup", "olga")
     worker = shells("worker", "worker")
     register_branches(engine, 1)

@@ -51,7 +51,7 @@ def test_the_first_events_after_the_move_continue_from_there(
 def test_a_file_with_a_bad_state_registers_nothing(
     shell: Shell, engine: Engine, tmp_path: Path, line: str, words: str
 ) -> None:
-    """The line and what is wrong in it are named."""
+    """The error names the line and what is wrong in it."""
     file = tmp_path / "branches.csv"
     file.write_text(f"{FILE.splitlines()[0]}\n3,good,,,,,0,\n{line}\n")
     result = shell.run("mirror-consumer", "branches", "import", str(file), expect=2)

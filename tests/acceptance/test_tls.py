@@ -133,7 +133,7 @@ def test_both_servers_are_used_over_tls(
     looking: Engine,
     tmp_path: Path,
 ) -> None:
-    """Both sides know the authority, and show the certificates that the servers ask for."""
+    """Clients and servers verify each other's certificates."""
     files = f"{certificates.client}&{{}}={certificates.client_key}"
     shell = Shell(
         {
@@ -157,7 +157,7 @@ def test_both_servers_are_used_over_tls(
 def test_a_client_certificate_is_asked_for_only_by_some(
     broker_url: str, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """A broker that does not demand one is used without."""
+    """A broker that does not demand one accepts clients without."""
     shell = Shell(
         {
             environment.AMQP_URL: f"{broker_url}?cacertfile={certificates.authority}",
@@ -196,7 +196,7 @@ def test_a_broker_that_is_not_the_right_one_gets_nothing(
 
 
 def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_path: Path) -> None:
-    """From a broker that demands one; the event stays in the spool."""
+    """The broker refuses the connection, and the event stays in the spool."""
     spool = tmp_path / "spool.db"
     shell = Shell({environment.AMQP_URL: demanding_url, environment.SPOOL: str(spool)})
     shell.run("mirror-publisher", "failed", "1", "why")
@@ -218,7 +218,7 @@ def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_pa
 def test_a_database_that_is_not_the_right_one_is_not_used(
     postgresql: PrivatePostgreSQL, certificates: Certificates, wrong: str, says: str
 ) -> None:
-    """With libpq's verify-full, whose words say why."""
+    """libpq's verify-full refuses it and says why."""
     url = make_url(postgresql.url)
     authority = certificates.stranger if wrong == "stranger" else certificates.authority
     query = f"sslmode=verify-full&sslrootcert={authority}"

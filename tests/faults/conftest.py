@@ -12,9 +12,7 @@ from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing
 from sandbox import Server, own_broker, own_database
-from tests.servers import delete_topology, wait_for
-
-MAX_MESSAGE_BYTES = 4000
+from tests.servers import MAX_MESSAGE_BYTES, delete_topology, wait_for
 
 
 @pytest.fixture(scope="module")

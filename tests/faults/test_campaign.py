@@ -19,7 +19,7 @@ def test_a_round_of_faults_loses_repeats_and_invents_nothing() -> None:
 
 
 def test_the_seed_is_the_round() -> None:
-    """The same seed gives the same history and schedule, another one another."""
+    """The same seed gives the same history and schedule, and another seed a different one."""
 
     def drawn(seed: int) -> object:
         faults = schedule(seed, events=1000, faults=50, is_cluster=True)
@@ -30,7 +30,7 @@ def test_the_seed_is_the_round() -> None:
 
 
 def test_every_kind_of_fault_occurs() -> None:
-    """In a round that has room for that, whatever the seed; on one node and on three."""
+    """Whatever the seed, a long enough round has them all, on one node and on three."""
     for is_cluster, others in (
         (False, {Kind.LEADER_KILLED, Kind.NODE_KILLED, Kind.NODE_FROZEN}),
         (True, {Kind.BROKER_KILLED}),

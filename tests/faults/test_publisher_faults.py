@@ -2,22 +2,31 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import count, cycle
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.amqp.connections import connection_parameters
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient, SpoolFull
 from sandbox import Server
+from sandbox.ports import LOOPBACK
 from tests.commands import Shell
-from tests.faults.conftest import MAX_MESSAGE_BYTES
-from tests.servers import register_branches, take_all, wait_for, wait_for_rows
+from tests.faults.campaign.proxy import Proxy
+from tests.servers import (
+    MAX_MESSAGE_BYTES,
+    PATIENCE_SECONDS,
+    register_branches,
+    take_all,
+    wait_for,
+    wait_for_rows,
+)
 from tests.spools import status_of
 
 ENDLESS_PULLER = """
@@ -36,9 +45,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def drain(path: Path, amqp_url: str) -> None:
-    client = BranchStatusClient(path, amqp_url)
-    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
-    client.close()
+    with BranchStatusClient(path, amqp_url) as client:
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
 
 def has_spooled(path: Path, count: int) -> Callable[[], bool]:
@@ -70,8 +78,7 @@ def received(amqp_url: str, spooled: int) -> list[Envelope]:
 
 
 def test_a_publisher_killed_at_any_moment_loses_nothing(path: Path, topology: str) -> None:
-    """Between spool and return, publish and confirm, confirm and removal: each event arrives, in
-    order within its branch, at worst twice."""
+    """Each event arrives in order within its branch, at worst twice."""
     spooled = 0
     for _ in range(5):
         with subprocess.Popen(
@@ -105,16 +112,43 @@ def test_a_restart_of_the_broker_loses_nothing(path: Path, topology: str, broker
     call(200)
     broker.start()
     call(200)
-    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
+    assert client.flush(timeout_seconds=PATIENCE_SECONDS)
     client.close()
     events = received(topology, calls)
     assert {event.sequence for event in events} == set(range(1, calls + 1))
 
 
+def test_a_flush_waits_for_a_broker_that_comes_back(
+    path: Path, topology: str, broker: Server
+) -> None:
+    """It returns False while the broker is away, and True once the broker has everything."""
+    with BranchStatusClient(path, topology) as client:
+        client.start_mirroring(1)
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        broker.kill()
+        client.mirror_failed(1, "why")
+        assert not client.flush(timeout_seconds=1)
+        broker.start()
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert [event.sequence for event in received(topology, 2)] == [1, 2]
+
+
+def test_a_flush_says_no_once_all_but_the_refused_are_sent(path: Path, topology: str) -> None:
+    """It does not wait for what the broker will never take."""
+    with BranchStatusClient(path, topology) as client:
+        client.mirror_failed(1, "x" * MAX_MESSAGE_BYTES)
+        client.mirror_failed(2, "why")
+        began_at = time.monotonic()
+        assert not client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert time.monotonic() - began_at < PATIENCE_SECONDS
+        status = client.status()
+        assert (status.confirmed, status.pending, status.refused) == (1, 0, 1)
+
+
 def test_an_outage_at_start_up_is_sat_out(
     shell: Shell, engine: Engine, topology: str, broker: Server, database: Server
 ) -> None:
-    """Puller, forwarder and worker may all be there before both servers are."""
+    """Puller, forwarder and worker may all start before both servers do."""
     register_branches(engine, 1)
     engine.dispose()
     broker.terminate()
@@ -132,7 +166,7 @@ def test_an_outage_at_start_up_is_sat_out(
 def test_what_the_broker_never_takes_is_set_aside(
     shell: Shell, topology: str, tmp_path: Path
 ) -> None:
-    """It is shown, it blocks nobody, and it can be tried again."""
+    """It is listed, blocks nobody, and can be tried again."""
     path = tmp_path / "spool.db"
     client = BranchStatusClient(path, forward=False)
     for branch_id in range(1, 31):
@@ -154,7 +188,7 @@ def fail_for_ever(client: BranchStatusClient) -> None:
 
 
 def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: str) -> None:
-    """What was taken before is sent; then there is room again."""
+    """What was taken before is sent, and then there is room again."""
     path = small_disk / "spool.db"
     client = BranchStatusClient(path, forward=False)
     with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
@@ -171,23 +205,24 @@ def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: 
 def test_a_disk_filled_by_others_does_not_stop_the_forwarder(
     small_disk: Path, topology: str
 ) -> None:
-    """It sends what is there; the spool forgets it once there is room to write that down."""
+    """It sends what is there, and removes it from the spool once there is room to do so."""
     path = small_disk / "spool.db"
     waiting = BranchStatusClient(path, forward=False)
     for branch_id in range(1, 51):
         waiting.start_mirroring(branch_id)
-    client = BranchStatusClient(path, "amqp://127.0.0.1:1")
-    forwarder = client._forwarder
-    assert forwarder is not None
-    ballast = small_disk / "ballast"
-    fill(ballast)
-    with pytest.raises(SpoolFull):
-        waiting.start_mirroring(1)
-    forwarder._addresses = cycle(connection_parameters(topology))
-    received(topology, 50)
-    ballast.unlink()
-    wait_for(lambda: status_of(path).pending == 0, "the spool to empty")
-    client.close()
+    url = urlsplit(topology)
+    with closing(Proxy(url.port or 0)) as proxy:
+        proxy.cut()
+        client = BranchStatusClient(path, url._replace(netloc=f"{LOOPBACK}:{proxy.port}").geturl())
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        with pytest.raises(SpoolFull):
+            waiting.start_mirroring(1)
+        proxy.heal()
+        received(topology, 50)
+        ballast.unlink()
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        client.close()
     waiting.close()
 
 

@@ -71,7 +71,7 @@ def has_batch_in_hand(engine: Engine) -> bool:
 def test_a_worker_killed_in_mid_batch_loses_and_repeats_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """What it had not committed goes to the next one, in order."""
+    """The next worker applies what was not committed, in order."""
     register_branches(engine, *BRANCHES)
     events = history(5)
     with held(engine):
@@ -86,7 +86,7 @@ def test_a_worker_killed_in_mid_batch_loses_and_repeats_nothing(
 
 
 def test_sigterm_finishes_the_batch(shell: Shell, engine: Engine, topology: str) -> None:
-    """It is committed and acked: nothing of it is delivered again."""
+    """The batch is committed and acked, so nothing of it is delivered again."""
     register_branches(engine, *BRANCHES)
     events = history(1)
     with held(engine):
@@ -104,7 +104,7 @@ def test_sigterm_finishes_the_batch(shell: Shell, engine: Engine, topology: str)
 def test_sigterm_ends_a_worker_whose_database_does_not_answer(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Within 10 s, with 0; what it had in hand is applied by the next one."""
+    """It exits with 0 within 10 s, and the next worker applies what it had in hand."""
     register_branches(engine, *BRANCHES)
     events = history(1)
     with held(engine):
@@ -137,7 +137,7 @@ def test_a_worker_outlives_a_restart_of_the_broker(
 def test_a_worker_outlives_a_restart_of_the_database(
     shell: Shell, engine: Engine, topology: str, database: Server
 ) -> None:
-    """While it drains; the batch in hand is tried again."""
+    """While it drains, the batch in hand is tried again."""
     register_branches(engine, *BRANCHES)
     events = history(100)
     publish_events(topology, *events)
@@ -154,7 +154,7 @@ def test_a_worker_outlives_a_restart_of_the_database(
 def test_a_deleted_queue_comes_back_with_its_consumer(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """The worker declares it anew and goes on."""
+    """The worker declares it again and goes on."""
     register_branches(engine, *BRANCHES)
     with (
         shell.running("mirror-consumer", "run"),
@@ -186,7 +186,7 @@ def test_a_deleted_queue_comes_back_with_its_consumer(
 def test_a_frozen_worker_does_no_harm_when_it_wakes_up(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Another one takes over meanwhile; the old batch, committed late, changes nothing."""
+    """Another one has taken over, and the old batch, committed late, changes nothing."""
     register_branches(engine, *BRANCHES)
     first, second = history(3), history(3, begin=3)
     impatient = f"{topology}?heartbeat=2"  # so that the broker gives a frozen worker up soon
@@ -208,7 +208,7 @@ def test_a_frozen_worker_does_no_harm_when_it_wakes_up(
 def test_a_batch_that_takes_long_costs_no_connection(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """The broker gets its heartbeats while a transaction waits: nothing is delivered again."""
+    """The broker gets its heartbeats during the transaction, so nothing is delivered again."""
     register_branches(engine, *BRANCHES)
     events = history(1)
     impatient = f"{topology}?heartbeat=1"  # the broker gives up after two
@@ -248,7 +248,7 @@ STEPS_BACK = """
 def test_a_worker_told_to_end_leaves_its_partition_in_order(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Another one goes on where it stopped, and sees nothing newer first."""
+    """Another one continues where it stopped and sees nothing newer first."""
     register_branches(engine, *BRANCHES)
     first, second = ([failed(1, n, "x") for n in range(begin, begin + 600)] for begin in (0, 600))
     with engine.begin() as connection:

@@ -10,16 +10,16 @@ from tests.fuzz import properties
 
 
 def test_every_body_is_an_event_or_refused() -> None:
-    """With words that can be stored."""
+    """The words of a refusal can always be stored."""
     properties.decoding()
 
 
 def test_every_message_is_applied_or_buried(engine: Engine) -> None:
-    """Whatever it is, and whatever stands near it."""
+    """This holds whatever else is in the batch."""
     properties.applying(engine)()
 
 
 def test_every_request_is_answered(tmp_path: Path) -> None:
-    """By XML-RPC, and never with an error of ours."""
+    """The answer is XML-RPC and never an error of our own."""
     with closing(BranchStatusClient(tmp_path / "spool.db", forward=False)) as client:
         properties.answering(client)()

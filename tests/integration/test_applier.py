@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from itertools import count, cycle
+from itertools import cycle
 from random import Random
 
 import pytest
@@ -18,10 +18,17 @@ from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
-from tests.servers import branch, register_branches, rows
+from tests.servers import (
+    PATIENCE_SECONDS,
+    fresh_branch_ids,
+    refuse_in_database,
+    register_branches,
+    rows,
+    state_of,
+    wait_for_rows,
+)
 
 BRANCH = 7
-fresh_branch_ids = count(1000)
 
 
 @pytest.fixture
@@ -39,17 +46,6 @@ def single_session(database_url: str) -> Iterator[Engine]:
     single.dispose()
 
 
-def state_of(engine: Engine, branch_id: int) -> BranchState:
-    row = branch(engine, branch_id)
-    return BranchState(
-        row.last_mirror_attempt,
-        row.last_mirrored,
-        row.last_mirrored_id,
-        row.mirror_failures,
-        row.mirror_status_message,
-    )
-
-
 def test_a_preparation_that_failed_half_way_is_made_again(
     engine: Engine, single_session: Engine
 ) -> None:
@@ -64,7 +60,7 @@ def test_a_preparation_that_failed_half_way_is_made_again(
 def test_what_a_session_has_forgotten_is_prepared_again(
     engine: Engine, single_session: Engine
 ) -> None:
-    """As behind a pooler, which gives each transaction some session; of a refused event, too."""
+    """A pooler may give each transaction another session."""
     register_branches(engine, BRANCH)
     refuse_in_database(engine, "failure_reason = 'poison'")
     applier = Applier(single_session)
@@ -89,20 +85,20 @@ def test_a_success_counts_from_when_it_started(applier: Applier, engine: Engine)
 
 
 def test_failures_count_up_and_leave_the_success_alone(applier: Applier, engine: Engine) -> None:
-    """The message is that of the latest one."""
+    """The status message is that of the latest failure."""
     applier.apply(messages(completed(BRANCH, 0, "rev-1")))
     applier.apply(messages(failed(BRANCH, 10, "first"), failed(BRANCH, 20, "second")))
     assert state_of(engine, BRANCH) == BranchState(at(20), at(0), "rev-1", 2, "second")
 
 
 def test_a_success_resets_the_failures(applier: Applier, engine: Engine) -> None:
-    """And clears the message."""
+    """It also clears the message."""
     applier.apply(messages(failed(BRANCH, 0, "first"), completed(BRANCH, 10, "rev-2")))
     assert state_of(engine, BRANCH) == BranchState(at(10), at(10), "rev-2")
 
 
 def test_a_late_event_takes_its_place_in_the_past(applier: Applier, engine: Engine) -> None:
-    """A success of yesterday does not hide today's failures; it only starts their count."""
+    """Yesterday's success does not hide today's failures; it only starts their count."""
     applier.apply(messages(failed(BRANCH, 0, "old"), failed(BRANCH, 20, "new")))
     applier.apply(messages(completed(BRANCH, 10, "rev-1")))
     assert state_of(engine, BRANCH) == BranchState(at(20), at(10), "rev-1", 1, "new")
@@ -131,7 +127,7 @@ def test_a_script_run_is_one_row_however_often_it_comes(applier: Applier, engine
 
 
 Step = tuple[str, int, int, str | None, int]
-"""What happened, to the how-manieth branch, to the attempt of which second, saying what, when."""
+"""What happened, the index of its branch, the second its attempt started, its text, and when."""
 steps: st.SearchStrategy[Step] = st.tuples(
     st.sampled_from(["started", "completed", "failed"]),
     st.integers(0, 2),
@@ -236,19 +232,6 @@ def test_trouble_while_a_batch_is_taken_apart_buries_nothing(
     assert rows(engine, "SELECT * FROM mirror_attempt") == []
 
 
-def refuse_in_database(engine: Engine, condition: str, error: str = "raise_exception") -> None:
-    """A rule of somebody's own on our table, which PostgreSQL keeps."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(f"""
-                CREATE OR REPLACE FUNCTION refuse_{error}() RETURNS trigger LANGUAGE plpgsql
-                AS $$ BEGIN RAISE {error} USING MESSAGE = 'no poison here'; END $$;
-                CREATE OR REPLACE TRIGGER refuse_{error} BEFORE INSERT ON mirror_attempt
-                FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse_{error}();
-            """)
-        )
-
-
 def test_trouble_of_the_server_is_nobodys_fault(applier: Applier, engine: Engine) -> None:
     """A missing table buries nothing: the batch is tried again when it is there."""
     with engine.begin() as connection:
@@ -259,7 +242,7 @@ def test_trouble_of_the_server_is_nobodys_fault(applier: Applier, engine: Engine
 
 
 def test_a_letter_counts_its_deliveries_on_one_row(applier: Applier, engine: Engine) -> None:
-    """Within a batch, and from one to the next."""
+    """It counts those within a batch and those of later batches."""
     (unknown,) = messages(started(404, 0))
     applier.apply([unknown, unknown])
     applier.apply([unknown])
@@ -310,7 +293,18 @@ def test_two_workers_on_the_same_branches_do_not_deadlock(applier: Applier, engi
     branch_ids = [next(fresh_branch_ids) for _ in range(20)]
     register_branches(engine, *branch_ids)
     forwards = messages(*(failed(branch_id, 0, "x") for branch_id in branch_ids))
-    with ThreadPoolExecutor(2) as threads:
-        for batch in [forwards, forwards[::-1]] * 20:
-            threads.submit(applier.apply, batch)
+    middle = "SELECT FROM branch WHERE id = :id FOR UPDATE"
+    with ThreadPoolExecutor(2) as threads, engine.begin() as other:
+        # Both get half way, and would there have what the other needs if each had its own order.
+        other.execute(text(middle), {"id": branch_ids[len(branch_ids) // 2]})
+        applying = [threads.submit(applier.apply, batch) for batch in (forwards, forwards[::-1])]
+        wait_for_rows(
+            engine,
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            [(2,)],
+        )
+        other.rollback()
+        for each in applying:
+            assert each.result(PATIENCE_SECONDS).applied == len(branch_ids)
     assert all(state_of(engine, branch_id).mirror_failures == 1 for branch_id in branch_ids)

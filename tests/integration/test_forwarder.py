@@ -17,7 +17,6 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
-from tests.spools import status_of
 
 PULLER = """
 import sys
@@ -34,13 +33,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(path: Path, topology: str) -> Iterator[BranchStatusClient]:
-    client = BranchStatusClient(path, topology)
-    yield client
-    client.close()
-
-
-def is_empty(path: Path) -> bool:
-    return status_of(path).pending == 0
+    with BranchStatusClient(path, topology) as client:
+        yield client
 
 
 def events_of(amqp_url: str, count: int) -> list[Envelope]:
@@ -59,15 +53,15 @@ def test_a_message_has_the_contracts_properties(client: BranchStatusClient, topo
 
 
 def test_each_key_arrives_in_order_and_every_event_once(
-    client: BranchStatusClient, topology: str, path: Path
+    client: BranchStatusClient, topology: str
 ) -> None:
-    """With many events of few branches, pipelined over the window."""
+    """Hundreds of events of a few branches are pipelined at once."""
     for _ in range(50):
         for branch_id in (1, 2, 3):
             client.start_mirroring(branch_id)
             client.mirror_failed(branch_id, "why")
     events = events_of(topology, 300)
-    wait_for(lambda: is_empty(path), "the spool to empty")
+    assert client.flush(timeout_seconds=PATIENCE_SECONDS)
     assert sorted(event.sequence or 0 for event in events) == list(range(1, 301))
     for branch_id in (1, 2, 3):
         key = f"branch:{branch_id}"
@@ -79,9 +73,8 @@ def test_what_an_earlier_process_left_is_sent_without_a_call(path: Path, topolog
     """A quiet puller flushes what an outage left behind."""
     with BranchStatusClient(path, forward=False) as earlier:
         earlier.start_mirroring(1)
-    client = BranchStatusClient(path, topology)
-    assert len(events_of(topology, 1)) == 1
-    client.close()
+    with BranchStatusClient(path, topology):
+        assert len(events_of(topology, 1)) == 1
 
 
 def test_what_other_processes_append_is_sent(
@@ -94,9 +87,9 @@ def test_what_other_processes_append_is_sent(
 
 
 def test_an_unroutable_event_stays_until_it_has_a_queue(
-    client: BranchStatusClient, path: Path, topology: str
+    client: BranchStatusClient, topology: str
 ) -> None:
-    """The broker acks what it cannot route; only its return tells. Other keys are sent."""
+    """The broker acks it but returns it first; events of other keys are sent meanwhile."""
     unbound, bound = "branch:1", "branch:2"
     partition = routing.slot_of(unbound) % routing.DEFAULT_PARTITIONS
     pattern = f"*.*.{routing.slot_of(unbound):02}"
@@ -108,32 +101,31 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
         client.mirror_failed(1, "why")
         client.start_mirroring(2)
         assert [event.event.partition_key for event in events_of(topology, 1)] == [bound]
-        assert status_of(path).pending >= 2
+        assert client.status().pending >= 2
         channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
     assert [event.sequence for event in events_of(topology, 2)] == [1, 2]
-    wait_for(lambda: is_empty(path), "the spool to empty")
+    assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
 
 def test_a_broker_without_the_exchange_is_waited_for(
     path: Path, amqp_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It closes the channel (404), which is no event's fault: none is set aside."""
-    client = BranchStatusClient(path, amqp_url)
-    client.start_mirroring(1)
-    client.mirror_failed(1, "why")
-    wait_for(lambda: "NOT_FOUND - no exchange" in caplog.text, "the broker to refuse")
-    with broker_channel(connection_parameters(amqp_url)) as channel:
-        declare_topology(channel, routing.DEFAULT_PARTITIONS)
-    assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
-    wait_for(lambda: is_empty(path), "the spool to empty")
-    assert status_of(path).refused == 0
-    client.close()
+    """The channel closes with 404, but no event is blamed or set aside."""
+    with BranchStatusClient(path, amqp_url) as client:
+        client.start_mirroring(1)
+        client.mirror_failed(1, "why")
+        wait_for(lambda: "NOT_FOUND - no exchange" in caplog.text, "the broker to refuse")
+        with broker_channel(connection_parameters(amqp_url)) as channel:
+            declare_topology(channel, routing.DEFAULT_PARTITIONS)
+        assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert client.status().refused == 0
 
 
 def test_a_nacked_event_stays_until_there_is_room(
-    client: BranchStatusClient, path: Path, topology: str
+    client: BranchStatusClient, topology: str
 ) -> None:
-    """A queue that is full refuses; its order holds."""
+    """It is sent again, in order, once the queue is no longer full."""
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
         channel = connection.channel()
         channel.queue_declare(
@@ -144,8 +136,8 @@ def test_a_nacked_event_stays_until_there_is_room(
         client.mirror_failed(1, "why")
         # The partition queue took it and the full one did not: the broker says no.
         assert events_of(topology, 1)[0].sequence == 1
-        assert status_of(path).pending == 2
-    wait_for(lambda: is_empty(path), "the spool to empty")
+        assert client.status().pending == 2
+    assert client.flush(timeout_seconds=PATIENCE_SECONDS)
     sequences = [event.sequence for event in events_of(topology, 2)]
     assert sequences[-2:] == [1, 2]
 
@@ -158,20 +150,19 @@ def test_a_process_that_ends_leaves_the_rest_to_the_next(path: Path, topology: s
             timeout=PATIENCE_SECONDS,
             check=True,
         )
-    client = BranchStatusClient(path, topology)
-    assert [event.sequence for event in events_of(topology, 3)] == [1, 2, 3]
-    client.close()
+    with BranchStatusClient(path, topology):
+        assert [event.sequence for event in events_of(topology, 3)] == [1, 2, 3]
 
 
 def test_another_process_takes_over_when_the_forwarder_ends(path: Path, topology: str) -> None:
-    """The one that forwards is killed; the one that waited goes on."""
+    """When the forwarding process is killed, a waiting one continues."""
     command = [sys.executable, "-c", PULLER + "input()", str(path), topology]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as first:
         events_of(topology, 1)
         client = BranchStatusClient(path, topology)
         os.kill(first.pid, signal.SIGSTOP)
         client.start_mirroring(2)
-        assert not is_empty(path)
+        assert client.status().pending
         first.kill()
     events_of(topology, 1)
     client.close()
@@ -189,8 +180,7 @@ sys.stdout.write("x")
 sys.stdout.flush()
 sys.stdin.read(1)
 client.start_mirroring(2)
-while client._spool.status().pending:
-    os.sched_yield()
+print(client.flush(timeout_seconds=60), end="")
 """
     )
     command = [sys.executable, "-c", story, str(path), topology]
@@ -203,15 +193,15 @@ while client._spool.status().pending:
         parent.stdin.close()
         keys = {event.event.partition_key for event in events_of(topology, 2)}
         assert keys == {"branch:1", "branch:2"}
-        assert parent.stdout.read() == b""  # the child has ended too
+        assert parent.stdout.read() == b"True"  # to its end: the child has ended too
 
 
 def test_a_forwarder_needs_no_rights_but_to_publish(path: Path, amqp_url: str) -> None:
-    """It declares nothing: where the exchange is missing, it waits for who may declare it."""
-    client = BranchStatusClient(path, amqp_url)
-    client.start_mirroring(1)
-    forwarder = client._forwarder
-    assert isinstance(forwarder, Forwarder)
+    """It declares nothing, and waits until somebody else has declared the exchange."""
+    with BranchStatusClient(path, forward=False) as client:
+        client.start_mirroring(1)
+    forwarder = Forwarder(path, amqp_url)
+    forwarder.wake()
     wait_for(lambda: forwarder.reaches_broker, "the forwarder to try")
     with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         channel = connection.channel()
@@ -219,4 +209,4 @@ def test_a_forwarder_needs_no_rights_but_to_publish(path: Path, amqp_url: str) -
         channel.queue_declare("mirror.events.p0")
         channel.queue_bind("mirror.events.p0", routing.EVENTS_EXCHANGE, "#")
         assert len(take_all(amqp_url, 1, partitions=1)) == 1
-    client.close()
+    forwarder.stop()

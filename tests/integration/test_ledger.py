@@ -1,9 +1,10 @@
 """What the ledger says has arrived, and what is missing."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
 from tests.builders import at
-from tests.servers import register_branches, rows
+from tests.servers import PATIENCE_SECONDS, register_branches, rows
 
 BRANCH = 7
 fresh_sources = (f"/pullers/vostok/{number}" for number in count())
@@ -63,7 +64,7 @@ def missing(engine: Engine, source: str) -> list[tuple[int, int]]:
 def test_the_account_is_that_of_a_set_of_numbers(
     engine: Engine, history: list[list[int] | str]
 ) -> None:
-    """Whatever the order, repetition, split into batches, and whenever somebody folds."""
+    """Order, repetition, batches and folds make no difference."""
     source = next(fresh_sources)
     arrived: set[int] = set()
     for step in history:
@@ -213,7 +214,7 @@ def test_a_fold_ends_between_two_pieces_when_it_is_told_to(
 
 
 def test_what_is_complete_is_one_row(engine: Engine) -> None:
-    """However much has passed; a hole adds one, and its late arrival takes it away again."""
+    """A hole adds a row, and its late arrival removes that again."""
     ranges = "SELECT first, last FROM ledger_range ORDER BY first"
     for begin in range(1, 5001, 500):
         note(engine, "/a", range(begin, begin + 500))
@@ -229,7 +230,7 @@ def test_what_is_complete_is_one_row(engine: Engine) -> None:
 
 
 def test_a_hole_is_as_old_as_what_first_arrived_above_it(engine: Engine) -> None:
-    """So a number that comes late splits it, and makes neither half younger."""
+    """A late number splits the hole without making either half younger."""
     note(engine, "/a", [1, 10])
     with engine.begin() as connection:
         connection.execute(
@@ -245,7 +246,7 @@ def test_a_hole_is_as_old_as_what_first_arrived_above_it(engine: Engine) -> None
 
 
 def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
-    """Partitions are applied independently: a higher number may be there first."""
+    """Partitions are applied independently, so a higher number may arrive first."""
     note(engine, "/a", [2])
     assert missing(engine, "/a") == [(1, 1)]
     found = account(engine, "/a", grace_seconds=60)
@@ -255,7 +256,7 @@ def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
 
 
 def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
-    """Up to the largest number, from a source with a name longer than an index takes."""
+    """That includes the largest number, and a source too long for an index."""
     for source in ("/" + "long" * 3000, "/'\"{},\\ ünï"):
         note(engine, source, [MAX_SEQUENCE, 1])
         fold(engine)
@@ -265,7 +266,7 @@ def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
 
 
 def test_what_is_buried_has_arrived(engine: Engine) -> None:
-    """As far as its number can be read; it counts as dead until somebody puts it right."""
+    """If its number can be read, it counts as dead until somebody resolves it."""
     register_branches(engine, BRANCH)
     good = numbered("/a", [1, 2])
     unknown = numbered("/a", [3], branch_id=404)
@@ -281,7 +282,7 @@ def test_what_is_buried_has_arrived(engine: Engine) -> None:
 
 
 def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
-    """The note stands or falls with what it is about."""
+    """The note is part of the transaction it is about."""
     with engine.connect() as connection:
         write_batch(connection, numbered("/a", [1]))
         connection.rollback()
@@ -289,13 +290,15 @@ def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
 
 
 def test_nobody_waits_for_a_fold(engine: Engine) -> None:
-    """Neither another one, which leaves it to the first, nor who notes an arrival."""
+    """A second fold leaves the work to the first, and noting an arrival goes on."""
     note(engine, "/a", [1])
-    with engine.begin() as folding:
+    with ThreadPoolExecutor(2) as threads, engine.begin() as folding:
         folding.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6C6564676572})
         folding.execute(text("DELETE FROM ledger_arrival"))
-        assert not fold(engine)
-        note(engine, "/a", [2])
+        other_fold = threads.submit(fold, engine)
+        noting = threads.submit(note, engine, "/a", [2])
+        assert other_fold.result(PATIENCE_SECONDS) is False
+        noting.result(PATIENCE_SECONDS)
         folding.rollback()
     assert fold(engine)
     assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 2)]
@@ -304,10 +307,14 @@ def test_nobody_waits_for_a_fold(engine: Engine) -> None:
 def test_workers_and_folds_at_once_lose_no_number(engine: Engine) -> None:
     """What is noted while somebody folds is folded the next time."""
     with ThreadPoolExecutor(4) as threads:
+        working: list[Future[Any]] = []
         for begin in range(1, 2001, 10):
-            threads.submit(note, engine, f"/{begin % 3}", range(begin, begin + 10))
-            threads.submit(note, engine, "/all", range(begin, begin + 10))
-            threads.submit(fold, engine)
+            arrived = range(begin, begin + 10)
+            working.append(threads.submit(note, engine, f"/{begin % 3}", arrived))
+            working.append(threads.submit(note, engine, "/all", arrived))
+            working.append(threads.submit(fold, engine))
+        for each in working:
+            each.result(PATIENCE_SECONDS)
     fold(engine)
     found = account(engine, "/all")
     assert found is not None

@@ -41,7 +41,7 @@ EXPLAIN = """
 """
 NOT_TO_BE_LOADED = ("42501", "58P01")
 """The SQLSTATE of a right that is missing, and of a file."""
-# Whoever is to find old statistics must not be overtaken by fresh ones.
+# A test of old statistics must not be overtaken by fresh ones.
 KEEP_STATISTICS = """
     ALTER TABLE branch SET (autovacuum_enabled = off);
     ALTER TABLE mirror_attempt SET (autovacuum_enabled = off);
@@ -210,12 +210,12 @@ def test_a_batch_reads_only_what_it_is_about(grown: tuple[Engine, Plans], count:
         "ledger_arrival",
     }
     assert plans.read_whole() == set()
-    # Nothing came late, and so no branch was computed anew.
+    # Nothing came late, so no branch was computed again.
     assert not any("touched (id)" in each["Query Text"] for each in plans.told)
 
 
 def test_taking_a_batch_apart_reads_no_more(grown: tuple[Engine, Plans]) -> None:
-    """Though its statements are prepared, whose plans PostgreSQL keeps."""
+    """PostgreSQL's kept plans for prepared statements do not change that."""
     engine, plans = grown
     batch = _batch(range(7, 307), start=2000)
     refused = _batch(range(400, 420), start=2000, reason="refused")
@@ -227,7 +227,7 @@ def test_taking_a_batch_apart_reads_no_more(grown: tuple[Engine, Plans]) -> None
 
 
 def test_a_fold_reads_only_what_the_arrivals_touch(grown: tuple[Engine, Plans]) -> None:
-    """However many holes there are in what came before."""
+    """The number of older holes does not matter."""
     engine, plans = grown
     Applier(engine).apply(_batch(range(7, 107), start=3000))
     plans.told.clear()
@@ -237,7 +237,7 @@ def test_a_fold_reads_only_what_the_arrivals_touch(grown: tuple[Engine, Plans]) 
 
 
 def test_replaying_reads_only_the_letters_it_is_given(grown: tuple[Engine, Plans]) -> None:
-    """And of the tables what their events are about."""
+    """Of the tables it reads only what their events are about."""
     engine, plans = grown
     unknown = [read_message(each.body) for each in _batch([BRANCHES + 1], start=4000)]
     Applier(engine).apply(unknown)

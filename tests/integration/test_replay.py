@@ -27,9 +27,8 @@ from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
-from tests.integration.test_applier import fresh_branch_ids, refuse_in_database, state_of
 from tests.reference import BranchState, fold
-from tests.servers import register_branches, rows
+from tests.servers import fresh_branch_ids, refuse_in_database, register_branches, rows, state_of
 
 STATES = "SELECT branch_id, state FROM dead_letter ORDER BY id"
 
@@ -55,7 +54,7 @@ def told(progress: list[Progress]) -> list[str]:
 
 
 def test_a_letter_is_applied_once_its_cause_is_gone(engine: Engine) -> None:
-    """And is no longer dead; until then it stays, with its reason."""
+    """Until then it stays dead, with its reason."""
     bury(engine, completed(404, 0, "rev-1"))
     (dead,) = outcomes(apply(engine))
     assert (dead.outcome, dead.reason) == ("dead", Reason.UNKNOWN_BRANCH)
@@ -68,7 +67,7 @@ def test_a_letter_is_applied_once_its_cause_is_gone(engine: Engine) -> None:
 
 
 def test_what_the_database_knows_already_is_unchanged(engine: Engine) -> None:
-    """Letters among each other, too: the same told twice is news once."""
+    """Two letters that say the same count as one change."""
     bury(engine, failed(1, 0, "why"), failed(1, 0, "why"))
     with engine.begin() as connection:
         connection.execute(
@@ -164,7 +163,7 @@ def says_more(said: dict[object, Attempt | None], envelope: Envelope) -> bool:
 
 
 def test_letters_are_applied_in_the_order_of_what_they_tell(engine: Engine) -> None:
-    """By partition key and then by start, whatever the order in which they died."""
+    """They are sorted by partition key and start, not by when they died."""
     history = [failed(branch, second, "x") for second in range(5) for branch in (2, 10)]
     history.append(script_run("gc", 3, 4))
     shuffled = Random(1).sample(history, len(history))
@@ -181,7 +180,7 @@ def test_letters_are_applied_in_the_order_of_what_they_tell(engine: Engine) -> N
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_late_letter_takes_its_place_in_the_past(engine: Engine, data: st.DataObject) -> None:
-    """Whatever part of a history died, in the end the rows are those of the whole."""
+    """Whatever part of a history died, the rows end up as those of the whole."""
     branch_id = next(fresh_branch_ids)
     history = [
         end
@@ -202,7 +201,7 @@ def test_a_late_letter_takes_its_place_in_the_past(engine: Engine, data: st.Data
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(engine: Engine) -> None:
-    """Branch by branch, over all its letters at once."""
+    """It shows the combined change of each branch."""
     register_branches(engine, 2)
     Applier(engine).apply(messages(failed(2, 0, "old")))
     bury(engine, completed(1, 0, "rev-1"), failed(1, 5, "why"), failed(3, 0, "unknown"))
@@ -221,7 +220,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(engine: Engine) ->
 
 
 def test_a_dry_run_cuts_no_branch_in_two(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says of a branch is the whole change, however many letters there are."""
+    """It shows a branch's whole change, however many letters there are."""
     monkeypatch.setattr(replay, "CHUNK", 3)
     bury(engine, *(failed(branch, second, "x") for branch in (1, 2, 3) for second in range(4)))
     register_branches(engine, 1, 2, 3)
@@ -262,7 +261,7 @@ def test_two_operators_at_once_share_the_letters(engine: Engine) -> None:
 
 
 def test_letters_in_somebodys_hands_are_skipped_not_waited_for(engine: Engine) -> None:
-    """They are theirs to apply."""
+    """Another replay that has locked them will apply them."""
     bury(engine, failed(1, 0, "x"), failed(1, 1, "x"))
     register_branches(engine, 1)
     with engine.begin() as other:
@@ -272,7 +271,7 @@ def test_letters_in_somebodys_hands_are_skipped_not_waited_for(engine: Engine) -
 
 
 def test_what_arrives_meanwhile_waits_for_the_next_call(engine: Engine) -> None:
-    """What was looked at is what is applied."""
+    """A replay applies exactly what was selected at its start."""
     bury(engine, failed(1, 0, "x"))
     with engine.connect() as connection:
         planned = plan(connection, Selection())
@@ -286,7 +285,7 @@ def test_what_arrives_meanwhile_waits_for_the_next_call(engine: Engine) -> None:
 def test_a_replay_that_is_stopped_leaves_a_clean_state(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between transactions: what it said is done, the rest is dead as before."""
+    """It stops between transactions: the rest is as dead as before."""
     monkeypatch.setattr(replay, "CHUNK", 4)
     bury(engine, *(failed(1, second, "x") for second in range(10)))
     register_branches(engine, 1)
@@ -303,7 +302,7 @@ def test_a_replay_that_is_stopped_leaves_a_clean_state(
 
 
 def test_letters_beside_a_worker_on_the_same_branches(engine: Engine) -> None:
-    """Nobody deadlocks for good, and the rows are those of all events."""
+    """Neither side deadlocks for good, and the rows are those of all events."""
     branch_ids = range(1, 21)
     early = [failed(branch, second, "x") for second in range(20) for branch in branch_ids]
     late = [completed(branch, 50, f"r{branch}") for branch in branch_ids]
@@ -353,7 +352,7 @@ def test_letters_are_selected_by_what_is_known_of_them(
 
 
 def test_letters_are_counted_by_reason_and_error(engine: Engine) -> None:
-    """Numbers make no difference between two errors."""
+    """Errors that differ only in numbers are counted together."""
     bury(engine, started(404, 0), started(405, 0), started(405, 1))
     Applier(engine).apply([read_message(b"{")])
     with engine.connect() as connection:
@@ -366,7 +365,7 @@ def test_letters_are_counted_by_reason_and_error(engine: Engine) -> None:
 
 
 def test_an_edit_that_mends_a_letter_keeps_the_original(engine: Engine) -> None:
-    """It is applied as edited, and a duplicate of what was delivered wakes it up no more."""
+    """It is applied as edited, and a duplicate of the original does not revive it."""
     register_branches(engine, 1)
     (original,) = bodies([failed(404, 0, "why")])
     (mended,) = bodies([failed(1, 0, "why")])
@@ -390,7 +389,7 @@ def test_an_edit_that_mends_a_letter_keeps_the_original(engine: Engine) -> None:
     ],
 )
 def test_an_edit_that_would_still_be_dead_is_refused(engine: Engine, body: bytes, why: str) -> None:
-    """It says why, and the letter is as it was."""
+    """The error says why, and the letter stays as it was."""
     register_branches(engine, 1)
     refuse_in_database(engine, "failure_reason = 'poison'")
     bury(engine, started(404, 0))
@@ -402,7 +401,7 @@ def test_an_edit_that_would_still_be_dead_is_refused(engine: Engine, body: bytes
 
 
 def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
-    """All or none of the letters named, and each that cannot be is named in turn."""
+    """Either all the named letters change or none, and the error names each that cannot."""
     bury(engine, started(404, 0))
     bury(engine, started(405, 0))
     with engine.begin() as connection:
@@ -420,7 +419,7 @@ def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
 
 
 def test_a_discarded_letter_can_be_restored(engine: Engine) -> None:
-    """Its note stays; meanwhile a duplicate wakes it up no more than an apply does."""
+    """Its note stays, and meanwhile neither a duplicate nor an apply revives it."""
     unknown = started(404, 0)
     bury(engine, unknown)
     with engine.begin() as connection:
@@ -435,7 +434,7 @@ def test_a_discarded_letter_can_be_restored(engine: Engine) -> None:
 
 
 def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
-    """Byte for byte and once, the edited with their originals."""
+    """They arrive byte for byte, once, and edited ones keep their originals."""
     register_branches(engine, 1)
     headers = {"origin": "vostok"}
     for body in (b"\xff\0", bodies([started(404, 0)])[0]):
@@ -465,7 +464,7 @@ def test_a_letter_that_is_edited_after_it_was_looked_at_is_skipped(engine: Engin
 
 @pytest.mark.parametrize("body", [b"x" * (2 * MAX_BODY_BYTES), b"", b"{"])
 def test_what_is_no_event_stays_dead_for_its_reason(engine: Engine, body: bytes) -> None:
-    """However large it is, it is told of, not passed over."""
+    """Even a very large one is reported rather than skipped."""
     message = read_message(body)
     Applier(engine).apply([message])
     (outcome,) = outcomes(apply(engine))
@@ -482,7 +481,7 @@ def test_what_is_no_event_stays_dead_for_its_reason(engine: Engine, body: bytes)
                                   b'"first_seen_at":"9999-12-31T23:59:59-12:00"}',
                                   b"[" * 100_000])  # fmt: skip
 def test_a_bad_line_imports_nothing(engine: Engine, line: bytes) -> None:
-    """And is named by its number."""
+    """The error names its line number."""
     good = b'{"reason":"malformed","detail":"x","body":"ew=="}'
     with pytest.raises(BadLetterFile, match="line 2"), engine.begin() as connection:
         transfer.import_lines(connection, [good, line])

@@ -6,9 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs
-from tests.integration.test_status import HOUR, MOMENTS, NAMES, NOON, TICK, berlin_engine
-
-__all__ = ["berlin_engine"]
+from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 
 GC = Watched("vostok", "gc")
 
@@ -45,7 +43,7 @@ def has_run(engine: Engine, now: datetime, script: Watched = GC) -> bool:
 
 @pytest.mark.parametrize("now", MOMENTS, ids=NAMES)
 def test_a_run_that_completed_exactly_then_counts(berlin_engine: Engine, now: datetime) -> None:
-    """One that completed a microsecond before does not, wherever the clocks have jumped."""
+    """One that completed a microsecond earlier does not, whatever the local clocks did."""
     completed = now.astimezone(UTC) - HOUR
     ran(berlin_engine, "vostok", "gc", completed - TICK)
     assert not has_run(berlin_engine, now)
@@ -55,7 +53,7 @@ def test_a_run_that_completed_exactly_then_counts(berlin_engine: Engine, now: da
 
 
 def test_a_long_run_counts_by_its_end(engine: Engine) -> None:
-    """Though a shorter one started later and completed long ago."""
+    """A shorter one that started later and completed long ago does not matter."""
     ran(engine, "vostok", "gc", NOON, took=10 * HOUR)
     ran(engine, "vostok", "gc", NOON - 8 * HOUR)
     with engine.connect() as connection:
@@ -65,7 +63,7 @@ def test_a_long_run_counts_by_its_end(engine: Engine) -> None:
 
 
 def test_a_run_of_the_near_future_counts(engine: Engine) -> None:
-    """Hosts' clocks may be fast; its age is 0."""
+    """Hosts' clocks may be fast, so its age is 0."""
     ran(engine, "vostok", "gc", NOON)
     with engine.connect() as connection:
         (sighting,) = check(connection, [GC], HOUR, now=NOON - HOUR)
@@ -73,7 +71,7 @@ def test_a_run_of_the_near_future_counts(engine: Engine) -> None:
 
 
 def test_only_that_script_on_that_host_counts(engine: Engine) -> None:
-    """The sightings come in the order of what was asked."""
+    """The results come in the order of the question."""
     ran(engine, "mir", "gc", NOON)
     ran(engine, "vostok", "gc2", NOON)
     watched = [GC, Watched("mir", "gc"), Watched("vostok", "gc2")]
@@ -96,7 +94,7 @@ def test_a_time_without_a_zone_is_refused(engine: Engine) -> None:
 
 
 def test_each_script_has_one_last_run_on_each_host(engine: Engine) -> None:
-    """The one that started last; by name, then by host, or only those of one name."""
+    """It is the one that started last, listed by name and then by host."""
     assert last_started(engine) == []
     for host in ("mir", "vostok"):
         for name in ("gc", "größe: 大", "a"):
@@ -112,7 +110,7 @@ def test_each_script_has_one_last_run_on_each_host(engine: Engine) -> None:
 
 
 def test_the_cost_follows_the_scripts_not_their_runs(engine: Engine) -> None:
-    """Of 20,000 runs, only a handful of the index is read."""
+    """Of 20,000 runs, only a handful of index entries are read."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(
             text(
@@ -145,13 +143,13 @@ def test_the_first_colon_divides_host_and_script(value: str, hostname: str, name
 
 @pytest.mark.parametrize("value", ["vostok", ":gc", "vostok:", ":", ""])
 def test_what_is_not_host_and_script_is_named(value: str) -> None:
-    """With an example of one that is."""
+    """The error shows an example of one that is."""
     with pytest.raises(ValueError, match=f"^'{value}' is not HOST:SCRIPT, such as"):
         Watched.parse(value)
 
 
 @pytest.mark.parametrize("value", ["vostok:\udcff", "x" * 256 + ":gc", "vostok:" + "x" * 256])
 def test_names_that_no_run_can_have_are_refused(value: str) -> None:
-    """Rather than called missing for ever."""
+    """Otherwise they would be reported as missing for ever."""
     with pytest.raises(ValueError, match=r"the (hostname|script's name) "):
         Watched.parse(value)

@@ -1,37 +1,15 @@
 """What state a branch is in, to the microsecond, and which branches need attention first."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.status import BranchState, attempts, branch_states
-from mirrorfeed.consumer.database import database_now, open_engine
+from mirrorfeed.consumer.database import database_now
+from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 from tests.servers import register_branches
-
-HOUR = timedelta(hours=1)
-TICK = timedelta(microseconds=1)
-BERLIN = ZoneInfo("Europe/Berlin")
-NOON = datetime(2026, 7, 5, 12, tzinfo=UTC)
-MOMENTS = [
-    NOON,
-    datetime(2026, 7, 6, 0, 10, tzinfo=UTC),
-    datetime(2026, 3, 29, 3, 10, tzinfo=BERLIN),
-    datetime(2026, 10, 25, 2, 10, tzinfo=BERLIN, fold=1),
-]
-NAMES = ["at noon", "just after midnight", "after an hour was left out", "in an hour's repetition"]
-
-
-@pytest.fixture
-def berlin_engine(database_url: str) -> Iterator[Engine]:
-    """Connections whose session is in a zone that has daylight saving time."""
-    url = make_url(database_url).update_query_dict({"options": "-c timezone=Europe/Berlin"})
-    engine = open_engine(url.render_as_string(hide_password=False))
-    yield engine
-    engine.dispose()
 
 
 def attempt(engine: Engine, branch_id: int, start: datetime, outcome: str | None = None) -> None:
@@ -66,7 +44,7 @@ def states(engine: Engine, **options: Any) -> dict[int, str]:
 def test_an_attempt_exactly_at_the_limit_is_not_stuck_yet(
     berlin_engine: Engine, now: datetime
 ) -> None:
-    """A microsecond later it is; also where the clocks on the walls have jumped meanwhile."""
+    """A microsecond later it is, even if the local clocks have jumped meanwhile."""
     register_branches(berlin_engine, 1, 2, 3)
     begun = now.astimezone(UTC) - HOUR
     attempt(berlin_engine, 1, begun - TICK)
@@ -82,7 +60,7 @@ def test_an_attempt_exactly_at_the_limit_is_not_stuck_yet(
 def test_a_success_exactly_as_old_as_allowed_is_not_older(
     berlin_engine: Engine, now: datetime
 ) -> None:
-    """A day is 24 hours, whatever the clocks on the walls do."""
+    """A day is 24 hours, even when daylight saving time begins or ends."""
     register_branches(berlin_engine, 1, 2, 3)
     begun = now.astimezone(UTC) - timedelta(days=1)
     attempt(berlin_engine, 1, begun - TICK, "completed")
@@ -92,7 +70,7 @@ def test_a_success_exactly_as_old_as_allowed_is_not_older(
 
 
 def test_only_the_latest_attempt_decides_the_state(engine: Engine) -> None:
-    """One that never ended is forgotten once a later one began."""
+    """An attempt that never ended no longer matters once a later one has begun."""
     register_branches(engine, 1)
     attempt(engine, 1, NOON - 9 * HOUR)
     attempt(engine, 1, NOON, "failed")
@@ -102,7 +80,7 @@ def test_only_the_latest_attempt_decides_the_state(engine: Engine) -> None:
 
 
 def test_what_needs_attention_comes_first(engine: Engine) -> None:
-    """Stuck for longest, failed most often, never mirrored, in hand, then the oldest success."""
+    """The order is stuck, failing, never mirrored, in progress, then the oldest success."""
     register_branches(engine, *range(1, 11))
     attempt(engine, 1, NOON - HOUR, "completed")
     attempt(engine, 2, NOON - 2 * HOUR, "completed")
@@ -124,7 +102,7 @@ def test_what_needs_attention_comes_first(engine: Engine) -> None:
 
 
 def test_the_age_of_a_success_is_never_below_zero(engine: Engine) -> None:
-    """Not even where a puller's clock is fast; a branch without success has none."""
+    """That holds even if a puller's clock is fast; without a success there is no age."""
     register_branches(engine, 1, 2)
     attempt(engine, 1, NOON, "completed")
     for now, age in ((NOON + HOUR, 3600.0), (NOON - HOUR, 0.0)):
@@ -135,7 +113,7 @@ def test_the_age_of_a_success_is_never_below_zero(engine: Engine) -> None:
 
 
 def test_now_is_what_the_database_says(engine: Engine) -> None:
-    """One instant for all that a transaction reads, in UTC."""
+    """It is one instant, in UTC, for everything that a transaction reads."""
     register_branches(engine, 1)
     with engine.begin() as connection:
         now = database_now(connection)
@@ -156,7 +134,7 @@ def test_a_time_without_a_zone_is_refused(engine: Engine) -> None:
 
 
 def test_a_history_has_the_latest_attempt_first(engine: Engine) -> None:
-    """With how long each took; what has no end has no duration."""
+    """Each has its duration, except those that have not ended."""
     register_branches(engine, 1, 2)
     attempt(engine, 1, NOON, "failed")
     attempt(engine, 1, NOON + HOUR)

@@ -11,9 +11,8 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.branches.takeover import KnownState, take_over
 from mirrorfeed.contract.events import InvalidEvent
 from tests.builders import at, completed, failed, messages, started
-from tests.integration.test_applier import fresh_branch_ids, state_of
 from tests.reference import BranchState
-from tests.servers import register_branches, rows
+from tests.servers import fresh_branch_ids, register_branches, rows, state_of
 
 DAY = 86_400.0
 seconds = st.integers(0, int(DAY))
@@ -49,7 +48,7 @@ def known(state: KnownState) -> BranchState:
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=states())
 def test_a_branch_has_the_state_it_had(engine: Engine, state: KnownState) -> None:
-    """And continues from there: one more failure counts, and a success counts from its start."""
+    """From there one more failure counts, and a success counts from its start."""
     branch_id = next(fresh_branch_ids)
     register_branches(engine, branch_id)
     with engine.begin() as connection:
@@ -92,7 +91,7 @@ def test_a_state_is_taken_over_once(engine: Engine) -> None:
     ],
 )
 def test_a_state_that_nothing_leads_to_is_refused(values: dict[str, object], words: str) -> None:
-    """With what is wrong with it."""
+    """The error says what is wrong with it."""
     with pytest.raises(InvalidEvent, match=words):
         KnownState(**values)  # type: ignore[arg-type]
 

@@ -6,7 +6,12 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
+from mirrorfeed.amqp.connections import (
+    BrokerUnavailable,
+    broker_channel,
+    connection_parameters,
+    message_count,
+)
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing, wire
 from tests.builders import START, bodies, failed, started
@@ -14,14 +19,22 @@ from tests.servers import PATIENCE_SECONDS, publish_events, take_all
 
 
 def test_declaring_again_changes_nothing(topology: str) -> None:
-    """Every worker does so whenever it connects."""
+    """Messages stay where they are, and events go on to one partition each, as before."""
+    events = [started(branch_id, 0) for branch_id in range(1, 101)]
+    publish_events(topology, *events)
+    queues = [*routing.partition_queues(routing.DEFAULT_PARTITIONS), routing.DEAD_QUEUE]
     with broker_channel(connection_parameters(topology)) as channel:
+        before = [message_count(channel, queue) for queue in queues]
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
+        assert [message_count(channel, queue) for queue in queues] == before
+        publish_events(topology, *events)
+        assert [message_count(channel, queue) for queue in queues] == [2 * n for n in before]
+    assert sum(before) == 100
 
 
 @pytest.mark.parametrize("partitions", [1, 4, 7])
 def test_every_event_reaches_exactly_one_partition(amqp_url: str, partitions: int) -> None:
-    """Whatever the number of partitions."""
+    """The number of partitions does not matter."""
     with broker_channel(connection_parameters(amqp_url)) as channel:
         declare_topology(channel, partitions)
     events = [started(branch_id, 0) for branch_id in range(1, 101)]
@@ -51,7 +64,7 @@ def test_the_queues_are_as_the_contract_has_them(topology: str) -> None:
 
 
 def test_a_message_past_the_delivery_limit_goes_to_the_dead_queue(topology: str) -> None:
-    """The broker's safety net for what kills consumers."""
+    """This is the broker's safety net for messages that kill consumers."""
     (event,) = [started(1, 0)]
     publish_events(topology, event)
     queue = routing.partition_queue(
@@ -74,8 +87,7 @@ def test_a_message_past_the_delivery_limit_goes_to_the_dead_queue(topology: str)
 
 
 def test_what_is_lost_twice_comes_behind_what_was_lost_with_it(topology: str) -> None:
-    """The limit of guarantee 9: the broker returns what a lost connection had in hand in order, but
-    what the next connection takes of it and loses, too, does not come first again."""
+    """RabbitMQ returns in order what a lost connection held, but not what is lost a second time."""
     publish_events(topology, *(failed(1, second, "why") for second in range(5)))
     slot = routing.slot_of("branch:1")
     queue = routing.partition_queue(slot % routing.DEFAULT_PARTITIONS)
@@ -98,7 +110,7 @@ def take(amqp_url: str, queue: str, count: int) -> list[float]:
 
 
 def test_a_broker_that_is_away_is_named(amqp_url: str) -> None:
-    """With its address, and without its password."""
+    """The error has its address but not its password."""
     parameters = connection_parameters("amqp://jane:s3cret@127.0.0.1:1")
     with pytest.raises(
         BrokerUnavailable, match=r"the broker at 127\.0\.0\.1:1 cannot be used"

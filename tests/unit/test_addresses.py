@@ -11,7 +11,7 @@ from mirrorfeed.amqp.connections import after_each_round
 
 
 def test_a_list_has_every_address_in_any_order() -> None:
-    """So that the processes of many hosts spread over the nodes."""
+    """This spreads the processes of many hosts over the nodes."""
     listed = "amqp://one, amqp://jane:a,b@two:5673/v?heartbeat=2,amqps://three"
     orders = {tuple(address.url for address in broker_addresses(listed)) for _ in range(200)}
     assert len(orders) == 6
@@ -22,7 +22,7 @@ def test_a_list_has_every_address_in_any_order() -> None:
 
 
 def test_amqps_verifies_certificate_and_host_name() -> None:
-    """By default against the authorities of the system."""
+    """By default it trusts the system's authorities."""
     (address,) = broker_addresses("amqps://host")
     assert address.tls is not None
     assert address.tls.verify_mode == ssl.CERT_REQUIRED
@@ -50,14 +50,14 @@ def test_amqps_verifies_certificate_and_host_name() -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(urls: str, says: str) -> None:
-    """With a remedy and without a password."""
+    """The error has a remedy and no password."""
     with pytest.raises(ValueError, match=says) as error:
         broker_addresses(urls)
     assert "s3cret" not in str(error.value)
 
 
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
-    """At once, not at the first connection."""
+    """The error comes at once, not with the first connection."""
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")
     with pytest.raises(ValueError, match=f"cacertfile={file}"):
@@ -65,7 +65,7 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pause_comes_after_a_whole_round() -> None:
-    """What one dead address costs is one attempt, and it makes no pause longer."""
+    """A dead address costs one attempt and lengthens no pause."""
     wait = after_each_round(3, wait_exponential(multiplier=5))
     pauses = []
     for attempt in range(1, 7):

@@ -19,7 +19,7 @@ def workers(count: int, *, shares: bool = False) -> list[Member]:
 
 @given(partitions, counts)
 def test_workers_share_the_partitions_evenly(partitions: int, count: int) -> None:
-    """None has two more than another, and every partition has one owner."""
+    """No two workers differ by more than one, and every partition has one owner."""
     queues = partition_queues(partitions)
     dealt = owners(queues, workers(count))
     owned = [sum(owner == worker for owner in dealt.values()) for worker in workers(count)]
@@ -28,7 +28,7 @@ def test_workers_share_the_partitions_evenly(partitions: int, count: int) -> Non
 
 
 def test_a_share_is_taken_first() -> None:
-    """Every N-th partition from the I-th on."""
+    """Share I/N gets every N-th partition from the I-th on."""
     queues = partition_queues(4)
     members = workers(2, shares=True)
     assert assignment_of(1, queues, members).own == {queues[0], queues[2]}
@@ -36,7 +36,7 @@ def test_a_share_is_taken_first() -> None:
 
 
 def test_a_share_that_nobody_has_is_dealt_out() -> None:
-    """To the workers without one, or else to all."""
+    """It goes to the workers without a share, or else to all of them."""
     queues = partition_queues(4)
     first, second, _ = workers(3, shares=True)
     free = Member(9, "host", 9, None, frozenset())
@@ -45,7 +45,7 @@ def test_a_share_that_nobody_has_is_dealt_out() -> None:
 
 
 def test_a_partition_is_served_once_its_owner_is_subscribed() -> None:
-    """Before that, whoever has it keeps it."""
+    """Until then the previous worker keeps it."""
     queues = partition_queues(2)
     first, second = workers(2)
     assert assignment_of(1, queues, [first, second]).served == set()

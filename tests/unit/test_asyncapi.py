@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope, Event
 from mirrorfeed.contract.reasons import Reason
-from tests.unit.test_wire import GOLDEN, REFUSED, events
+from tests.wire_samples import GOLDEN, REFUSED, events
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text()
@@ -58,7 +58,7 @@ def test_an_example_fits_its_own_schema_only(event_type: str) -> None:
 
 @given(event=events, sequence=st.none() | st.integers(1, 2**63 - 1))
 def test_whatever_is_sent_fits_the_schemas(event: Event, sequence: int | None) -> None:
-    """Nobody who validates what arrives refuses an event of ours."""
+    """A consumer that validates what arrives refuses none of our events."""
     envelope = Envelope("id", "/pullers/vostok/x", event.started_at, event, sequence)
     ANY_PAYLOAD.validate(json.loads(wire.encode(envelope)))
 
@@ -79,7 +79,7 @@ def test_what_the_wire_refuses_the_schemas_refuse(case: str) -> None:
 
 @pytest.mark.parametrize("case", sorted(BEYOND_SCHEMAS))
 def test_only_what_schemas_cannot_say_is_left_to_the_description(case: str) -> None:
-    """The list of exceptions holds none too many."""
+    """The list of exceptions has no entry too many."""
     body, _ = REFUSED[case]
     assert ANY_PAYLOAD.is_valid(json.loads(body))
 
@@ -100,7 +100,7 @@ def test_the_channel_is_the_events_exchange() -> None:
 
 @pytest.mark.parametrize("event_type", wire.TYPES)
 def test_messages_carry_the_content_type_and_their_type(event_type: str) -> None:
-    """AMQP's properties say it before anybody has to read the body."""
+    """AMQP properties say so without anybody reading the body."""
     assert MESSAGES[event_type]["contentType"] == wire.CONTENT_TYPE
     assert MESSAGES[event_type]["bindings"]["amqp"]["messageType"] == event_type
     assert set(CHANNEL["messages"]) == set(DOCUMENT["components"]["messages"])

@@ -5,7 +5,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,13 +24,15 @@ from mirrorfeed.contract.events import (
     MirrorFailed,
     MirrorStarted,
 )
-from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient
-from sandbox import wait_until
+from mirrorfeed.publisher import AttemptNotStarted, BranchStatusClient, SpoolError
+from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
+from tests.servers import PATIENCE_SECONDS, wait_for
 from tests.spools import pending_in
 
 ROOT = Path(__file__).parents[2]
 NOBODY_LISTENS = "amqp://127.0.0.1:1"
+FORWARDER = "mirrorfeed forwarder"
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ def test_a_second_failure_is_a_second_attempt(client: BranchStatusClient, path: 
 
 
 def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -> None:
-    """With the revision that it found."""
+    """The outcome has the revision that the block set."""
     with client.mirroring(1) as attempt:
         attempt.revision_id = "rev-1"
     start, end = (envelope.event for envelope in spooled(path))
@@ -121,7 +126,7 @@ def test_the_block_reports_its_attempt(client: BranchStatusClient, path: Path) -
 def test_an_exception_in_the_block_is_the_reason(
     client: BranchStatusClient, path: Path, error: BaseException, reason: str
 ) -> None:
-    """And goes on to the caller; whatever its text, an event can hold it."""
+    """It also reaches the caller, and whatever its text is, an event can hold it."""
     with pytest.raises(type(error)), client.mirroring(1):
         raise error
     end = spooled(path)[-1].event
@@ -204,7 +209,7 @@ def test_the_original_names_work(client: BranchStatusClient, path: Path) -> None
 
 
 def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a puller needs no configuration of its own."""
+    """A puller needs no configuration of its own."""
     monkeypatch.setenv("MIRRORFEED_SPOOL", str(path))
     with BranchStatusClient(forward=False) as client:
         client.start_mirroring(1)
@@ -212,13 +217,13 @@ def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_bad_url_is_refused_without_its_password(path: Path) -> None:
-    """The constructor says so; no later call can."""
+    """The constructor raises the error, since no later call can."""
     with pytest.raises(ValueError, match="the AMQP URL cannot be read"):
         BranchStatusClient(path, "amqp://jane:s3cret@host:nonsense")
 
 
 def test_times_are_utc(client: BranchStatusClient, path: Path) -> None:
-    """Whatever the host's time zone."""
+    """The host's time zone does not matter."""
     client.start_mirroring(1)
     assert abs(datetime.now(UTC) - spooled(path)[0].time) < timedelta(minutes=1)
 
@@ -249,13 +254,12 @@ def test_the_readmes_sample_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_a_client_closes_itself_at_the_end_of_a_block(path: Path) -> None:
-    """Whatever ends the block; what was reported stays."""
+    """It does so whatever ends the block, and what was reported stays."""
     with suppress(ZeroDivisionError), BranchStatusClient(path, NOBODY_LISTENS) as client:
         client.start_mirroring(1)
-        forwarder = client._forwarder
+        wait_for(lambda: FORWARDER in running_threads(), "the forwarder to run")
         client.mirror_failed(1, str(1 // 0))
-    assert forwarder is not None
-    wait_until(lambda: not forwarder.is_running, 60, "the forwarder to end")
+    wait_for(lambda: FORWARDER not in running_threads(), "the forwarder to end")
     assert open_files_in(path.parent) == []
     assert len(spooled(path)) == 1
 
@@ -274,7 +278,92 @@ def test_a_client_that_is_still_connecting_closes_its_socket(path: Path) -> None
             assert connection.recv(100) == b""
 
 
+def running_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
 def open_files_in(folder: Path) -> list[Path]:
     """Files there that this process has open."""
     links = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
     return [target for link in links if (target := link.resolve()).is_relative_to(folder)]
+
+
+def test_the_account_is_that_of_the_spool(client: BranchStatusClient, path: Path) -> None:
+    """It counts what was taken, confirmed and refused, by whichever process."""
+    for branch_id in (1, 2, 3, 4):
+        client.start_mirroring(branch_id)
+    with closing(Spool(path)) as other:
+        other.remove([1])
+        other.refuse(2, "too large")
+    status = client.status()
+    assert (status.spooled, status.confirmed, status.pending, status.refused) == (4, 1, 2, 1)
+    assert status.source == spooled(path)[0].source
+
+
+def test_an_empty_spool_is_flushed(client: BranchStatusClient) -> None:
+    """There is nothing to wait for."""
+    assert client.flush(timeout_seconds=0)
+
+
+def test_a_flush_ends_when_another_process_has_confirmed_all(
+    client: BranchStatusClient, path: Path
+) -> None:
+    """A client that does not forward learns it from the spool."""
+    for branch_id in (1, 2, 3):
+        client.start_mirroring(branch_id)
+    with ThreadPoolExecutor(1) as threads, closing(Spool(path)) as other:
+        flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
+        for sequence in (2, 1, 3):
+            assert not client.flush(timeout_seconds=0)
+            assert not flushing.done()
+            other.remove([sequence])
+        assert flushing.result(PATIENCE_SECONDS)
+
+
+def test_calls_that_go_on_do_not_delay_a_flush(client: BranchStatusClient, path: Path) -> None:
+    """It waits for what was spooled before it, not for the spool to be empty."""
+    client.start_mirroring(1)
+    with ThreadPoolExecutor(1) as threads, closing(Spool(path)) as other:
+        flushing = threads.submit(client.flush, timeout_seconds=PATIENCE_SECONDS)
+        while not flushing.done():
+            client.start_mirroring(1)
+            other.remove([client.status().spooled - 1])
+        assert flushing.result()
+    assert client.status().pending == 1
+
+
+def test_a_refused_event_is_never_flushed(client: BranchStatusClient, path: Path) -> None:
+    """`flush` says so as soon as nothing else is pending, whatever its timeout."""
+    client.start_mirroring(1)
+    client.start_mirroring(2)
+    with closing(Spool(path)) as other:
+        other.refuse(1, "too large")
+        other.remove([2])
+        began_at = time.monotonic()
+        assert not client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert time.monotonic() - began_at < PATIENCE_SECONDS
+        other.restore_refused()
+        other.remove([1])
+    assert client.flush(timeout_seconds=0)
+
+
+def test_a_flush_inside_group_commit_is_refused(client: BranchStatusClient) -> None:
+    """What the block spools is not durable yet, so waiting for it would be in vain."""
+    with pytest.raises(SpoolError, match="flush after the group_commit block"):
+        flush_in_group_commit(client)
+    assert client.status().spooled == 0
+
+
+def flush_in_group_commit(client: BranchStatusClient) -> None:
+    with client.group_commit():
+        client.start_mirroring(1)
+        client.flush(timeout_seconds=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("timeout_seconds", [-1.0, float("nan")])
+def test_a_timeout_that_is_none_is_named(
+    client: BranchStatusClient, timeout_seconds: float
+) -> None:
+    """The error says what it should be."""
+    with pytest.raises(ValueError, match=f"must be 0 or more, not {timeout_seconds}"):
+        client.flush(timeout_seconds=timeout_seconds)

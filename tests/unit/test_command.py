@@ -47,7 +47,7 @@ def reason(path: Path) -> str:
 
 
 def test_a_command_that_succeeds_completes_the_attempt(shell: Shell, path: Path) -> None:
-    """With the revision that the revision command prints."""
+    """The revision is what the revision command prints."""
     result = shell.run(*mirror("echo out; echo err >&2", "--revision-command", "echo rev-1"))
     assert (result.stdout, result.stderr) == ("out\n", "err\n")
     start, end = spooled(path)
@@ -62,7 +62,7 @@ def test_a_command_that_succeeds_completes_the_attempt(shell: Shell, path: Path)
 def test_a_mirror_without_a_known_revision_is_a_mirror(
     shell: Shell, path: Path, revision_command: str
 ) -> None:
-    """What the revision command is worth does not decide about the branch."""
+    """A revision command that fails does not make the mirror a failure."""
     result = shell.run(*mirror("true", "--revision-command", revision_command))
     assert "no revision came from" in result.stderr
     end = spooled(path)[-1].event
@@ -71,7 +71,7 @@ def test_a_mirror_without_a_known_revision_is_a_mirror(
 
 
 def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
-    """Its last line on standard error is the reason, its exit code ours."""
+    """Its last line on standard error is the reason, and its exit code is passed on."""
     result = shell.run(*mirror("echo first >&2; echo 'fatal: größe' >&2; exit 7"), expect=7)
     assert result.stderr == "first\nfatal: größe\n"
     assert reason(path) == "fatal: größe"
@@ -92,19 +92,19 @@ def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
 def test_any_standard_error_makes_a_reason(
     shell: Shell, path: Path, script: str, expected: str
 ) -> None:
-    """Blank lines, progress, binary, secrets, and more than an event holds."""
+    """That includes blank lines, progress bars, binary, secrets, and more than an event holds."""
     shell.run(*mirror(script), expect=3 if script == "exit 3" else 1)
     assert reason(path) == expected
 
 
 def test_a_command_that_does_not_exist_is_a_failure(shell: Shell, path: Path) -> None:
-    """With the exit code that a shell would have."""
+    """The exit code is the one a shell would give."""
     shell.run("mirror-publisher", "run", "--branch", "1", "--", "no-such-command", expect=127)
     assert reason(path) == "no-such-command: command not found"
 
 
 def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> None:
-    """Whoever killed it."""
+    """It does not matter who killed it."""
     shell.run(*mirror("kill -KILL $$"), expect=128 + signal.SIGKILL)
     assert reason(path) == "sh was ended by SIGKILL"
 
@@ -120,7 +120,7 @@ def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> Non
 def test_a_run_that_is_told_to_end_reports_a_failure(
     shell: Shell, path: Path, number: signal.Signals, script: str
 ) -> None:
-    """The signal is passed on; whether the command had done its work cannot be known."""
+    """The signal is passed on, and nobody can know whether the command had done its work."""
     process = shell.start(*mirror(script))
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
@@ -160,7 +160,7 @@ def test_a_command_whose_output_nobody_reads_goes_on(path: Path) -> None:
 
 
 def test_a_run_without_a_standard_error_goes_on(path: Path) -> None:
-    """As some schedulers start their jobs; the command's pipe is emptied all the same."""
+    """Some schedulers start jobs that way; the command's pipe is still read."""
     program = Path(sys.executable).parent / "mirror-publisher"
     script = "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 4"
     result = subprocess.run(
@@ -174,7 +174,7 @@ def test_a_run_without_a_standard_error_goes_on(path: Path) -> None:
 
 
 def test_the_exit_code_is_known_where_ended_children_are_ignored(path: Path) -> None:
-    """A parent that ignores SIGCHLD hands that down, and a failure would look like a success."""
+    """If the parent ignores SIGCHLD, a failure must still not look like a success."""
     program = Path(sys.executable).parent / "mirror-publisher"
     result = subprocess.run(
         [str(program), *mirror("exit 4")[1:]],
@@ -194,7 +194,7 @@ def test_a_signal_without_a_name_is_told_by_its_number(shell: Shell, path: Path)
 
 
 def test_a_command_may_end_in_its_own_way_when_told_to(shell: Shell, path: Path) -> None:
-    """Its exit code is passed on where it has one."""
+    """If it exits with a code of its own, that is passed on."""
     process = shell.start(
         *mirror("trap 'exit 6' TERM; echo ready >&2; while :; do sleep 0.05; done")
     )
@@ -207,7 +207,7 @@ def test_a_command_may_end_in_its_own_way_when_told_to(shell: Shell, path: Path)
 
 
 def test_a_script_that_ends_normally_is_recorded(shell: Shell, path: Path) -> None:
-    """Under its name, with when it ran; one that fails is not."""
+    """The event has its name and when it ran; a script that fails leaves none."""
     shell.run("mirror-publisher", "run-script", "gc", "--", "sh", "-c", "echo hello")
     shell.run("mirror-publisher", "run-script", "gc", "--", "sh", "-c", "exit 5", expect=5)
     (run,) = spooled(path)
@@ -217,7 +217,7 @@ def test_a_script_that_ends_normally_is_recorded(shell: Shell, path: Path) -> No
 
 
 def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
-    """Three commands, three processes, one attempt."""
+    """Three commands in three processes make one attempt."""
     shell.run("mirror-publisher", "started", "1")
     shell.run("mirror-publisher", "completed", "1", "rev-1")
     shell.run("mirror-publisher", "failed", "1", "why")
@@ -251,7 +251,7 @@ def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
 def test_bad_usage_exits_2_with_value_and_remedy(
     shell: Shell, arguments: tuple[str, ...], says: str
 ) -> None:
-    """Without a traceback."""
+    """There is no traceback."""
     result = shell.run("mirror-publisher", *arguments, expect=2)
     assert says in result.stderr
     assert "Traceback" not in result.stderr
@@ -272,7 +272,7 @@ def test_a_full_spool_exits_1(shell: Shell, path: Path) -> None:
 
 
 def test_status_of_no_spool_says_so(shell: Shell) -> None:
-    """And makes none."""
+    """It does not create one."""
     assert "there is no spool" in shell.run("mirror-publisher", "status", expect=2).stderr
 
 
@@ -283,7 +283,7 @@ def test_draining_an_empty_spool_needs_no_broker(shell: Shell, path: Path) -> No
 
 
 def test_draining_without_a_broker_exits_3(shell: Shell) -> None:
-    """After the time without progress that it was given; the events stay."""
+    """It gives up after the given time without progress, and the events stay."""
     shell.run("mirror-publisher", "started", "1")
     result = shell.run(
         "mirror-publisher", "forward", "--drain", "--stall-seconds", "0.5",
@@ -293,7 +293,7 @@ def test_draining_without_a_broker_exits_3(shell: Shell) -> None:
 
 
 def test_the_forwarder_service_ends_by_sigterm(shell: Shell, path: Path) -> None:
-    """With 0, broker or no broker."""
+    """It exits with 0, whether there is a broker or not."""
     process = shell.start("mirror-publisher", "forward", "--amqp-url", "amqp://127.0.0.1:1")
     lock = path.with_name("spool.db.forwarder")
     wait_until(lock.exists, PATIENCE_SECONDS, "the forwarder")

@@ -49,7 +49,7 @@ def test_every_usual_spelling_means_the_same(dsn: str) -> None:
 
 
 def test_what_the_url_says_holds() -> None:
-    """Our settings are only what it leaves open; its server options come after ours."""
+    """Our settings only fill what it leaves open, and its server options come after ours."""
     arguments = arguments_of(
         "postgresql://host/x?connect_timeout=9&sslmode=require&options=-c%20lock_timeout%3D1s"
     )
@@ -68,7 +68,7 @@ def test_what_the_url_says_holds() -> None:
     ],
 )
 def test_several_hosts_are_left_to_libpq(url: str, hosts: str, ports: str) -> None:
-    """For a primary with standbys."""
+    """Both libpq's and SQLAlchemy's spelling of them work."""
     arguments = arguments_of(f"{url}target_session_attrs=read-write")
     assert arguments["host"] == hosts
     assert arguments["port"] == ports
@@ -78,7 +78,7 @@ def test_several_hosts_are_left_to_libpq(url: str, hosts: str, ports: str) -> No
 
 
 def test_a_list_of_hosts_is_enough() -> None:
-    """The rest is then what libpq takes it for, as in a URL with one."""
+    """libpq fills in the rest, as it does for a URL with one host."""
     arguments = arguments_of("postgresql://a,b")
     assert arguments["host"] == "a,b"
     assert "user" not in arguments
@@ -89,7 +89,7 @@ def test_a_list_of_hosts_is_enough() -> None:
     ["mysql://u:s3cret@host/x", "host/s3cret", "", "postgresql://u:s3cret@host/x?bogus=1"],
 )
 def test_another_url_is_refused(dsn: str) -> None:
-    """With an example of a good one, and without a word of the one that was given."""
+    """The error shows an example of a good one."""
     with pytest.raises(ValueError, match="looks like postgresql://user:password@host") as error:
         open_engine(dsn)
     assert "s3cret" not in str(error.value)

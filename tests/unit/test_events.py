@@ -31,7 +31,7 @@ def test_what_is_no_branch_id_is_refused_by_name(branch_id: Any) -> None:
 
 
 def test_a_naive_datetime_is_refused_with_the_remedy() -> None:
-    """An instant without an offset could be any of 24; nobody guesses."""
+    """Without an offset it could be any of 24 instants."""
     with pytest.raises(InvalidEvent, match=r"started_at has no time zone.*tzinfo=datetime\.UTC"):
         MirrorStarted(1, datetime(2026, 1, 1))
 
@@ -67,7 +67,7 @@ def test_lengths_count_characters() -> None:
 
 
 def test_a_revision_may_be_unknown() -> None:
-    """A branch can be mirrored without anybody knowing up to where."""
+    """A branch can be mirrored without anybody knowing up to which revision."""
     assert MirrorCompleted(1, START, None).revision_id is None
 
 
@@ -80,7 +80,7 @@ def test_a_script_cannot_end_before_it_started() -> None:
 
 @pytest.mark.parametrize(("name", "hostname"), [("", "vostok"), ("gc", ""), ("x" * 256, "vostok")])
 def test_scripts_and_hosts_have_names(name: str, hostname: str) -> None:
-    """Of 1 to 255 characters."""
+    """They have 1 to 255 characters."""
     with pytest.raises(InvalidEvent, match="name must"):
         ScriptRun(name, hostname, at(0), at(1))
 
@@ -93,13 +93,13 @@ def test_a_start_happened_when_its_attempt_started() -> None:
 
 @pytest.mark.parametrize("sequence", [0, -1, 2**63])
 def test_sequences_begin_with_1(sequence: int) -> None:
-    """And end with what a bigint holds."""
+    """The largest is what a bigint holds."""
     with pytest.raises(InvalidEvent, match="sequence must be"):
         Envelope("id", "/pullers/vostok/x", at(0), MirrorStarted(1, at(0)), sequence)
 
 
 def test_events_are_equal_by_value_across_time_zones() -> None:
-    """An attempt is the same attempt, whatever offset its start is written with."""
+    """The offset in which a start is written does not matter."""
     berlin = timezone(timedelta(hours=1))
     assert MirrorStarted(1, datetime(2026, 1, 1, 1, tzinfo=berlin)) == MirrorStarted(
         1, datetime(2026, 1, 1, tzinfo=UTC)

@@ -48,7 +48,7 @@ def sequences(path: Path) -> list[int]:
 def test_a_bad_call_harms_none_that_shares_its_commit(
     client: BranchStatusClient, path: Path
 ) -> None:
-    """It has an error, they are durable, and the numbers have no hole."""
+    """It gets an error, the others are durable, and the numbers have no hole."""
     calls = [start_of(client, branch_id) for branch_id in (1, 0, 2)]
 
     async def make_all() -> None:
@@ -66,7 +66,7 @@ def test_a_bad_call_harms_none_that_shares_its_commit(
 def test_calls_that_come_at_once_share_a_commit(
     client: BranchStatusClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that all of them wait for the disk once."""
+    """All of them wait for the disk once."""
     commits: list[str] = []
 
     def traced(*args: object, **options: object) -> sqlite3.Connection:
@@ -89,7 +89,7 @@ def test_calls_that_come_at_once_share_a_commit(
 def test_the_loop_goes_on_while_the_spool_is_locked(
     client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And calls that came meanwhile are made when it is free again."""
+    """Calls that came meanwhile are made when it is free again."""
     calls = [start_of(client, branch_id) for branch_id in (1, 2)]
     refusals: list[SpoolBusy] = []
 
@@ -123,10 +123,10 @@ def test_the_loop_goes_on_while_the_spool_is_locked(
     assert sequences(path) == [1, 2]
 
 
-def test_patience_ends(
+def test_a_call_gives_up_if_nobody_frees_the_spool(
     client: BranchStatusClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody frees the spool a call has an error, and the next one is made when it is."""
+    """The call gets an error, and the next one is made once the spool is free."""
     monkeypatch.setattr(group_commit, "BUSY_TIMEOUT_SECONDS", 0.05)
     refused, taken = start_of(client, 1), start_of(client, 2)
 

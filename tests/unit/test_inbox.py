@@ -1,9 +1,12 @@
 """Batches: natural, in order, and a suspect for itself."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
+from sandbox import wait_until
 from tests.builders import messages, started
+
+TIMEOUT_SECONDS = 10.0
 
 
 def delivery(tag: int, is_suspect: bool = False) -> Delivery:
@@ -16,7 +19,7 @@ def tags(batch: list[Delivery]) -> list[int]:
 
 
 def test_a_batch_is_what_has_arrived() -> None:
-    """Up to the batch size, in order of arrival."""
+    """It holds at most the batch size, in order of arrival."""
     inbox = Inbox(batch_size=3)
     for tag in range(1, 6):
         inbox.put(delivery(tag))
@@ -25,7 +28,7 @@ def test_a_batch_is_what_has_arrived() -> None:
 
 
 def test_a_message_that_was_delivered_before_goes_alone() -> None:
-    """It may have ended a worker, and can only take itself along."""
+    """It may have ended a worker, and so must not take others along."""
     inbox = Inbox(batch_size=10)
     for tag, is_suspect in enumerate([False, False, True, True, False], start=1):
         inbox.put(delivery(tag, is_suspect))
@@ -33,20 +36,23 @@ def test_a_message_that_was_delivered_before_goes_alone() -> None:
 
 
 def test_closing_wakes_who_waits_and_gives_nothing_out() -> None:
-    """What waits goes back to the broker."""
+    """Whatever is still in the inbox goes back to the broker."""
     inbox = Inbox(batch_size=10)
-    batches: list[list[Delivery]] = []
-    thread = threading.Thread(target=lambda: batches.append(inbox.take()))
-    thread.start()
-    inbox.close()
-    thread.join(10)
     inbox.put(delivery(1))
-    batches.append(inbox.take())
-    assert batches == [[], []]
+    with ThreadPoolExecutor(1) as threads:
+        taking = threads.submit(lambda: [inbox.take(), inbox.take()])
+        wait_until(lambda: inbox.is_idle, TIMEOUT_SECONDS, "the second batch to be asked for")
+        inbox.close()
+        is_woken = bool(wait([taking], TIMEOUT_SECONDS).done)
+        inbox.put(delivery(2))  # wakes the thread if closing did not
+        assert is_woken
+        first, second = taking.result()
+    assert (tags(first), second) == ([1], [])
+    assert inbox.take() == []
 
 
 def test_a_batch_in_hand_is_not_idle() -> None:
-    """Until the next one is asked for, which is after its commit."""
+    """It is in hand until the next one is asked for, which is after its commit."""
     inbox = Inbox(batch_size=10)
     assert inbox.is_idle
     inbox.put(delivery(1))

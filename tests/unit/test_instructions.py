@@ -22,13 +22,13 @@ def counted(counts: dict[str, int], known: dict[str, int]) -> list[Row]:
 
 @pytest.mark.parametrize("count", [951, 1000, 1049])
 def test_a_count_as_recorded_is_no_complaint(count: int) -> None:
-    """Give or take five in a hundred."""
+    """Up to five percent of difference is accepted."""
     assert complaints(counted({"decode": count, "apply": 2000}, KNOWN)) == []
 
 
 @pytest.mark.parametrize("count", [949, 1051])
 def test_any_other_count_is_named_with_the_remedy(count: int) -> None:
-    """Fewer, too: else the next ones could come back unseen."""
+    """A lower count too, or else a later rise back to the old one would go unseen."""
     assert complaints(counted({"decode": count, "apply": 2000}, KNOWN)) == [
         f"decode takes {count:,} instructions an event, recorded are 1,000:"
         " if that is meant, python -m benchmarks.instructions --record"
@@ -36,7 +36,7 @@ def test_any_other_count_is_named_with_the_remedy(count: int) -> None:
 
 
 def test_a_count_without_a_record_is_only_shown() -> None:
-    """As on another Python."""
+    """This is so on another version of Python."""
     rows = counted({"decode": 5}, {})
     assert complaints(rows) == []
     assert [(row.what, row.median) for row in rows] == [("decode", 5)]
@@ -44,5 +44,5 @@ def test_a_count_without_a_record_is_only_shown() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_runs(part: str) -> None:
-    """With as many events as are counted at least."""
+    """Each is run with at least as many events as are counted."""
     PARTS[part](1000)

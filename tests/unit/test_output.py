@@ -1,7 +1,6 @@
 """What operators type and what they see."""
 
 import io
-import unicodedata
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -17,6 +16,7 @@ from mirrorfeed.consumer.commands.output import (
 )
 from mirrorfeed.consumer.commands.scripts import nagios_line
 from mirrorfeed.consumer.commands.status import with_watch_seconds
+from tests.terminal import cells
 
 MESSAGES = [
     "致命的なエラー: リポジトリが存在しません" * 4,
@@ -25,18 +25,6 @@ MESSAGES = [
     "plain " * 30,
     "short",
 ]
-
-
-def cells(line: str) -> int:
-    """The width of a line by Unicode's own tables."""
-    return sum(
-        0
-        if unicodedata.category(each) in ("Mn", "Me")
-        else 2
-        if unicodedata.east_asian_width(each) in "WF"
-        else 1
-        for each in line
-    )
 
 
 def shown_on_terminal(width: int, *rows: tuple[object, ...]) -> list[str]:
@@ -50,7 +38,7 @@ def shown_on_terminal(width: int, *rows: tuple[object, ...]) -> list[str]:
 @pytest.mark.parametrize("message", MESSAGES)
 @pytest.mark.parametrize("width", [20, 40, 59, 60])
 def test_a_row_keeps_to_one_line_of_the_terminal(width: int, message: str) -> None:
-    """Wide and combining characters included; what was cut ends with an ellipsis."""
+    """That includes wide and combining characters; cut text ends with an ellipsis."""
     heading, line = shown_on_terminal(width, (17, "~jane/project", message))
     assert cells(heading) <= width
     assert cells(line) <= width
@@ -60,7 +48,7 @@ def test_a_row_keeps_to_one_line_of_the_terminal(width: int, message: str) -> No
 
 
 def test_a_pipe_gets_whole_lines() -> None:
-    """One a row, as long as it must be, aligned by what a character takes on a screen."""
+    """Each row is one line of any length, aligned by the width of its characters on a screen."""
     long = "x" * 5000
     heading, first, second = whole_lines(
         ("id", "name", "message"), [(1, "大きい", long), (2, "small", None)]
@@ -71,7 +59,7 @@ def test_a_pipe_gets_whole_lines() -> None:
 
 
 def test_nothing_from_a_puller_commands_the_terminal() -> None:
-    """Neither by escape sequences, nor by turning the direction of writing."""
+    """Escape sequences and changes of writing direction are replaced."""
     hostile = "\x1b]0;owned\x07\x9b2J\u202e\r\n\t"
     (line,) = list(whole_lines(("message",), [(hostile,)]))[1:]
     assert line == " �]0;owned��2J����"
@@ -80,7 +68,7 @@ def test_nothing_from_a_puller_commands_the_terminal() -> None:
 
 
 def test_instants_are_shown_in_utc() -> None:
-    """Whatever zone a connection has."""
+    """The zone of the connection does not matter."""
     instant = datetime(2026, 7, 5, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     assert shown_cell(instant) == "2026-07-04 23:30:00"
 
@@ -89,13 +77,13 @@ def test_instants_are_shown_in_utc() -> None:
     ("text", "seconds"), [("90s", 90), ("15m", 900), ("6h", 21_600), ("2d", 172_800), ("0s", 0)]
 )
 def test_a_duration_is_a_number_and_its_unit(text: str, seconds: int) -> None:
-    """Seconds, minutes, hours or days of 24 hours."""
+    """Units are seconds, minutes, hours, and days of 24 hours."""
     assert duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "6 h", "-6h", "1.5h", "6w", "6H", "٣h", "99999d"])
 def test_any_other_duration_is_named(text: str) -> None:
-    """With what one looks like."""
+    """The error shows what one looks like."""
     with pytest.raises(ValueError, match="cannot be read: a whole number and s, m, h or d") as said:
         duration(text)
     assert repr(text) in str(said.value)
@@ -116,7 +104,7 @@ def test_any_other_duration_is_named(text: str) -> None:
     ],
 )
 def test_a_duration_is_told_by_its_two_largest_units(seconds: float, text: str) -> None:
-    """Also where rounding carries into the next; below zero in seconds, for it is an error."""
+    """Rounding carries into the next unit; negative ones, which are errors, stay in seconds."""
     assert exact_span(seconds) == text
 
 
@@ -134,12 +122,12 @@ def test_a_duration_is_told_by_its_two_largest_units(seconds: float, text: str) 
     ],
 )
 def test_watch_stands_with_or_without_its_number(typed: str, means: str) -> None:
-    """2 seconds where none is given."""
+    """Without a number it means 2 seconds."""
     assert with_watch_seconds(typed.split()) == means.split()
 
 
 def test_nagios_gets_one_line_without_performance_data() -> None:
-    """A pipe sign in a name would begin some."""
+    """A pipe sign in a name would otherwise begin some."""
     assert nagios_line("CRITICAL", "vostok:a|b\nnever seen\x1b") == (
         "CRITICAL - vostok:a¦b never seen�"
     )

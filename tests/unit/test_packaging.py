@@ -21,7 +21,7 @@ def commands(unit: Path) -> list[str]:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_has_nothing_to_say_about_a_unit(unit: Path, tmp_path: Path) -> None:
-    """Once its command is where the unit says."""
+    """Only the path of the command is changed to one that exists here."""
     installed = tmp_path / unit.name
     installed.write_text(unit.read_text().replace("/usr/local/bin", str(SCRIPTS)))
     result = subprocess.run(
@@ -36,7 +36,7 @@ def test_systemd_has_nothing_to_say_about_a_unit(unit: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_a_service_is_a_command_of_ours_and_not_roots(unit: Path) -> None:
-    """Each unit runs one that exists, as a user of its own, and may write where it must only."""
+    """Each unit runs an existing command as a user of its own that may write only where it must."""
     (command,) = commands(unit)
     program, *arguments = shlex.split(command)
     help_text = subprocess.run(

@@ -48,7 +48,7 @@ def publish_all(pipeline: Pipeline, tag: int = 0) -> list[int]:
 
 
 def test_a_key_has_one_unconfirmed_event(spool: Spool) -> None:
-    """Its next one follows the confirm."""
+    """The next one is sent after the confirm."""
     append(spool, 1, 1, 2)
     pipeline = Pipeline(spool, window=10)
     assert publish_all(pipeline) == [1, 3]
@@ -65,7 +65,7 @@ def test_the_window_bounds_what_is_unconfirmed(spool: Spool) -> None:
 
 
 def test_a_multiple_ack_confirms_all_before_it(spool: Spool) -> None:
-    """Mixed with single ones, which RabbitMQ sends out of order."""
+    """RabbitMQ mixes multiple acks with single ones that come out of order."""
     append(spool, 1, 2, 3, 4)
     pipeline = Pipeline(spool, window=10)
     publish_all(pipeline)
@@ -104,7 +104,7 @@ def test_a_returned_event_is_not_confirmed_by_its_ack(spool: Spool) -> None:
 
 
 def test_a_suspect_goes_alone(spool: Spool) -> None:
-    """Up to the last suspect one event at a time, then the whole window."""
+    """Up to the last suspect one event is sent at a time, then the whole window."""
     append(spool, 1, 2, 3, 4)
     pipeline = Pipeline(spool, window=10, careful_until=2)
     assert publish_all(pipeline) == [1]
@@ -113,7 +113,7 @@ def test_a_suspect_goes_alone(spool: Spool) -> None:
 
 
 def test_a_key_can_be_held_from_the_beginning(spool: Spool) -> None:
-    """One whose event the broker did not allow last time goes after all others."""
+    """A key whose event the broker did not allow last time goes after all others."""
     append(spool, 1, 2, 1, 3)
     pipeline = Pipeline(spool, window=10, held=["branch:1"])
     assert publish_all(pipeline) == [2, 4]
@@ -124,7 +124,7 @@ def test_a_key_can_be_held_from_the_beginning(spool: Spool) -> None:
 
 
 def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
-    """Once all else is sent and forgotten, the pipeline begins again."""
+    """Once everything else is sent and forgotten, the pipeline starts from the beginning again."""
     append(spool, 1, 2)
     spool.refuse(1, "too large")
     pipeline = Pipeline(spool, window=10)
@@ -141,7 +141,7 @@ def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
 
 
 def test_the_spool_is_read_to_its_end_once(spool: Spool) -> None:
-    """What is appended later is found when the pipeline is told to look again."""
+    """Events appended later are found when the pipeline is told to look again."""
     append(spool, 1)
     pipeline = Pipeline(spool, window=10)
     assert publish_all(pipeline) == [1]
@@ -152,7 +152,7 @@ def test_the_spool_is_read_to_its_end_once(spool: Spool) -> None:
 
 
 def test_it_is_idle_while_no_confirm_is_to_come(spool: Spool) -> None:
-    """A key that is held does not count: nothing will come of it by itself."""
+    """A held key does not count, since it waits for a retry and not for a confirm."""
     append(spool, 1, 2)
     pipeline = Pipeline(spool, window=10)
     assert pipeline.is_idle
@@ -166,7 +166,7 @@ def test_it_is_idle_while_no_confirm_is_to_come(spool: Spool) -> None:
 def test_no_more_is_read_than_is_kept_in_memory(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much waits behind busy keys: another key's turn comes once some is confirmed."""
+    """A key behind many events of busy keys gets its turn once some are confirmed."""
     append(spool, 1, 1, 1, 2)
     pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
@@ -177,7 +177,7 @@ def test_no_more_is_read_than_is_kept_in_memory(
 def test_what_waits_behind_a_held_key_keeps_no_other_waiting(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read again, in its order, when its turn comes."""
+    """It is read again, in order, when its turn comes."""
     append(spool, 1, 1, 1, 1, 2)
     pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
@@ -193,7 +193,7 @@ def test_what_waits_behind_a_held_key_keeps_no_other_waiting(
 def test_what_waits_for_a_silent_queue_keeps_no_other_waiting(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue without a leader neither confirms nor refuses; in the end nothing is left out."""
+    """A queue without a leader neither confirms nor refuses, yet in the end nothing is left out."""
     append(spool, 1, 1, 1, 1, 2)
     pipeline = keep_one_event(spool, monkeypatch)
     assert publish_all(pipeline) == [1]
@@ -216,7 +216,7 @@ def test_what_waits_for_a_silent_queue_keeps_no_other_waiting(
 def test_whatever_the_broker_answers_each_key_stays_in_order(
     keys: list[int], answers: list[str], window: int, kept_bytes: int, choices: Random
 ) -> None:
-    """Every event is confirmed once in the end, and per key in the order of the calls."""
+    """In the end every event is confirmed once, in the order of the calls within each key."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Spool(Path(folder) / "spool.db")) as spool,

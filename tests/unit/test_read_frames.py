@@ -96,8 +96,7 @@ messages = st.builds(
 def test_however_the_bytes_are_cut_consumers_get_what_pika_gives(
     sent: list[list[bytes]], data: st.DataObject
 ) -> None:
-    """Small and large messages, with and without properties, for consumers that are there or not,
-    in any number of pieces."""
+    """Message size, properties, missing consumers and the number of pieces make no difference."""
     stream = b"".join(part for message in sent for part in message)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -105,7 +104,7 @@ def test_however_the_bytes_are_cut_consumers_get_what_pika_gives(
 
 
 def test_what_has_arrived_is_not_kept_waiting() -> None:
-    """A message, or a heartbeat, is taken as soon as its last byte is there."""
+    """A message or heartbeat is handled as soon as its last byte is there."""
     message = b"".join(frames(1, b"body", BasicProperties()))
     seen, _ = read(DeliveryConnection, [message, HEARTBEAT])
     assert seen == [(1, "tag", 7, False, {}, None, b"body")]
@@ -122,7 +121,7 @@ def test_a_small_message_never_becomes_frames() -> None:
 
 
 def test_what_pika_cannot_read_is_an_error() -> None:
-    """And not something that has yet to arrive."""
+    """It is not mistaken for a frame that has yet to arrive."""
     header = frame.Header(1, 4, BasicProperties(message_id="id")).marshal()
     beheaded = header[:3] + (2).to_bytes(4) + header[7:9] + header[-1:]
     with pytest.raises(struct.error):
@@ -130,7 +129,7 @@ def test_what_pika_cannot_read_is_an_error() -> None:
 
 
 def test_messages_of_two_channels_may_be_interleaved() -> None:
-    """Frames keep their order within a channel only."""
+    """Frames keep their order only within a channel."""
     one = frames(1, b"one", BasicProperties(user_id="puller"))
     two = frames(2, b"two", BasicProperties(headers={"a": 1}))
     mixed = b"".join(part for pair in zip(one, two, strict=True) for part in pair)

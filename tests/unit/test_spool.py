@@ -7,8 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,9 @@ from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
 from tests.spools import status_of
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
+WAITS_SECONDS = 0.2
+"""A call that takes longer than this is taken to wait for something."""
 
 
 @pytest.fixture
@@ -79,14 +81,14 @@ def test_an_event_that_is_refused_leaves_no_hole(spool: Spool) -> None:
 
 
 def test_a_new_spool_is_a_new_source(tmp_path: Path) -> None:
-    """So that its numbers, which begin with 1 again, are not taken for those of an older one."""
+    """Its numbers begin with 1 again and must not be taken for those of an older one."""
     sources = {status_of(tmp_path / name).source for name in ("a.db", "b.db")}
     assert len(sources) == 2
     assert all(source.startswith("/pullers/") for source in sources)
 
 
 def test_a_reopened_spool_goes_on(tmp_path: Path) -> None:
-    """Source and numbers outlive the process, also when all events are gone."""
+    """Source and numbers outlive the process, even when all events are gone."""
     with closing(Spool(tmp_path / "spool.db")) as first:
         append(first)
         first.remove([1])
@@ -98,7 +100,8 @@ def test_a_reopened_spool_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_account_is_always_closed(spool: Spool) -> None:
-    """spooled = confirmed + pending + refused, and what is gone already is not confirmed again."""
+    """spooled = confirmed + pending + refused, and an event that is already gone is not confirmed
+    again."""
     for number in range(5):
         append(spool, start=number)
     spool.remove([1, 2])
@@ -122,7 +125,7 @@ def test_what_was_refused_can_be_tried_again(spool: Spool) -> None:
 
 
 def test_one_event_is_found_by_its_number(spool: Spool) -> None:
-    """While it waits."""
+    """It is found as long as it waits."""
     append(spool, branch_id=1)
     append(spool, branch_id=2)
     found = spool.event(2)
@@ -133,7 +136,7 @@ def test_one_event_is_found_by_its_number(spool: Spool) -> None:
 
 
 def test_who_removes_folds_the_log_so_that_no_append_has_to(spool: Spool) -> None:
-    """An append that folds takes several times as long as one that does not."""
+    """An append that folds it takes several times as long as one that does not."""
     appends = 0
 
     def fill() -> None:
@@ -153,7 +156,7 @@ def test_who_removes_folds_the_log_so_that_no_append_has_to(spool: Spool) -> Non
 
 
 def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
-    """Eight processes make the spool, and append to it, at the same time."""
+    """Eight processes create the spool and append to it at the same time."""
     path = tmp_path / "spool.db"
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=append_many, args=(path, 25)) for _ in range(8)]
@@ -166,12 +169,11 @@ def test_processes_append_at_once_without_holes(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_spool(spool: Spool) -> None:
-    """One client object serves a threaded puller."""
-    threads = [threading.Thread(target=append, args=(spool, number)) for number in range(1, 21)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
+    """Threads that append at the same time get numbers without holes."""
+    with ThreadPoolExecutor(20) as threads:
+        appending = [threads.submit(append, spool, number) for number in range(1, 21)]
+        for each in appending:
+            each.result(PATIENCE_SECONDS)
     assert sequences(spool) == list(range(1, 21))
 
 
@@ -214,7 +216,7 @@ def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
 
 
 def test_a_call_from_a_signal_handler_during_a_call_is_refused(spool: Spool) -> None:
-    """It would wait for itself for ever; the interrupted call is taken."""
+    """It would wait for itself for ever; the interrupted call succeeds."""
 
     def handler(number: int, frame: object) -> None:
         append(spool, start=2)
@@ -236,7 +238,7 @@ def append_and_interrupt(spool: Spool) -> None:
 
 
 def test_what_shares_a_commit_is_taken_or_refused_by_itself(spool: Spool) -> None:
-    """What is refused leaves neither an event nor a hole in the numbers."""
+    """A refused call leaves neither an event nor a hole in the numbers."""
     with spool.group_commit():
         append(spool)
         with pytest.raises(InvalidEvent):
@@ -254,14 +256,14 @@ def append_then_fail(spool: Spool) -> None:
 
 
 def test_a_block_that_raises_takes_nothing(spool: Spool) -> None:
-    """Not even what was appended in it before."""
+    """Even what was appended before the error is not taken."""
     with pytest.raises(InvalidEvent):
         append_both(spool)
     assert sequences(spool) == []
 
 
 def test_an_error_of_the_block_stays_what_it_is(spool: Spool) -> None:
-    """The block is the caller's: not every OSError in it is about the spool."""
+    """The block belongs to the caller, so an OSError in it is not about the spool."""
     with pytest.raises(FileNotFoundError), spool.group_commit():
         raise FileNotFoundError("no repository")
 
@@ -273,7 +275,7 @@ def append_both(spool: Spool) -> None:
 
 
 def test_a_part_of_a_commit_cannot_be_interrupted(spool: Spool) -> None:
-    """By a call from a signal handler, any more than a call by itself."""
+    """A call from a signal handler is refused there too."""
     refused: list[SpoolError] = []
 
     def handler(number: int, frame: object) -> None:
@@ -293,7 +295,7 @@ def test_a_part_of_a_commit_cannot_be_interrupted(spool: Spool) -> None:
 
 
 def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spool) -> None:
-    """And the block does not begin; other calls have their own patience again."""
+    """Then the block does not begin, and later calls wait as long as usual."""
     with closing(Spool(spool.path)) as other:
         with (
             other.writing(),
@@ -308,17 +310,23 @@ def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spoo
 
 
 def test_another_thread_waits_for_a_commit_it_has_no_part_in(spool: Spool) -> None:
-    """Its call is durable when it returns, whatever becomes of the block."""
-    other = threading.Thread(target=append, args=(spool,))
-    with pytest.raises(InvalidEvent):
-        append_beside(spool, other)
-    other.join(PATIENCE_SECONDS)
+    """Its call is durable when it returns, even if the block fails."""
+    with ThreadPoolExecutor(1) as threads:
+        appending: list[Future[None]] = []
+
+        def begin_appending() -> None:
+            appending.append(threads.submit(append, spool))
+            assert not wait(appending, timeout=WAITS_SECONDS).done
+
+        with pytest.raises(InvalidEvent):
+            append_beside(spool, begin_appending)
+        appending[0].result(PATIENCE_SECONDS)
     assert [event.sequence for event in spool.pending(after=0, limit=10)] == [1]
 
 
-def append_beside(spool: Spool, other: threading.Thread) -> None:
+def append_beside(spool: Spool, begin_appending: Callable[[], None]) -> None:
     with spool.group_commit():
-        other.start()
+        begin_appending()
         append(spool)
         append_then_fail(spool)
 
@@ -342,7 +350,7 @@ def append_all(spool: Spool, count: int) -> None:
 def test_a_relative_path_stays_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the process changes its folder, as daemons do."""
+    """Daemons change their folder after opening the spool."""
     monkeypatch.chdir(tmp_path)
     spool = Spool(Path("spool.db"))
     monkeypatch.chdir("/")
@@ -386,7 +394,7 @@ def test_a_spool_of_another_version_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_spool_of_version_1_is_taken_over(tmp_path: Path) -> None:
-    """With what waits in it, and its account."""
+    """Its pending events and its account are kept."""
     path = tmp_path / "spool.db"
     with closing(Spool(path)) as spool:
         for branch_id in (1, 2, 3):
@@ -403,7 +411,7 @@ def test_a_spool_of_version_1_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """The first call fails, not a later one."""
+    """The constructor fails rather than a later call."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match="cannot be used"):
         BranchStatusClient(tmp_path / "file" / "spool.db", forward=False)
@@ -412,7 +420,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_without_a_system_folder_the_user_has_a_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the state folder of the XDG base directories."""
+    """It is in the state folder of the XDG base directories."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("mirrorfeed.publisher.client.SYSTEM_SPOOL", tmp_path / "none" / "spool.db")
     assert default_spool_path() == tmp_path / "mirrorfeed" / "spool.db"

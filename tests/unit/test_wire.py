@@ -1,10 +1,7 @@
 """Bytes on the wire: as the golden files have them, as other CloudEvents software reads them."""
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
@@ -21,10 +18,9 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
     ScriptRun,
 )
-from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed
+from tests.wire_samples import GOLDEN, REFUSED, body_with, events, instants
 
-GOLDEN = Path(__file__).parent / "golden"
 STARTED_AT = datetime(2007, 7, 5, 19, 32, 1, tzinfo=UTC)
 ENDED_AT = datetime(2007, 7, 5, 19, 34, 24, 123456, tzinfo=UTC)
 EVENTS: dict[str, tuple[Event, datetime]] = {
@@ -33,33 +29,12 @@ EVENTS: dict[str, tuple[Event, datetime]] = {
     "mirror.failed": (MirrorFailed(1, STARTED_AT, 'fatal: "größe" \u2603 not found'), ENDED_AT),
     "script.run": (ScriptRun("branch-puller", "vostok", STARTED_AT, ENDED_AT), ENDED_AT),
 }
-instants = st.datetimes(timezones=st.just(UTC))
-texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
-names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=255)
-branch_ids = st.integers(1, MAX_BRANCH_ID)
-events = st.one_of(
-    st.builds(MirrorStarted, branch_ids, instants),
-    st.builds(MirrorCompleted, branch_ids, instants, st.none() | texts),
-    st.builds(MirrorFailed, branch_ids, instants, texts),
-    st.tuples(names, names, instants, instants).map(
-        lambda run: ScriptRun(run[0], run[1], min(run[2:]), max(run[2:]))
-    ),
-)
 
 
 def sample(event_type: str) -> Envelope:
     event, time = EVENTS[event_type]
     source = "/pullers/vostok/0f9a3c61-3c0f-4a52-9a55-3a3f5d4e7c11"
     return Envelope("5b6a0b1e-1d5c-4f57-8f2b-6f3c2c1f9d10", source, time, event, 42)
-
-
-def body_with(**changes: Any) -> bytes:
-    """A good message of branch 1 with some attributes changed; `data` is merged, None removes."""
-    document = msgspec.json.decode(wire.encode(failed(1, 0, "reason")))
-    document["data"].update(changes.pop("data", {}))
-    document.update(changes)
-    document = {name: value for name, value in document.items() if value is not None}
-    return msgspec.json.encode(document)
 
 
 @pytest.mark.parametrize("event_type", EVENTS)
@@ -71,7 +46,7 @@ def test_each_type_is_written_as_its_golden_file(event_type: str) -> None:
 
 @pytest.mark.parametrize("event_type", EVENTS)
 def test_each_golden_file_is_read_as_its_event(event_type: str) -> None:
-    """What was sent by an older version stays readable."""
+    """Messages sent by an older version stay readable."""
     assert wire.decode((GOLDEN / f"{event_type}.json").read_bytes()) == sample(event_type)
 
 
@@ -107,7 +82,7 @@ def test_every_event_comes_back_as_it_was(event: Event, sequence: int | None) ->
 
 @given(event=events, time=instants)
 def test_every_event_has_its_position(event: Event, time: datetime) -> None:
-    """What a quick look says of an event is what reading it says."""
+    """The quick look at a message and the full reading agree."""
     if isinstance(event, MirrorStarted):
         time = event.started_at
     position = wire.position_of(wire.encode(Envelope("id", "/pullers/vostok/x", time, event)))
@@ -128,13 +103,13 @@ def test_every_event_has_its_position(event: Event, time: datetime) -> None:
     ],
 )
 def test_what_cannot_be_placed_has_no_position(body: bytes) -> None:
-    """Whatever a letter holds, the others can be put in order, and its branch be locked."""
+    """Other letters can still be sorted, and their branches locked."""
     assert wire.position_of(body) is None
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_do_more_than_raise_a_decode_error(body: bytes) -> None:
-    """Whatever a queue holds, the worker goes on."""
+    """A worker survives whatever a queue holds."""
     with pytest.raises(wire.DecodeError):
         wire.decode(body)
 
@@ -147,7 +122,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_missing_datacontenttype_means_json() -> None:
-    """As the CloudEvents JSON format has it."""
+    """The CloudEvents JSON format says so."""
     assert wire.decode(body_with(datacontenttype=None)).event == MirrorFailed(1, at(0), "reason")
 
 
@@ -157,55 +132,9 @@ def test_offsets_are_instants() -> None:
     assert envelope.time == at(1)
 
 
-NESTED = b"[" * 20_000
-REFUSED = {
-    "80 KB": (b"x" * 80_000, Reason.TOO_LARGE),
-    "empty": (b"", Reason.MALFORMED),
-    "invalid UTF-8": (body_with().replace(b"reason", b"r\xff", 2), Reason.MALFORMED),
-    "invalid UTF-8 where nobody looks": (
-        body_with(extra="HERE").replace(b"HERE", b"\xff"),
-        Reason.MALFORMED,
-    ),
-    "a byte order mark": (b"\xef\xbb\xbf" + body_with(), Reason.MALFORMED),
-    "an array": (b"[]", Reason.MALFORMED),
-    "20,000 brackets": (NESTED, Reason.MALFORMED),
-    "NaN": (body_with(extra="HERE").replace(b'"HERE"', b"NaN"), Reason.MALFORMED),
-    "unknown type": (body_with(type="mirror.exploded"), Reason.UNKNOWN_TYPE),
-    "unknown type, and nothing else": (b'{"type":"x"}', Reason.UNKNOWN_TYPE),
-    "no type": (body_with(type=None), Reason.INVALID),
-    "a type that is none": (body_with(type=7), Reason.INVALID),
-    "another specversion": (body_with(specversion="0.3"), Reason.INVALID),
-    "no id": (body_with(id=None), Reason.INVALID),
-    "an empty id": (body_with(id=""), Reason.INVALID),
-    "a long id": (body_with(id="x" * 256), Reason.INVALID),
-    "no source": (body_with(source=None), Reason.INVALID),
-    "another subject": (body_with(subject="2"), Reason.INVALID),
-    "another partitionkey": (body_with(partitionkey="branch:2"), Reason.INVALID),
-    "a short sequence": (body_with(sequence="1"), Reason.INVALID),
-    "sequence 0": (body_with(sequence="0" * 20), Reason.INVALID),
-    "a sequence past bigint": (body_with(sequence="9" * 20), Reason.INVALID),
-    "no offset": (body_with(time="2026-01-01T00:00:01"), Reason.INVALID),
-    "no offset in data": (body_with(data={"started_at": "2026-01-01T00:00:00"}), Reason.INVALID),
-    "year 0": (body_with(data={"started_at": "0001-01-01T00:00:00+14:00"}), Reason.INVALID),
-    "XML in data": (body_with(datacontenttype="application/xml"), Reason.INVALID),
-    "branch 0": (body_with(data={"branch_id": 0}), Reason.INVALID),
-    "a branch past bigint": (body_with(data={"branch_id": 2**63}), Reason.INVALID),
-    "a branch of 60 digits": (body_with(data={"branch_id": "N"}).replace(b'"N"', b"9" * 60),
-                              Reason.INVALID),
-    "a fractional branch": (body_with(data={"branch_id": 1.5}), Reason.INVALID),
-    "a true branch": (body_with(data={"branch_id": True}), Reason.INVALID),
-    "no reason": (body_with(data={"reason": None}), Reason.INVALID),
-    "NUL": (body_with(data={"reason": "a\0b"}), Reason.INVALID),
-    "half a surrogate pair": (body_with(data={"reason": "H"}).replace(b'"H"', rb'"\ud800"'),
-                              Reason.INVALID),
-    "a long reason": (body_with(data={"reason": "x" * 8193}), Reason.INVALID),
-    "no data": (body_with(data={}).replace(b'"data"', b'"dada"'), Reason.INVALID),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_the_contracts_is_refused_under_its_reason(case: str) -> None:
-    """The first reason that fits, in the contract's order."""
+    """The first reason that fits counts, in the contract's order."""
     body, reason = REFUSED[case]
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body)
@@ -214,7 +143,7 @@ def test_what_is_not_the_contracts_is_refused_under_its_reason(case: str) -> Non
 
 
 def test_a_refusal_tells_what_could_still_be_read() -> None:
-    """Whoever looks for the message has something to look by."""
+    """An operator can search for the message by it."""
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body_with(id="the-id", data={"reason": "x" * 9000}))
     assert refusal.value.event_id == "the-id"
@@ -224,7 +153,7 @@ def test_a_refusal_tells_what_could_still_be_read() -> None:
 
 
 def test_a_refusal_keeps_nothing_that_cannot_be_stored() -> None:
-    """The attributes go into columns of a database."""
+    """Its attributes go into database columns."""
     with pytest.raises(wire.DecodeError) as refusal:
         wire.decode(body_with(id="a\0b", source=7, data={"branch_id": 2**63}))
     assert refusal.value.event_id is None

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from sandbox.ports import LOOPBACK
@@ -24,8 +24,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._flows = asyncio.Event()
         self._flows.set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._thread.start()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="proxy")
+        self._running = self._threads.submit(self._loop.run_forever)
         self._server = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, LOOPBACK, 0), self._loop
         ).result()
@@ -51,18 +51,15 @@ class Proxy:
         """Ends every connection, and the thread."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._threads.shutdown()
         self._loop.close()
+        self._running.result()
 
     def _in_loop(self, action: Callable[[], object]) -> None:
-        done = threading.Event()
-
-        def act() -> None:
+        async def act() -> None:
             action()
-            done.set()
 
-        self._loop.call_soon_threadsafe(act)
-        done.wait()
+        asyncio.run_coroutine_threadsafe(act(), self._loop).result()
 
     def _cut(self) -> None:
         self._is_refusing = True

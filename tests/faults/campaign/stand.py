@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
@@ -157,13 +156,15 @@ def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
             cluster.nodes if cluster else [stack.enter_context(PrivateRabbitMQ())]
         )
         database = stack.enter_context(PrivatePostgreSQL())
+
+        def proxy_before(url: str) -> Proxy:
+            return stack.enter_context(closing(Proxy(port_of(url))))
+
         proxies = {
-            Way.PULLERS_TO_BROKER: [Proxy(port_of(node.url)) for node in nodes],
-            Way.WORKERS_TO_BROKER: [Proxy(port_of(node.url)) for node in nodes],
-            Way.WORKERS_TO_DATABASE: [Proxy(port_of(database.url))],
+            Way.PULLERS_TO_BROKER: [proxy_before(node.url) for node in nodes],
+            Way.WORKERS_TO_BROKER: [proxy_before(node.url) for node in nodes],
+            Way.WORKERS_TO_DATABASE: [proxy_before(database.url)],
         }
-        for proxy in chain(*proxies.values()):
-            stack.callback(proxy.close)
         engine = open_engine(database.url)
         stack.callback(engine.dispose)
         # Whatever happens to this process, what runs in this folder ends with it.

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import select
@@ -35,7 +36,8 @@ class Witness:
     def __init__(self, stand: Stand) -> None:
         self._stand = stand
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="witness")
+        self._watching: Future[None] | None = None
         self.seen: dict[int, list[BranchState]] = defaultdict(list)
         """Each branch's states, in the order in which they were seen, without repetitions."""
         self.megabytes: dict[str, list[float]] = defaultdict(list)
@@ -44,11 +46,14 @@ class Witness:
         """The longest time in which calls returned, and no reader saw anything new."""
 
     def start(self) -> None:
-        self._thread.start()
+        self._watching = self._threads.submit(self._watch)
 
     def stop(self) -> None:
+        """Raises what ended the watching before."""
         self._stopping.set()
-        self._thread.join()
+        self._threads.shutdown()
+        if self._watching is not None:
+            self._watching.result()
 
     def most_megabytes(self) -> dict[str, float]:
         """The most that any worker and any puller had, in the first and the second half."""
