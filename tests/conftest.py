@@ -136,7 +136,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def berlin_engine(database_url: str) -> Iterator[Engine]:
     """Connections whose session is in a zone that has daylight saving time."""
-    engine = open_engine(f"{database_url}?options=-c%20timezone=Europe/Berlin")
+    engine = open_engine(f"{database_url}?options=-c%20timezone%3DEurope/Berlin")
     yield engine
     engine.dispose()
 
