@@ -193,10 +193,10 @@ class BranchStatusClient:
     def flush(self, *, timeout_seconds: float) -> bool:
         """Waits until the broker has confirmed all events that were spooled before the call.
 
-        Returns True once it has, False when `timeout_seconds` have passed before. It does not
-        matter which process spooled the events, or which one sends them. If the broker has refused
-        one of them for good, returns False as soon as all others are confirmed: `status().refused`
-        is then not 0, and `mirror-publisher forward --retry-refused` tries again.
+        Returns True once it has, or False if `timeout_seconds` pass first. It does not matter
+        which process spooled the events, or which one sends them. If the broker has refused one of
+        them for good, returns False as soon as all others are confirmed: `status().refused` is then
+        not 0, and `mirror-publisher forward --retry-refused` tries again.
 
         Raises ValueError for a negative timeout, and SpoolError inside `group_commit`.
         """
