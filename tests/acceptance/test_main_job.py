@@ -244,8 +244,12 @@ def test_health_tells_whether_every_partition_has_a_worker(shell: Shell) -> None
     [
         (("run", "--share", "3/2"), 2, "--share '3/2' is not I/N"),
         (("run", "--partitions", "65"), 2, "1<=x<=64"),
-        (("run", "--amqp-url", "amqp://jane:s3cret@host:x"), 2, "amqp://jane:***@host:x cannot be"),
-        (("status", "--database-url", "mysql://jane:s3cret@host/x"), 2, "mysql://jane:***@host/x"),
+        (("run", "--amqp-url", "amqp://jane:s3cret@host:x"), 2, "the AMQP URL cannot be read"),
+        (
+            ("status", "--database-url", "mysql://jane:s3cret@host/x"),
+            2,
+            "the database URL cannot be read",
+        ),
         (("branches", "add", "0", "zero"), 2, "branch_id must be a whole number from 1"),
         (("status", "--database-url", "postgresql://127.0.0.1:1/x"), 3, "refused"),
         (("status", str(2**63)), 2, "branch_id must be a whole number from 1"),
