@@ -53,7 +53,7 @@ GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO m
 -- It looks whether the tables are new enough.
 GRANT SELECT ON schema_version TO mirrorfeed_consumer;
 -- It keeps its own row among the workers', and forgets the dead.
-GRANT SELECT, INSERT (hostname, pid, share_index, share_count), UPDATE (queues, seen_at), DELETE
+GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version), UPDATE (queues, seen_at), DELETE
     ON worker TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
 

@@ -153,7 +153,9 @@ CREATE TABLE IF NOT EXISTS worker (
     share_count integer,
     -- What it is subscribed to.
     queues      text[] NOT NULL DEFAULT '{}',
-    seen_at     timestamptz NOT NULL DEFAULT now()
+    seen_at     timestamptz NOT NULL DEFAULT now(),
+    -- The version of mirrorfeed it runs; null before 0.2.0.
+    version     text
 );
 
 -- One row: which queues the workers consume, and whether their number is being changed.

@@ -1,5 +1,6 @@
 """Connections to RabbitMQ, as both sides make them."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -81,6 +82,13 @@ def every_reason(error: BaseException) -> str:
     """
     attempts = error.args[0] if error.args and hasattr(error.args[0], "exceptions") else error
     return "; ".join(dict.fromkeys(map(repr, getattr(attempts, "exceptions", [error]))))
+
+
+def broker_version(channel: BlockingChannel) -> tuple[int, ...]:
+    """As the broker said it when the connection was opened, such as (4, 0, 5); empty if unknown."""
+    opened = getattr(channel.connection, "_impl", None)
+    properties = getattr(opened, "server_properties", None) or {}
+    return tuple(map(int, re.findall(r"\d+", str(properties.get("version", "")))[:3]))
 
 
 def message_count(channel: BlockingChannel, queue: str) -> int:

@@ -10,7 +10,7 @@ EVENTS_EXCHANGE = "mirror.events"
 """Topic exchange; the only thing a puller may write to."""
 DEAD_EXCHANGE = "mirror.dead"
 DEAD_QUEUE = "mirror.dead"
-"""Where the broker puts what has exceeded the delivery limit."""
+"""A net for what policies and `expiration` take from the partition queues, at most once."""
 SLOTS = 64
 DEFAULT_PARTITIONS = 4
 

@@ -1,7 +1,7 @@
-"""A worker that a message kills: `python -m tests.deadly_worker decode|apply LIMIT`.
+"""A worker that a message kills: `python -m tests.deadly_worker decode|apply`.
 
 It is killed by a real SIGKILL, as by a crash in a C library or for want of memory, when it decodes
-or applies a body that holds DEADLY. LIMIT is the delivery limit of the queues it declares.
+or applies a body that holds DEADLY.
 """
 
 import os
@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.commands.main import main
-from mirrorfeed.consumer.partitions import topology
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.wire import decode
 
@@ -31,11 +30,11 @@ def decode_or_die(body: bytes) -> Any:
 
 
 class DeadlyApplier(Applier):
-    def apply(self, messages: Sequence[Any]) -> Any:
+    def _commit(self, messages: Sequence[Any], *also: Any) -> Any:
         for message in messages:
             if isinstance(message.content, Envelope):  # not what is only buried
                 die_of(message.body)
-        return super().apply(messages)
+        return super()._commit(messages, *also)
 
 
 DEADLY_PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -45,7 +44,7 @@ DEADLY_PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 
 if __name__ == "__main__":
-    where, limit = sys.argv[1:]
+    (where,) = sys.argv[1:]
     sys.argv = ["mirror-consumer", "run", "--drain"]
-    with patch(*DEADLY_PARTS[where]), patch.object(topology, "DELIVERY_LIMIT", int(limit)):
+    with patch(*DEADLY_PARTS[where]):
         main()

@@ -36,6 +36,14 @@ from mirrorfeed.consumer.apply.statements import (
     forget_prepared,
     prepare,
 )
+from mirrorfeed.consumer.apply.suspects import (
+    FORGET,
+    MAX_TRIALS,
+    NOTE,
+    UNCOUNT,
+    Suspects,
+    unread,
+)
 from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, unavailable
 from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
@@ -70,12 +78,13 @@ class Applier:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._suspects = Suspects(engine)
 
     def check(self) -> None:
         """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable if one
         cannot run.
 
-        What is subscribed to while the database cannot take it only uses up its delivery limit.
+        What is subscribed to while the database cannot take it only goes back and forth.
         """
         try:
             with self._engine.begin() as connection:
@@ -85,6 +94,8 @@ class Applier:
                 connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
                 connection.execute(RECORD, {"arrivals": "[]"})
                 connection.execute(TRY_EACH, {"scripts": "[]", "trouble": []})
+                for statement in (NOTE, UNCOUNT, FORGET):
+                    connection.execute(statement, {"digests": []})
         except DBAPIError as error:
             raise unavailable(error) from error
 
@@ -93,9 +104,33 @@ class Applier:
 
         Raises DBAPIError if the database is in trouble; then nothing of the batch is committed.
         """
+        return self._commit(messages)
+
+    def apply_suspect(self, body: bytes, read: Callable[[], Message]) -> Tally:
+        """Commits a message that was delivered before, which `read` decodes: it may end this
+        process. After a few trials that did, it is buried unread.
+
+        Raises DBAPIError as `apply` does; that counts as no trial.
+        """
+        ended = self._suspects.begin_trial(body)
+        message = read() if ended < MAX_TRIALS else unread(body, {}, ended)
+        try:
+            return self._commit([message], lambda done: self._suspects.forget(done, body))
+        except DBAPIError:
+            self._suspects.survived(body)
+            raise
+
+    def abandon(self) -> None:
+        """Nobody waits any longer for what is being applied. From any thread. Raises DBAPIError."""
+        self._suspects.abandon()
+
+    def _commit(
+        self, messages: Sequence[Message], also: Callable[[Connection], None] = lambda _: None
+    ) -> Tally:
         with self._engine.begin() as connection:
             dead = write_batch(connection, messages)
             bury(connection, dead)
+            also(connection)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
 

@@ -129,25 +129,3 @@ def redeliveries(headers: Mapping[str, Any]) -> int:
     if not isinstance(before, int):  # a publisher's own header of that name
         before = 1
     return before + 1
-
-
-def given_up(
-    body: bytes, headers: Mapping[str, Any], *, delivery_limit: int, is_readable: bool
-) -> Message:
-    """A message that the broker gave up on, as a letter says so, unless something else is wrong.
-
-    One that is not `is_readable` is not even looked at: perhaps that is what ends a worker.
-    """
-    reason = Reason.DELIVERY_LIMIT
-    detail = (
-        "each time it was delivered, the worker ended before it was applied:"
-        " see the workers' logs for why, then replay"
-    )
-    is_past_limit = headers.get("x-first-death-reason") == "delivery_limit"
-    deliveries = delivery_limit + 1 if is_past_limit else 1
-    if not is_readable:
-        return Message(body, headers, Rejection(reason, detail), deliveries)
-    content = read_message(body, headers).content
-    if isinstance(content, Envelope):
-        content = reject(content, reason, detail)
-    return Message(body, headers, content, deliveries)

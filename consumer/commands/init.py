@@ -1,15 +1,21 @@
 """`mirror-consumer init`: tables, exchanges and queues."""
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
+import pika
 import typer
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, PartitionsOption
 from mirrorfeed.consumer.database import open_engine, unavailable
 from mirrorfeed.consumer.errors import ConditionNotMet, LayoutError
+from mirrorfeed.consumer.partitions.assignment import living
 from mirrorfeed.consumer.partitions.layout import Stage, unchanging_layout
+from mirrorfeed.consumer.partitions.repartition import repartition
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.options import AmqpUrlOption
@@ -68,4 +74,29 @@ def init(
                 f"there are {layout.partitions} partitions already, not {partitions}:"
                 f" mirror-consumer topology --partitions {partitions} changes their number"
             )
-        declare_topology(channel, layout.partitions)
+        older = declare_topology(channel, layout.partitions)
+    if older:
+        _renew_queues(engine, addresses, layout.partitions)
+
+
+def _renew_queues(engine: Engine, addresses: Sequence[pika.URLParameters], partitions: int) -> None:
+    """Queues cannot be given other arguments: new ones take their place, as for a change of the
+    number of partitions, while workers of this version run."""
+    with engine.connect() as connection:
+        members = living(connection)
+    if not members:
+        report(
+            "the queues are those of an older version, and serve as well; they come over while a"
+            " worker runs: start one, then run mirror-consumer init again"
+        )
+    elif outdated := [member for member in members if member.version is None]:
+        report(
+            f"the queues are those of an older version, as are {len(outdated)} workers; both go on"
+            " as before: replace the workers, then run mirror-consumer init again"
+        )
+    else:
+        repartition(engine, addresses, partitions, report, renew=True)
+
+
+def report(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -9,6 +9,7 @@ moment, the single active consumer of each queue keeps the order.
 import os
 import socket
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
@@ -21,8 +22,8 @@ LOCK_CLASS = 0x6D697277  # "mirw" in ASCII
 # The lock is there before others see the row.
 JOIN = text("""
     WITH joined AS (
-        INSERT INTO worker (hostname, pid, share_index, share_count)
-        VALUES (:hostname, :pid, :share_index, :share_count)
+        INSERT INTO worker (hostname, pid, share_index, share_count, version)
+        VALUES (:hostname, :pid, :share_index, :share_count, :version)
         RETURNING number
     )
     SELECT number, pg_advisory_lock(:lock_class, number) FROM joined
@@ -39,7 +40,7 @@ FORGET_DEAD = text("""
 """)
 
 MEMBERS = text("""
-    SELECT number, hostname, pid, share_index, share_count, queues FROM worker
+    SELECT number, hostname, pid, share_index, share_count, queues, version FROM worker
     WHERE seen_at >= now() - make_interval(secs => :silent_seconds)
     ORDER BY number
 """)
@@ -62,6 +63,8 @@ class Member(Struct, frozen=True):
     pid: int
     share: Share | None
     queues: frozenset[str]
+    version: str | None = None
+    """None for a worker of 0.1.0, which did not say."""
 
 
 class Assignment(Struct, frozen=True):
@@ -151,6 +154,7 @@ class Membership:
                 "pid": os.getpid(),
                 "share_index": self._share and self._share.index,
                 "share_count": self._share and self._share.count,
+                "version": version("mirrorfeed"),
                 "lock_class": LOCK_CLASS,
             },
         ).one()
@@ -174,6 +178,7 @@ def living(connection: Connection) -> list[Member]:
             row.pid,
             Share(row.share_index, row.share_count) if row.share_index else None,
             frozenset(row.queues),
+            row.version,
         )
         for row in connection.execute(MEMBERS, {"silent_seconds": SILENT_SECONDS})
     ]

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from pika.adapters.blocking_connection import BlockingChannel
 from sqlalchemy import Connection, Engine, text
 
-from mirrorfeed.amqp.connections import broker_channel, message_count
+from mirrorfeed.amqp.connections import broker_channel, consumer_count, message_count
 from mirrorfeed.consumer.errors import LayoutError
 from mirrorfeed.consumer.partitions.layout import (
     Layout,
@@ -58,16 +58,20 @@ def repartition(
     addresses: Sequence[pika.URLParameters],
     partitions: int,
     report: Report,
+    *,
+    renew: bool = False,
 ) -> None:
     """Moves to so many partitions, or goes on where an earlier call was interrupted.
 
-    Waits for the workers to apply what is in the old queues. Raises LayoutError if a move to
-    another number is under way or another process is at it, BrokerUnavailable or DBAPIError if a
-    server cannot be reached.
+    With `renew` the queues are replaced even if their number stays, for other arguments. Waits for
+    the workers to apply what is in the old queues.
+
+    Raises LayoutError if a move to another number is under way or another process is at it,
+    BrokerUnavailable or DBAPIError if a server cannot be reached.
     """
     with _alone(engine) as guard, broker_channel(addresses) as channel:
         channel.confirm_delivery()
-        layout = _begin(engine, channel, partitions)
+        layout = _begin(engine, channel, partitions, renew)
         while layout.stage is not Stage.STEADY:
             layout = _advance(engine, guard, channel, layout, report)
 
@@ -87,12 +91,12 @@ def _alone(engine: Engine) -> Iterator[Connection]:
             connection.invalidate()  # and with it goes the lock
 
 
-def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
+def _begin(engine: Engine, channel: BlockingChannel, partitions: int, renew: bool) -> Layout:
     with changing_layout(engine) as connection:
         layout = read_layout(connection)
         if layout.moving_to not in (None, partitions):
             raise LayoutError(layout.under_way)
-        if layout.stage is Stage.STEADY and layout.partitions != partitions:
+        if layout.stage is Stage.STEADY and (renew or layout.partitions != partitions):
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
             # A user who may not declare learns it before anything is begun.
             declare_queues(channel, layout.interim)
@@ -110,15 +114,21 @@ def _advance(
             _switch(engine, guard, channel, layout.old, layout.interim, report)
             following = replace(layout, stage=Stage.DELETING_OLD)
         case Stage.DELETING_OLD:
-            done_with = layout.old
-            following = replace(layout, stage=Stage.TO_FINAL)
+            if _have_leftovers(channel, layout.old, report):
+                following = replace(layout, stage=Stage.TO_INTERIM)
+            else:
+                done_with = layout.old
+                following = replace(layout, stage=Stage.TO_FINAL)
         case Stage.TO_FINAL:
             report(f"moving from interim queues to {layout.moving_to} partitions")
             _switch(engine, guard, channel, layout.interim, layout.final, report)
             following = replace(layout, stage=Stage.DELETING_INTERIM)
         case Stage.DELETING_INTERIM:
-            done_with = layout.interim
-            following = Layout(len(layout.final))
+            if _have_leftovers(channel, layout.interim, report):
+                following = replace(layout, stage=Stage.TO_FINAL)
+            else:
+                done_with = layout.interim
+                following = Layout(len(layout.final))
         case Stage.STEADY:
             return layout
     with changing_layout(engine) as connection:
@@ -128,6 +138,19 @@ def _advance(
             channel.queue_delete(queue)
         write_layout(connection, following)
     return following
+
+
+def _have_leftovers(channel: BlockingChannel, queues: Sequence[str], report: Report) -> bool:
+    """Whether anything has come back to queues whose last message was applied.
+
+    What a worker has in hand is not counted, so first all of them must have left. A message that
+    was returned twice stands behind what was returned with it, and so perhaps behind the marker.
+    """
+    while any(consumer_count(channel, queue) for queue in queues):
+        channel.connection.sleep(POLL_SECONDS)
+    if leftovers := sum(message_count(channel, queue) for queue in queues):
+        report(f"{leftovers:,} messages came back: the workers apply them first")
+    return bool(leftovers)
 
 
 def _switch(

@@ -1,34 +1,48 @@
 """Declares on the broker what `mirrorfeed.contract.routing` names; safe to repeat."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from mirrorfeed.amqp.connections import ACCESS_REFUSED, NOT_FOUND, BrokerUnavailable
+from mirrorfeed.amqp.connections import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    BrokerUnavailable,
+    broker_version,
+)
 from mirrorfeed.contract import routing
 
-DELIVERY_LIMIT = 20
-"""Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
-because RabbitMQ 4 has a default and 3.x none."""
-UNLIMITED_DELIVERIES = 2**31 - 1
-"""The dead queue is the last one; -1 means no limit only from RabbitMQ 4 on."""
+UNREACHED_DELIVERIES = 10**6
+"""What kills workers is counted in the database. The broker counts every return, and 4.x gives up
+after 20 unless told otherwise; -1 means no limit only from 4.0 on."""
+DEAD_QUEUE_DELIVERIES = 2**31 - 1
+"""As 0.1.0 declared it: a queue's arguments cannot be changed, and this one's need not be."""
+SAFE_DEAD_LETTERING = (4, 0)
+"""On 3.10 a message with `expiration` and a forged `x-death` ends a queue that dead-letters at most
+once, and the process that does it at least once. So there nothing is dead-lettered."""
 EXCHANGES = (routing.EVENTS_EXCHANGE, routing.DEAD_EXCHANGE)
 
 
-def declare_topology(channel: BlockingChannel, partitions: int) -> None:
-    """Declares both exchanges, the dead queue, and the partition queues with their bindings."""
+def declare_topology(channel: BlockingChannel, partitions: int) -> list[str]:
+    """Declares both exchanges, the dead queue, and the partition queues with their bindings.
+
+    Returns the queues that an older version declared with other arguments, which serve as well.
+    """
     channel.exchange_declare(routing.EVENTS_EXCHANGE, "topic", durable=True)
     channel.exchange_declare(routing.DEAD_EXCHANGE, "fanout", durable=True)
     channel.queue_declare(
         routing.DEAD_QUEUE,
         durable=True,
-        arguments={"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED_DELIVERIES},
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": DEAD_QUEUE_DELIVERIES},
     )
     channel.queue_bind(routing.DEAD_QUEUE, routing.DEAD_EXCHANGE)
     queues = routing.partition_queues(partitions)
-    declare_queues(channel, queues)
+    older = declare_queues(channel, queues)
     bind_slots(channel, queues)
+    return older
 
 
 def delete_topology(channel: BlockingChannel, partitions: int) -> None:
@@ -65,21 +79,34 @@ def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
                 ) from error
 
 
-def declare_queues(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Declares partition queues."""
-    for queue in queues:
-        channel.queue_declare(
-            queue,
-            durable=True,
-            arguments={
-                "x-queue-type": "quorum",
-                "x-single-active-consumer": True,
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": routing.DEAD_EXCHANGE,
-                "x-dead-letter-strategy": "at-least-once",
-                "x-overflow": "reject-publish",
-            },
-        )
+def declare_queues(channel: BlockingChannel, queues: Sequence[str]) -> list[str]:
+    """Declares partition queues; returns those that are there with an older version's arguments."""
+    return [queue for queue in queues if not _declare_queue(channel, queue)]
+
+
+def queue_arguments(channel: BlockingChannel) -> dict[str, Any]:
+    """The arguments of a partition queue on this channel's broker."""
+    arguments: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-delivery-limit": UNREACHED_DELIVERIES,
+        "x-overflow": "reject-publish",
+    }
+    if broker_version(channel) >= SAFE_DEAD_LETTERING:
+        arguments["x-dead-letter-exchange"] = routing.DEAD_EXCHANGE
+    return arguments
+
+
+def _declare_queue(channel: BlockingChannel, queue: str) -> bool:
+    # A refusal closes the channel.
+    with channel.connection.channel() as declaring:
+        try:
+            declaring.queue_declare(queue, durable=True, arguments=queue_arguments(channel))
+        except ChannelClosedByBroker as refusal:
+            if refusal.reply_code != PRECONDITION_FAILED:
+                raise
+            return False
+    return True
 
 
 def bind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:

@@ -20,11 +20,8 @@ class Subscription:
 
     queue: str
     prefetch: int
-    is_careful: bool = False
-    """With one message in hand at a time, until one comes that no worker had before."""
     channel: Any = None
     """None until the broker has opened it."""
-    consumer_tag: str = ""
     is_given_back: bool = False
 
     @property
@@ -39,13 +36,24 @@ class Subscription:
             self.channel.close()
 
 
-class Delivery(Struct, frozen=True, gc=False):
-    """A message in hand, how to ack it, and whether it may have ended a worker before."""
+class Suspect(Struct, frozen=True, gc=False):
+    """A message that was delivered before, as it came: it may end whoever reads it."""
 
-    message: Message
+    body: bytes
+    properties: Any
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """A message in hand, and how to ack it."""
+
+    message: Message | Suspect
     subscription: Subscription
     delivery_tag: int
-    is_suspect: bool = False
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may have ended a worker, and so must be a batch of its own."""
+        return isinstance(self.message, Suspect)
 
     @property
     def size_bytes(self) -> int:

@@ -114,7 +114,7 @@ class Worker:
         self._applier.check()
         address = next(self._addresses)
         layout = self._declared_layout(address)
-        session = ConsumingSession(address, layout.queues, self._settings, self._applier.apply)
+        session = ConsumingSession(address, layout.queues, self._settings, self._applier)
         self._session = session
         if self._stopping.is_set():
             session.stop()

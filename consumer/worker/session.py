@@ -11,7 +11,7 @@ queues in order, and the worker begins another one. So no ack can reach a channe
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,32 +31,23 @@ from tenacity import (
 from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.amqp.read_frames import delivery_connection
 from mirrorfeed.amqp.session import Session
-from mirrorfeed.consumer.apply.batch import Tally
-from mirrorfeed.consumer.apply.message import (
-    Message,
-    given_up,
-    read_message,
-    redeliveries,
-    require_user,
-)
+from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.message import Message, read_message, redeliveries, require_user
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import ConsumerCancelled
-from mirrorfeed.consumer.partitions import topology
 from mirrorfeed.consumer.partitions.assignment import Assignment
-from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 
 RETRY_TIMEOUT_SECONDS = 300.0
 """How long a batch is tried again before its deliveries go back to the broker. It would take them
-back after 30 minutes (`consumer_timeout`), and counts each return against the delivery limit."""
+back after 30 minutes (`consumer_timeout`)."""
 DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
 """How long a batch in hand may take to end once the session is told to stop, or has lost the
 broker."""
-DEAD_PREFETCH = 1
-READABLE_DELIVERIES = 2
-"""Of a message that the broker gave up on: any worker may end once, whatever it has in hand."""
+ABANDON_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +60,21 @@ class ConsumingSession(Session):
         parameters: pika.URLParameters,
         queues: Sequence[str],
         settings: Settings,
-        apply: Callable[[Sequence[Message]], Tally],
+        applier: Applier,
     ) -> None:
-        """`apply` is called in the applier thread; it raises DBAPIError for a database in
-        trouble."""
+        """The applier is called in a thread of its own."""
         self._queues = queues
         self._settings = settings
         # Of all queues together two batches, so that one can arrive while the other is applied.
         self._prefetch = max(1, 2 * settings.batch_size // len(queues))
-        self._apply = apply
+        self._applier = applier
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._stop_by = 0.0
         self._assignment: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
-        self._trusting: set[str] = set()
-        """Queues of which a second subscription takes over from the careful one."""
         self._received = 0
-        self._applier = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
+        self._thread = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
         self.applied = 0
         self.buried = 0
         self.is_drained = False
@@ -96,13 +84,28 @@ class ConsumingSession(Session):
 
     def run(self) -> None:
         """Returns when the session has ended; `error` says why, None where it was told to."""
-        self._applier.start()
+        self._thread.start()
         try:
             self._ioloop.start()
         finally:
             self._close_inbox()
             self._ioloop.close()
-            self._applier.join(max(0.0, self._stop_by - time.monotonic()))
+            self._thread.join(max(0.0, self._stop_by - time.monotonic()))
+            if self._thread.is_alive():
+                self._abandon()
+
+    def _abandon(self) -> None:
+        """What is being applied goes back to the broker, which must not look like the end of a
+        worker. A database that does not answer is not waited for."""
+        abandoning = threading.Thread(target=self._abandon_patiently, daemon=True)
+        abandoning.start()
+        abandoning.join(ABANDON_SECONDS)
+
+    def _abandon_patiently(self) -> None:
+        try:
+            self._applier.abandon()
+        except DBAPIError as error:
+            logger.warning("a trial may count that did not end", extra={"error": first_line(error)})
 
     def stop(self) -> None:
         """Ends the session once the batch in hand is committed and acked. From any thread."""
@@ -134,7 +137,7 @@ class ConsumingSession(Session):
     # In the I/O thread, in the order in which it happens.
 
     def _on_connection_open(self, connection: Any) -> None:
-        self._subscribe(Subscription(routing.DEAD_QUEUE, DEAD_PREFETCH))
+        self._subscribe(Subscription(routing.DEAD_QUEUE, self._prefetch))
         self.opened.set()
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
@@ -147,19 +150,12 @@ class ConsumingSession(Session):
             subscription = self._subscriptions.get(queue)
             if queue in assignment.own:
                 if subscription is None:
-                    self._subscribe_carefully(queue)
-            elif subscription and queue in assignment.served and queue not in self._trusting:
+                    self._subscribe(Subscription(queue, self._prefetch))
+            elif subscription and queue in assignment.served:
                 del self._subscriptions[queue]
                 subscription.give_back()
 
-    def _subscribe_carefully(self, queue: str) -> None:
-        """What is delivered first may have ended a worker before. Should it do so again, nothing
-        else that is in hand counts one more delivery towards its limit: there is nothing else."""
-        self._subscribe(Subscription(queue, 1, is_careful=True))
-
-    def _subscribe(
-        self, subscription: Subscription, then: Callable[[], object] = lambda: None
-    ) -> None:
+    def _subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription.queue] = subscription
 
         def on_channel_open(channel: Any) -> None:
@@ -170,11 +166,7 @@ class ConsumingSession(Session):
             channel.add_on_close_callback(on_channel_closed)
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
-            subscription.consumer_tag = channel.basic_consume(
-                subscription.queue,
-                partial(self._receive, subscription),
-                callback=lambda _: then(),
-            )
+            channel.basic_consume(subscription.queue, partial(self._receive, subscription))
 
         def on_channel_closed(channel: Any, reason: Exception) -> None:
             if not subscription.is_given_back:
@@ -187,25 +179,8 @@ class ConsumingSession(Session):
         self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
     ) -> None:
         self._received += 1
-        headers = properties.headers or {}
-        deliveries = redeliveries(headers) if method.redelivered else 1
-        if subscription.queue == routing.DEAD_QUEUE:
-            message = given_up(
-                body,
-                headers,
-                delivery_limit=topology.DELIVERY_LIMIT,
-                is_readable=deliveries <= READABLE_DELIVERIES,
-            )
-        else:
-            message = read_message(
-                body,
-                headers,
-                future_tolerance=self._settings.future_tolerance,
-                deliveries=deliveries,
-            )
-            if self._settings.required_users:
-                message = require_user(message, properties.user_id, self._settings.required_users)
-        self._inbox.put(Delivery(message, subscription, method.delivery_tag, method.redelivered))
+        message = Suspect(body, properties) if method.redelivered else self._read(body, properties)
+        self._inbox.put(Delivery(message, subscription, method.delivery_tag))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         """One ack a channel: a batch holds the first of what waited there, without a gap."""
@@ -213,30 +188,7 @@ class ConsumingSession(Session):
             subscription = delivery.subscription
             if not subscription.is_open:
                 continue
-            if subscription.is_careful and not delivery.is_suspect:
-                self._trust(subscription, delivery.delivery_tag)
-            else:
-                subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
-
-    def _trust(self, careful: Subscription, delivery_tag: int) -> None:
-        """Nothing that waits has been in a worker's hands: goes on with the full prefetch.
-
-        That needs another subscription, which gets its turn when the careful one is cancelled. The
-        message in hand is acked only then, so that none comes between the two.
-        """
-        self._trusting.add(careful.queue)
-
-        def cancel_careful() -> None:
-            if careful.is_open:
-                careful.channel.basic_cancel(careful.consumer_tag, close_careful)
-
-        def close_careful(_: object) -> None:
-            if careful.is_open:
-                careful.channel.basic_ack(delivery_tag)
-                careful.channel.close()
-            self._trusting.remove(careful.queue)
-
-        self._subscribe(Subscription(careful.queue, self._prefetch), cancel_careful)
+            subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained is when two rounds in a row find every queue empty and nothing on its way.
@@ -265,7 +217,7 @@ class ConsumingSession(Session):
         dead = self._subscriptions[routing.DEAD_QUEUE]
         own = self._assignment.own if self._assignment else set(self._queues)
         is_subscribed = dead.is_open and own.issubset(self.subscribed)
-        if not is_subscribed or self._trusting or not self._inbox.is_idle:
+        if not is_subscribed or not self._inbox.is_idle:
             check_again(0)
             return
         for queue in (routing.DEAD_QUEUE, *self._queues):
@@ -289,14 +241,23 @@ class ConsumingSession(Session):
         error: BaseException | None = None
         try:
             while batch := self._inbox.take():
-                tally = self._apply_patiently([delivery.message for delivery in batch])
-                self._count(tally)
+                self._count(self._apply_patiently(batch))
                 self._ioloop.add_callback_threadsafe(partial(self._settle, batch))
         except BaseException as raised:  # handed to the thread that can end the session
             error = raised
         self._ioloop.add_callback_threadsafe(partial(self._end, error))
 
-    def _apply_patiently(self, messages: Sequence[Message]) -> Tally:
+    def _apply(self, batch: Sequence[Delivery]) -> Tally:
+        messages: list[Message] = []
+        for delivery in batch:
+            message = delivery.message
+            if isinstance(message, Suspect):  # which is a batch of its own
+                read = partial(self._read, message.body, message.properties, is_redelivered=True)
+                return self._applier.apply_suspect(message.body, read)
+            messages.append(message)
+        return self._applier.apply(messages)
+
+    def _apply_patiently(self, batch: Sequence[Delivery]) -> Tally:
         """Retries in place what passes by itself, such as a deadlock or a database's restart."""
         retry = Retrying(
             retry=retry_if_exception_type(DBAPIError),
@@ -308,13 +269,27 @@ class ConsumingSession(Session):
             before_sleep=_log_retry,
             reraise=True,
         )
-        return retry(self._apply, messages)
+        return retry(self._apply, batch)
 
     def _count(self, tally: Tally) -> None:
         self.applied += tally.applied
         self.buried += tally.buried.total()
         if tally.buried:
             logger.warning("buried", extra={"reasons": dict(tally.buried)})
+
+    # In either thread.
+
+    def _read(self, body: bytes, properties: Any, *, is_redelivered: bool = False) -> Message:
+        headers = properties.headers or {}
+        message = read_message(
+            body,
+            headers,
+            future_tolerance=self._settings.future_tolerance,
+            deliveries=redeliveries(headers) if is_redelivered else 1,
+        )
+        if self._settings.required_users:
+            message = require_user(message, properties.user_id, self._settings.required_users)
+        return message
 
 
 def _log_retry(state: RetryCallState) -> None:

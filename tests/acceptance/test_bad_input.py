@@ -96,13 +96,15 @@ def test_headers_that_pika_cannot_decode_end_no_worker(
     assert "when" in letter.headers["undecodable"]
 
 
-def test_what_the_broker_gave_up_on_is_buried(shell: Shell, engine: Engine, topology: str) -> None:
-    """The worker reads it from the broker's dead queue and buries it as delivery-limit."""
+def test_what_a_policy_takes_from_a_queue_is_applied(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """What arrives in the broker's dead queue is read like any other message."""
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.basic_publish(routing.DEAD_EXCHANGE, "", bodies([started(1, 0)])[0])
     register_branches(engine, 1)
     shell.run("mirror-consumer", "run", "--drain")
-    assert rows(engine, "SELECT reason, branch_id FROM dead_letter") == [("delivery-limit", 1)]
-    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(0,)]
+    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(1,)]
+    assert rows(engine, "SELECT count(*) FROM dead_letter") == [(0,)]

@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.contract import routing
+from mirrorfeed.consumer.apply.burial import bury
+from mirrorfeed.consumer.apply.message import Rejection
+from mirrorfeed.consumer.apply.suspects import unread
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, completed, failed, started
 from tests.commands import Shell
@@ -64,11 +65,13 @@ def test_every_reason_can_be_put_right_or_discarded(
     register_branches(engine, 7)
     refuse_in_database(engine, "failure_reason = 'poison'")
     if reason == Reason.DELIVERY_LIMIT:
-        with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
-            connection.channel().basic_publish(routing.DEAD_EXCHANGE, "", CASES[reason])
+        with engine.begin() as connection:
+            message = unread(CASES[reason], {}, trials=0)
+            assert isinstance(message.content, Rejection)
+            bury(connection, [(message, message.content)])
     else:
         publish(topology, CASES[reason])
-    drain(shell)
+        drain(shell)
     (letter,) = listed(shell, "--reason", reason)
     assert (letter["reason"], letter["state"], letter["attempts"]) == (reason, "dead", 1)
     number = str(letter["id"])

@@ -8,43 +8,34 @@ import sys
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters
-from mirrorfeed.consumer.partitions.topology import declare_topology
-from mirrorfeed.contract import environment, routing
+from mirrorfeed.consumer.apply.suspects import MAX_TRIALS
+from mirrorfeed.contract import environment
 from tests.builders import failed
 from tests.deadly_worker import DEADLY
 from tests.servers import branch, publish_events, register_branches, rows
 
-DELIVERY_LIMIT = 3
 DEADLY_ONES = (30, 31, 70)
 BRANCH = 7
 
 
 @pytest.mark.parametrize("where", ["apply", "decode"])
 def test_a_message_that_kills_the_worker_takes_nothing_along(
-    engine: Engine,
-    amqp_url: str,
-    database_url: str,
-    where: str,
-    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine, topology: str, database_url: str, where: str
 ) -> None:
     """Even with several close together, each becomes a letter and everything around them is
     applied."""
-    monkeypatch.setattr("mirrorfeed.consumer.partitions.topology.DELIVERY_LIMIT", DELIVERY_LIMIT)
-    with broker_channel(connection_parameters(amqp_url)) as channel:
-        declare_topology(channel, routing.DEFAULT_PARTITIONS)
     register_branches(engine, BRANCH)
     history = [
         failed(BRANCH, second, DEADLY if second in DEADLY_ONES else "fine") for second in range(100)
     ]
-    publish_events(amqp_url, *history)
+    publish_events(topology, *history)
     killed = 0
     while True:
         worker = subprocess.run(
-            [sys.executable, "-m", "tests.deadly_worker", where, str(DELIVERY_LIMIT)],
+            [sys.executable, "-m", "tests.deadly_worker", where],
             env={
                 **os.environ,
-                environment.AMQP_URL: amqp_url,
+                environment.AMQP_URL: topology,
                 environment.DATABASE_URL: database_url,
             },
             capture_output=True,
@@ -55,9 +46,10 @@ def test_a_message_that_kills_the_worker_takes_nothing_along(
             break
         assert worker.returncode == -signal.SIGKILL, worker.stderr
         killed += 1
-        assert killed <= (DELIVERY_LIMIT + 4) * len(DEADLY_ONES)
+        assert killed <= 1 + MAX_TRIALS * len(DEADLY_ONES)
     assert branch(engine, BRANCH).mirror_failures == len(history) - len(DEADLY_ONES)
     found = rows(engine, "SELECT * FROM dead_letter")
     assert [row.reason for row in found] == ["delivery-limit"] * len(DEADLY_ONES)
-    assert all(row.attempts > DELIVERY_LIMIT for row in found)
+    assert [row.attempts for row in found] == [MAX_TRIALS + 1] * len(DEADLY_ONES)
+    assert rows(engine, "SELECT * FROM suspect") == []
     assert all(DEADLY.encode() in bytes(row.body) for row in found)

@@ -1,6 +1,7 @@
 """What is declared on a real broker."""
 
 from itertools import islice
+from typing import Any
 
 import pika
 import pytest
@@ -9,6 +10,7 @@ from pika.exceptions import ChannelClosedByBroker
 from mirrorfeed.amqp.connections import (
     BrokerUnavailable,
     broker_channel,
+    broker_version,
     connection_parameters,
     message_count,
 )
@@ -45,15 +47,15 @@ def test_every_event_reaches_exactly_one_partition(amqp_url: str, partitions: in
 
 def test_the_queues_are_as_the_contract_has_them(topology: str) -> None:
     """A declaration that differs in one argument is refused by the broker."""
-    contract = {
+    contract: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
-        "x-dead-letter-exchange": "mirror.dead",
-        "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
-        "x-delivery-limit": 20,
+        "x-delivery-limit": 10**6,
     }
     with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
+        if broker_version(connection.channel()) >= (4, 0):
+            contract["x-dead-letter-exchange"] = "mirror.dead"
         for partition in range(routing.DEFAULT_PARTITIONS):
             queue = f"mirror.events.p{partition}"
             connection.channel().queue_declare(queue, durable=True, arguments=contract)
@@ -63,27 +65,24 @@ def test_the_queues_are_as_the_contract_has_them(topology: str) -> None:
             )
 
 
-def test_a_message_past_the_delivery_limit_goes_to_the_dead_queue(topology: str) -> None:
-    """This is the broker's safety net for messages that kill consumers."""
-    (event,) = [started(1, 0)]
-    publish_events(topology, event)
-    queue = routing.partition_queue(
-        routing.slot_of(event.event.partition_key) % routing.DEFAULT_PARTITIONS
-    )
-    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
-        for _ in range(21):
-            channel = connection.channel()
-            method, _, _ = next(channel.consume(queue))
-            assert method is not None
-            channel.close()  # as a worker that dies: the delivery goes back and is counted
-        dead = connection.channel()
-        for method, properties, body in dead.consume(routing.DEAD_QUEUE, inactivity_timeout=30):
-            assert body == bodies([event])[0]
-            assert properties is not None
-            assert properties.headers["x-first-death-reason"] == "delivery_limit"
-            dead.basic_ack(method.delivery_tag)
-            break
-        dead.cancel()
+def test_an_older_versions_queues_serve_as_well(amqp_url: str) -> None:
+    """Their arguments cannot be changed, so they are named, bound and left as they are."""
+    older = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-delivery-limit": 20,
+        "x-dead-letter-exchange": "mirror.dead",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        for queue in ("mirror.events.p1", "mirror.events.p3"):
+            channel.queue_declare(queue, durable=True, arguments=older)
+        assert declare_topology(channel, 4) == ["mirror.events.p1", "mirror.events.p3"]
+        assert declare_topology(channel, 4) == ["mirror.events.p1", "mirror.events.p3"]
+    events = [started(branch_id, 0) for branch_id in range(1, 41)]
+    publish_events(amqp_url, *events)
+    assert len(take_all(amqp_url, 40, 4)) == 40
 
 
 def test_what_is_lost_twice_comes_behind_what_was_lost_with_it(topology: str) -> None:

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
 from sandbox import wait_until
 from tests.builders import messages, started
 
@@ -11,7 +11,9 @@ TIMEOUT_SECONDS = 10.0
 
 def delivery(tag: int, is_suspect: bool = False) -> Delivery:
     (message,) = messages(started(1, tag))
-    return Delivery(message, Subscription("mirror.events.p0", 1), tag, is_suspect)
+    suspect = Suspect(message.body, properties=None)
+    subscription = Subscription("mirror.events.p0", prefetch=1)
+    return Delivery(suspect if is_suspect else message, subscription, tag)
 
 
 def tags(batch: list[Delivery]) -> list[int]:

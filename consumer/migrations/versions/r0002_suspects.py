@@ -14,3 +14,4 @@ def upgrade() -> None:
             tried_at timestamptz NOT NULL DEFAULT now()
         )
     """)
+    op.execute("ALTER TABLE worker ADD COLUMN version text")
