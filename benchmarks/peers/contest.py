@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from subprocess import TimeoutExpired
 from uuid import uuid4
 
 import psutil
@@ -24,6 +25,7 @@ from tests.builders import completed, failed, started
 
 MEMORY_SECONDS = 0.5
 """How often memory is looked at: what is shorter may be missed."""
+STOP_SECONDS = 20
 CALLS_PER_SECOND = 200
 QUICK_BRANCHES = 500
 STARTERS = range(BRANCHES - 50, BRANCHES)
@@ -151,17 +153,22 @@ def _consuming(
     else:
         with stand.calling("peer", contestant.module, _file(stand, batch)) as publisher:
             publisher.wait()
-    family: list[psutil.Process] = []
+    process = stand.start(*contestant.command)
     try:
-        with stand.running(*contestant.command) as process:
-            try:
-                yield process
-            finally:
-                family = family_of(psutil.Process(process.pid))
+        yield process
     finally:
+        family = family_of(psutil.Process(process.pid))
+        process.terminate()
+        with suppress(TimeoutExpired):
+            process.wait(STOP_SECONDS)
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
+        _, log = process.communicate()
+        if error := sys.exception():
+            error.add_note(f"{contestant.name} logged:\n{log}")
+    if process.returncode:
+        raise RuntimeError(f"{contestant.name} ended with {process.returncode}:\n{log}")
 
 
 def forget_peers(stand: Stand) -> None:
