@@ -62,7 +62,7 @@ class BareSystem:
         }
         result = subprocess.run(
             [
-                *("unshare", "--mount", "--pid", "--fork", "--propagation", "private"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
                 *("sh", "-ec", ENTER, self.folder, ROOT, HOME / "pip-cache"),
                 *("setpriv", "--reuid", user, "--regid", user, "--init-groups"),
                 *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
