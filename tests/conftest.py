@@ -57,11 +57,11 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 20 MB, which root can mount."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk, and not in every container")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 

@@ -4,6 +4,7 @@ Of what is committed. Takes two to three minutes for each suite.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 
@@ -49,7 +50,7 @@ def main() -> int:
     except NotPossible as reason:
         print(f"not tried on bare systems: {reason}", file=sys.stderr)
         return 0 if options.if_possible else 1
-    except (AssertionError, SandboxError) as error:
+    except (AssertionError, SandboxError, subprocess.TimeoutExpired) as error:
         print(f"bare: {error}", file=sys.stderr)
         return 1
     return 0

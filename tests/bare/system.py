@@ -22,6 +22,8 @@ INCLUDED = "make,git,python3,python3-venv,ca-certificates"
 USER = "ada"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 ENTER = """
+mount --bind "$0" "$0"
+cd "$0"
 mount -t proc proc "$0/proc"
 mount --bind /dev "$0/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$0/dev/shm"
@@ -60,7 +62,7 @@ class BareSystem:
         }
         result = subprocess.run(
             [
-                *("unshare", "--mount", "--pid", "--fork", "--propagation", "private"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
                 *("sh", "-ec", ENTER, self.folder, ROOT, HOME / "pip-cache"),
                 *("setpriv", "--reuid", user, "--regid", user, "--init-groups"),
                 *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),

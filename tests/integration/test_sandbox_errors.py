@@ -45,8 +45,8 @@ def ended(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 
 def with_mounts(script: str, *command: str) -> "subprocess.CompletedProcess[str]":
     """A command that sees the machine as a script has changed it, which root can do."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0:
+        pytest.skip("only root can mount, and not in every container")
     return ended("unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *command)
 
 
