@@ -38,8 +38,8 @@ TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFai
 class DecodeError(Exception):
     """A body is not an event of the contract.
 
-    `reason` is the dead-letter code and `detail` tells a person what is wrong. `source`, `sequence`,
-    `event_id`, `type` and `branch_id` are what could still be read of it, to help find it.
+    `reason` is the dead-letter code and `detail` tells a person what is wrong. `source`,
+    `sequence`, `event_id`, `type` and `branch_id` are what could still be read, to help find it.
     """
 
     def __init__(self, reason: Reason, detail: str, attributes: dict[str, Any] | None = None):

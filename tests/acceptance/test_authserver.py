@@ -249,7 +249,7 @@ def test_a_wrong_call_gets_a_fault(
         (b"", -32700, "not well-formed"),
         (b"\xff\xfe\x00", -32700, "not well-formed"),
         (b"<methodCall><methodName>startMirroring", -32700, "not well-formed"),
-        (b"<html/>", -32600, "no XML-RPC call"),
+        (b"<html/>", -32600, "not an XML-RPC call"),
         (dumps((1,), methodresponse=True).encode(), -32600, "it has no method"),
         (dumps(("x",), "startMirroring").replace("string", "int").encode(), -32600, "'x'"),
         (dumps((1,), "startMirroring").replace("1<", "9" * 5000 + "<").encode(), -32600, "no XML"),
@@ -466,9 +466,9 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
     [
         (("--port", "{busy}"), "cannot listen on 127.0.0.1 port"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 8999"),
-        (("--tls-key", "{file}"), "--tls-key needs its certificate"),
-        (("--tls-certificate", "{file}"), "no TLS with the certificate"),
-        (("--token", ""), "the token is empty: put one into MIRRORFEED_AUTHSERVER_TOKEN"),
+        (("--tls-key", "{file}"), "--tls-key needs a certificate"),
+        (("--tls-certificate", "{file}"), "cannot use the certificate"),
+        (("--token", ""), "the token is empty: set MIRRORFEED_AUTHSERVER_TOKEN to one"),
         (("--amqp-url", "http://x"), "the AMQP URL http://x cannot be read"),
     ],
 )
