@@ -16,7 +16,7 @@ BEGIN
             SELECT version_num INTO version FROM schema_version;
         END IF;
         IF version <> '0002' THEN
-            RAISE EXCEPTION 'the tables have version %: mirror-consumer init upgrades them to 0002', version;
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0002', version;
         END IF;
     END IF;
 END $$;

@@ -19,7 +19,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
-    """For an option: the URL that it or its variable gives, else that of a file."""
+    """For an option: the URL from it or its variable, else the one in a file."""
 
     def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
         source = context.get_parameter_source(parameter.name or "")
@@ -35,7 +35,7 @@ DatabaseUrlOption = Annotated[
         "--database-url",
         envvar=environment.DATABASE_URL,
         callback=given_or_in_file(environment.DATABASE_URL),
-        help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
+        help=f"The database's URL. Can also be in a file named by {environment.DATABASE_URL}_FILE.",
     ),
 ]
 
@@ -45,8 +45,8 @@ AmqpUrlOption = Annotated[
         "--amqp-url",
         envvar=environment.AMQP_URL,
         callback=given_or_in_file(environment.AMQP_URL),
-        help="The broker; several addresses have commas between them, and the next is taken where"
-        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+        help="The broker's URL. Separate several with commas; if one does not answer, the next is"
+        f" tried. Can also be in a file named by {environment.AMQP_URL}_FILE.",
     ),
 ]
 
@@ -57,7 +57,7 @@ PartitionsOption = Annotated[
         envvar=environment.PARTITIONS,
         min=1,
         max=routing.SLOTS,
-        help="How many partition queues share the slots, where the database does not say so yet.",
+        help="How many partition queues to begin with. Ignored once the database has a number.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -74,11 +74,11 @@ FutureToleranceOption = Annotated[
 
 
 def duration(text: str) -> timedelta:
-    """What an operator types: a whole number and its unit. Raises ValueError."""
+    """Reads a duration as operators type it: a whole number and a unit. Raises ValueError."""
     match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
     if match is None or (seconds := int(match[1]) * UNITS[match[2]]) > MAX_SECONDS:
         raise ValueError(
-            f"the duration {shown(text)} cannot be read: a whole number and s, m, h or d, such as"
-            " 90s, 15m, 6h or 2d"
+            f"the duration {shown(text)} cannot be read: give a whole number and s, m, h or d, such"
+            " as 90s, 15m, 6h or 2d"
         )
     return timedelta(seconds=seconds)
