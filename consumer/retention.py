@@ -8,8 +8,8 @@ from sqlalchemy import Engine, TextClause, text
 CHUNK = 1000
 """Rows in one transaction; others may have to wait for these."""
 
-# An attempt before the last success decides no column of its branch. The attempts say which that was,
-# because somebody may have edited the branch row.
+# An attempt before the last success decides no column of its branch. The last success is taken from
+# the attempts, because somebody may have edited the branch row.
 PRUNE_ATTEMPTS = text("""
     DELETE FROM mirror_attempt WHERE (branch_id, started_at) IN (
         SELECT old.branch_id, old.started_at

@@ -1,4 +1,4 @@
-"""How letters, and what became of them, are shown to people and programs."""
+"""How letters and the results of a replay are shown to people and programs."""
 
 import base64
 import sys
@@ -24,7 +24,7 @@ from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 
 SHOWN_LETTERS = 100
-"""What a person is shown of a long list; programs get it whole."""
+"""How much of a long list a person is shown; programs get all of it."""
 
 
 def show_list(found: list[Row[Any]], total: int) -> None:
@@ -77,7 +77,7 @@ def show_letter(letter: Row[Any], as_json_document: bool) -> None:
             print(f"{name}: {printable(str(value))}")
     print(f"\n{readable(letter.body)}")
     if letter.original_body is not None:
-        print(f"\nas it was delivered:\n{readable(letter.original_body)}")
+        print(f"\nas delivered:\n{readable(letter.original_body)}")
 
 
 def show_outcomes(
@@ -100,17 +100,17 @@ def show_outcomes(
             ("dead", "reason", "detail"),
             [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
         )
-    would = "would be " if dry_run else ""
+    would = "dry run: " if dry_run else ""
     print(
-        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} known already,"
+        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} already known,"
         f" {totals['dead']:,} still dead"
     )
     if skipped:
-        print(f"{plural(skipped, 'letter')} skipped: somebody else has them in hand")
+        print(f"{plural(skipped, 'letter')} skipped: another operator is working on them")
 
 
 def document(letter: Row[Any]) -> dict[str, Any]:
-    """A letter for programs: bytes as text where they are UTF-8, and always as base64."""
+    """A letter for programs: bytes as text if they are UTF-8, and always as base64."""
     fields: dict[str, Any] = {"age_seconds": age(letter.first_seen_at)}
     for name, value in as_json(letter._asdict()).items():
         if not name.endswith("body"):
@@ -123,7 +123,7 @@ def document(letter: Row[Any]) -> dict[str, Any]:
 
 
 def readable(body: bytes) -> str:
-    """For a person: JSON in lines, and nothing that commands the terminal."""
+    """For a person: indented JSON, with no control characters for the terminal."""
     text = text_of(bytes(body))
     if text is None:
         return f"{bytes(body)!r} (not UTF-8)"

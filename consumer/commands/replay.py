@@ -48,7 +48,7 @@ from mirrorfeed.contract.reasons import Reason
 PROGRAM = "mirror-replay"
 
 app = typer.Typer(
-    help="Puts dead letters right: messages that could not be applied to the database.",
+    help="Deals with dead letters: messages that could not be applied to the database.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -57,9 +57,7 @@ app = typer.Typer(
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
 NeededIdsArgument = Annotated[list[int], typer.Argument(metavar="ID", help="Letters by number.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
-ReasonOption = Annotated[
-    Reason | None, typer.Option("--reason", help="Letters that are dead for this reason.")
-]
+ReasonOption = Annotated[Reason | None, typer.Option("--reason", help="Letters with this reason.")]
 TypeOption = Annotated[
     str | None, typer.Option("--type", help="Letters of this event type, such as mirror.failed.")
 ]
@@ -71,12 +69,12 @@ SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="Letters first seen since then, such as 2026-07-05 or 2026-07-05T19:32+02:00; UTC"
-        " where no offset is given.",
+        help="Letters first seen since this time, such as 2026-07-05 or 2026-07-05T19:32+02:00;"
+        " UTC if it has no offset.",
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only so many, the oldest first.")
+    int | None, typer.Option("--limit", min=1, help="At most this many, oldest first.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is dead.")]
 
@@ -99,7 +97,7 @@ def list_letters(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show letters, the oldest first; all that are dead where nothing is named.
+    """Show letters, oldest first. By default all that are dead.
 
     \b
     Examples:
@@ -129,7 +127,7 @@ def show(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show one letter whole: what is known of it, its AMQP headers, and its message.
+    """Show all of one letter: what is known about it, its AMQP headers, and its message.
 
     \b
     Example:
@@ -160,10 +158,10 @@ def apply(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Apply dead letters again, by what they are about and then by when that began.
+    """Apply dead letters again, ordered by what they are about and then by when that began.
 
-    Exactly those that fit when it begins; what comes meanwhile waits for the next call. Ctrl-C ends
-    it between two transactions. Exit 1 where some remain dead.
+    Takes exactly the letters that match when it starts; later ones wait for the next call. Ctrl-C
+    stops it between two transactions. Exits 1 if some remain dead.
 
     \b
     Examples:
@@ -173,7 +171,7 @@ def apply(
     """
     selection = selected(ids, reason, event_type, branch, since, limit)
     if selection == Selection() and not everything:
-        raise ValueError("name letters by ID or by an option such as --reason, or say --all")
+        raise ValueError("name letters by ID or by an option such as --reason, or give --all")
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         letters.check_ids(
@@ -210,13 +208,13 @@ def edit(
     letter_id: IdArgument,
     body_file: Annotated[
         typer.FileBinaryRead | None,
-        typer.Option(help="The new body; - is standard input. [default: $EDITOR on the old one]"),
+        typer.Option(help="The new body; - is standard input. [default: edit in $EDITOR]"),
     ] = None,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Replace a letter's body by one that can be applied; the original is kept beside it.
+    """Replace a letter's body with one that can be applied. The original is kept beside it.
 
     The letter stays dead until it is applied.
 
@@ -248,7 +246,7 @@ def discard(
     note: Annotated[str, typer.Option(help="Why they do not matter.")],
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Take letters from the list because they do not matter. They are kept, and can be restored.
+    """Take letters off the list because they do not matter. They are kept, and can be restored.
 
     \b
     Example:
@@ -285,7 +283,7 @@ def export_letters(
     everything: AllOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Print letters whole, as lines of JSON; all that are dead where nothing is named.
+    """Print complete letters as lines of JSON. By default all that are dead.
 
     \b
     Example:
@@ -299,23 +297,25 @@ def export_letters(
 
 @app.command("import")
 def import_letters(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(help="As exported; - is standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="An exported file; - is standard input.")
+    ],
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Add exported letters, as dead. Those that are here already stay as they are.
+    """Add exported letters, as dead. Letters that are already here stay as they are.
 
     \b
     Example:
       mirror-replay import letters.jsonl
     """
-    lines = list(file)  # before the transaction begins: who writes them may take their time
+    lines = list(file)  # before the transaction begins, because the writer may take its time
     with transaction(database_url) as connection:
         new, there = transfer.import_lines(connection, lines)
     if as_json_document:
         print_json({"imported": new, "already_there": there})
     else:
-        print(f"{plural(new, 'letter')} imported, {there:,} here already")
+        print(f"{plural(new, 'letter')} imported, {there:,} already here")
 
 
 def main() -> None:
@@ -357,7 +357,7 @@ def since_instant(text: str) -> datetime:
 
 @contextmanager
 def until_signal() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event; the second ends the process as ever."""
+    """The first SIGINT or SIGTERM sets the event; the second one ends the process as usual."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -378,7 +378,7 @@ def progress_bar() -> Progress:
 
 
 def edited(letter: Row[Any]) -> bytes:
-    """What the operator makes of the body in their editor."""
+    """The body as the operator changed it in their editor."""
     text = text_of(bytes(letter.body))
     if text is None:
         raise ConditionNotMet(
@@ -390,7 +390,7 @@ def edited(letter: Row[Any]) -> bytes:
         raise ConditionNotMet(f"{error.message}; set $EDITOR, or give --body-file") from error
     except UnicodeDecodeError as error:
         raise ConditionNotMet(
-            f"the editor saved what is not UTF-8 ({error}): give --body-file"
+            f"the editor did not save UTF-8 ({error}): give --body-file"
         ) from error
     if new is None:
         raise ConditionNotMet(f"nothing was changed: letter {letter.id} is as it was")

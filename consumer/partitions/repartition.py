@@ -1,11 +1,11 @@
-"""Changes the number of partitions while events come: nothing is lost, all stays in order.
+"""Changes the number of partitions while events come: nothing is lost, and order is kept.
 
-No queue may be consumed before all that came earlier, through other queues, is applied. So all
-slots move to interim queues that nobody consumes yet; when the old queues are applied to their end,
-the workers go over to the interim ones, and the old ones are deleted. Then the same again, from the
-interim queues to the new ones. Every slot is bound to somewhere all the time.
+No queue may be consumed before everything that came earlier, through other queues, is applied. So
+all slots move to interim queues that nobody consumes yet. Once everything in the old queues is
+applied, the workers switch to the interim ones, and the old ones are deleted. Then the same happens
+again, from the interim queues to the new ones. Every slot is bound to some queue at all times.
 
-What has been reached is in the database (`layout`), so that whoever was interrupted goes on there.
+Progress is kept in the database (`layout`), so that an interrupted move can continue from there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun
 
 MARKERS = 2
-"""A publisher's message that was routed before the slots were unbound may arrive behind the first
-marker, not behind one that is published when that was applied."""
+"""A message that was routed before the slots were unbound may arrive behind the first marker, but
+not behind a second one, published once the first has been applied."""
 MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 PERSISTENT = 2
 
-# Buried is as good: workers that want to know who published would not apply it.
+# Buried counts too: workers with --require-user do not apply a marker.
 SETTLED = text("""
     SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS marker (queue, id)
     WHERE EXISTS (
@@ -57,11 +57,11 @@ def repartition(
     partitions: int,
     report: Report,
 ) -> None:
-    """Moves to so many partitions, or goes on where an earlier call was interrupted.
+    """Moves to this number of partitions, or continues where an earlier call was interrupted.
 
-    Waits for the workers to apply what is in the old queues. Raises ValueError where a move to
-    another number is under way or somebody else is at it, BrokerUnavailable or DBAPIError where a
-    server cannot be reached.
+    Waits for the workers to apply what is in the old queues. Raises ValueError if a move to another
+    number is under way or somebody else is moving, BrokerUnavailable or DBAPIError if a server
+    cannot be reached.
     """
     with _alone(engine) as guard, broker_channel(addresses) as channel:
         channel.confirm_delivery()
@@ -72,17 +72,17 @@ def repartition(
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Two who move at once would bind and delete what the other one is done with. While the
-    connection that it yields answers, there is no other."""
+    """Two moves at once would each bind and delete what the other is done with. As long as the
+    yielded connection answers, there is no other move."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
             raise ValueError(
-                "another mirror-consumer topology --partitions is at work: wait until it has ended"
+                "another mirror-consumer topology --partitions is running: wait until it has ended"
             )
         try:
             yield connection
         finally:
-            connection.invalidate()  # and with it goes the lock
+            connection.invalidate()  # releases the lock
 
 
 def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
@@ -92,7 +92,7 @@ def _begin(engine: Engine, channel: BlockingChannel, partitions: int) -> Layout:
             raise ValueError(layout.under_way)
         if layout.stage is Stage.STEADY and layout.partitions != partitions:
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
-            # Who may not declare learns it before anything is begun.
+            # So that a lack of rights shows before anything has begun.
             declare_queues(channel, layout.interim)
             write_layout(connection, layout)
         return layout
@@ -121,7 +121,9 @@ def _advance(
             return layout
     with changing_layout(engine) as connection:
         if read_layout(connection) != layout:
-            raise ValueError("somebody else went on with this move: look at it, and call again")
+            raise ValueError(
+                "somebody else continued this move meanwhile: check it, and run the command again"
+            )
         for queue in done_with:
             channel.queue_delete(queue)
         write_layout(connection, following)
@@ -136,9 +138,9 @@ def _switch(
     target: Sequence[str],
     report: Report,
 ) -> None:
-    """Returns when all that ever came into the source queues is applied."""
-    declare_queues(channel, [*source, *target])  # the old ones, too: somebody may have deleted one
-    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    """Returns once everything that ever came into the source queues is applied."""
+    declare_queues(channel, [*source, *target])  # the old ones too: somebody may have deleted one
+    # Bound to both for a moment: an event that comes twice does no harm, a lost one would.
     bind_slots(channel, target)
     guard.exec_driver_sql("SELECT 1")
     unbind_slots(channel, source)
@@ -151,7 +153,7 @@ def _switch(
 
 
 def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
-    """Puts an event behind all others of each queue: where it is applied, they are. Their ids."""
+    """Puts a marker at the end of each queue: once it is applied, so is the rest. Returns ids."""
     ids = []
     for queue in queues:
         event = ScriptRun(MARKER_NAME, queue, at, at)
@@ -185,4 +187,4 @@ def _await_fences(
         if waiting != reported:
             report(f"waiting for the workers to apply {waiting:,} messages")
             reported = waiting
-        channel.connection.sleep(POLL_SECONDS)  # and answers the broker's heartbeats
+        channel.connection.sleep(POLL_SECONDS)  # also answers the broker's heartbeats

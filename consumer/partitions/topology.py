@@ -1,4 +1,4 @@
-"""Declares on the broker what `mirrorfeed.contract.routing` names; safe to repeat."""
+"""Declares on the broker what `mirrorfeed.contract.routing` names. Safe to repeat."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from mirrorfeed.amqp.connections import ACCESS_REFUSED, NOT_FOUND, BrokerUnavail
 from mirrorfeed.contract import routing
 
 DELIVERY_LIMIT = 20
-"""Deliveries of one message that may end without an ack before the broker gives up on it. Explicit,
-because RabbitMQ 4 has a default and 3.x none."""
+"""How many deliveries of a message may end without an ack before the broker gives up on it.
+Explicit, because RabbitMQ 4 has a default and 3.x has none."""
 UNLIMITED_DELIVERIES = 2**31 - 1
-"""The dead queue is the last one; -1 means no limit only from RabbitMQ 4 on."""
+"""There is nothing behind the dead queue. -1 means no limit only from RabbitMQ 4 on."""
 
 
 def declare_topology(channel: BlockingChannel, partitions: int) -> None:
@@ -31,9 +31,9 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> None:
 
 
 def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
-    """Declares everything; as a user who may not declare, finds that every queue is there.
+    """Declares everything, or, if this user may not declare, checks that every queue is there.
 
-    Raises BrokerUnavailable where a queue is missing that this user may not declare."""
+    Raises BrokerUnavailable if a queue is missing that this user may not declare."""
     try:
         declare_topology(channel, partitions)
     except ChannelClosedByBroker as error:
@@ -51,7 +51,7 @@ def _find_queues(channel: BlockingChannel, partitions: int) -> None:
                 raise
             raise BrokerUnavailable(
                 f"there is no queue {queue}, and this user may not declare it: run mirror-consumer"
-                " init as one who may"
+                " init as a user who may"
             ) from error
 
 
@@ -73,14 +73,14 @@ def declare_queues(channel: BlockingChannel, queues: Sequence[str]) -> None:
 
 
 def bind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Deals the slots out to the queues, in turn."""
+    """Binds the slots to the queues, dealt out in turn."""
     for partition, queue in enumerate(queues):
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
 
 
 def unbind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Takes back what `bind_slots` did."""
+    """Undoes `bind_slots`."""
     for partition, queue in enumerate(queues):
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
