@@ -40,7 +40,7 @@ class ConditionNotMet(ConsumerError):
 
 
 class LetterError(ConditionNotMet):
-    """Letters were named that are not there, or not in the state that this needs."""
+    """Letters were named that do not exist, or are not in the state needed."""
 
 
 class StillDead(ConditionNotMet):
@@ -62,11 +62,11 @@ class BadBranchFile(UsageError):
 
 
 class BadLetterFile(UsageError):
-    """A file of letters cannot be read; the message names the line and what is wrong with it."""
+    """A file of letters cannot be read; the message names the line and the mistake."""
 
 
 class BranchConflict(UsageError):
-    """An id or a name is another branch's already; the message names each."""
+    """An id or a name already belongs to another branch; the message names each."""
 
 
 class LayoutError(UsageError):
@@ -74,11 +74,11 @@ class LayoutError(UsageError):
 
 
 class SchemaMissing(UsageError):
-    """The database is there, its tables are not, or are those of an older version."""
+    """The database is there, but its tables are missing or too old."""
 
 
 class RightMissing(UsageError):
-    """The database user may not do what was asked for."""
+    """The database user lacks the right to do what was asked."""
 
 
 class RefusedByDatabase(UsageError):
@@ -92,7 +92,7 @@ class ServerUnavailable(ConsumerError):
 
 
 class DatabaseUnavailable(ServerUnavailable):
-    """PostgreSQL cannot be reached, or cannot take a transaction now."""
+    """PostgreSQL cannot be reached, or cannot take a transaction right now."""
 
 
 class ConsumerCancelled(ServerUnavailable):

@@ -59,7 +59,7 @@ def transaction(database_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def until_signal() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event; the second ends the process as ever."""
+    """The first SIGINT or SIGTERM sets the event; the second one ends the process as usual."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where Alembic runs revisions: on the connection that is given, else as SQL to print."""
+"""Alembic runs revisions here: on the given connection, else as SQL to print."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""What may have ended a worker is noted by us, no longer counted by the broker."""
+"""We note what may have killed a worker; the broker no longer counts it."""
 
 from alembic import op
 
