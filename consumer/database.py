@@ -99,14 +99,14 @@ def message_is_to_blame(error: DBAPIError) -> bool:
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the database said, in one line and without the statement; of several addresses of it,
-    what each said."""
+    """What the database said, in one line and without the statement. If it has several addresses,
+    what each of them said."""
     lines = str(error.orig).strip().split("\n")
     return "; ".join([line for line in lines if line.startswith(ATTEMPT)] or lines[:1])
 
 
 def meaning(error: DBAPIError) -> ConsumerError:
-    """The same as one of our errors: a right is missing, the data is refused, or the database is in
+    """The error as one of ours: a right is missing, the data is refused, or the database is in
     trouble."""
     if isinstance(error.orig, InsufficientPrivilege):
         return RightMissing(
@@ -118,7 +118,7 @@ def meaning(error: DBAPIError) -> ConsumerError:
 
 
 def unavailable(error: DBAPIError) -> DatabaseUnavailable:
-    """The same for what must be able to go on whatever the cause is, and so waits until it can."""
+    """The error as one worth waiting out, for code that must carry on whatever the cause is."""
     return DatabaseUnavailable(first_line(error))
 
 

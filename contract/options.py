@@ -1,4 +1,4 @@
-"""The option that commands of both sides have, and how a URL is found in a file."""
+"""The option that both sides' commands share, and how a URL is read from a file."""
 
 from collections.abc import Callable
 from typing import Annotated

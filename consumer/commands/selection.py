@@ -1,4 +1,4 @@
-"""How the letters are named that a command is about: by number, or by what is known of them."""
+"""How a command's letters are selected: by number, or by what is known about them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime

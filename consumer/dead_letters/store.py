@@ -55,7 +55,7 @@ class Selection(Struct, frozen=True):
 
 
 def count(connection: Connection, selection: Selection) -> int:
-    """How many letters fit, whatever the limit."""
+    """How many letters match, ignoring the limit."""
     query = select(func.count()).select_from(LETTERS).where(*selection.conditions())
     return connection.scalar(query) or 0
 

@@ -53,7 +53,7 @@ def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes
 
 
 def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, int]:
-    """Adds exported letters, as dead; returns how many were new and how many were already here.
+    """Adds exported letters as dead ones; returns how many were new and how many already there.
 
     Raises BadLetterFile, having added none, if a line is not a letter.
     """

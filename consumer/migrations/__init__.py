@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 FIRST = "0001"
-"""What 0.1.0 published, before the tables had a version."""
+"""The tables of 0.1.0, which had no version yet."""
 VERSION_TABLE = "schema_version"
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 
@@ -55,7 +55,7 @@ def bring_forward(engine: Engine) -> None:
 
 
 def script(connection: Connection) -> str:
-    """The SQL that `bring_forward` would run, for a DBA; empty if there is nothing to do."""
+    """The SQL that `bring_forward` would run, for a DBA to review; empty if there is none."""
     version = current(connection)
     if version is None:
         return _schema()
@@ -70,7 +70,7 @@ def script(connection: Connection) -> str:
 
 
 def _knows(version: str) -> bool:
-    """Whether it is this version or an older one. Newer tables are left alone."""
+    """Whether it is this program's version or an older one. Newer tables are left alone."""
     known = ScriptDirectory.from_config(_config()).walk_revisions()
     return version in {revision.revision for revision in known}
 

@@ -1,4 +1,4 @@
-"""Alembic runs revisions here: on the given connection, else as SQL to print."""
+"""Where Alembic runs the revisions: on the given connection or, without one, as SQL to print."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""We note what may have killed a worker; the broker no longer counts it."""
+"""The database notes messages that may have killed a worker; the broker no longer counts them."""
 
 from alembic import op
 
