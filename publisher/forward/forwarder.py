@@ -39,7 +39,7 @@ RECONNECT_SECONDS = 0.2
 """How soon to reconnect after a useful connection, or to try for the lock again."""
 STOP_TIMEOUT_SECONDS = 2.0
 POLL_SECONDS = 0.1
-"""How often to look at the spool for what another process's forwarder took away."""
+"""How often to check whether another process's forwarder removed events from the spool."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ class Forwarder:
 
     @property
     def removals(self) -> int:
-        """How often this process took events away from the spool, or ceased to forward it."""
+        """How often this process removed events from the spool, or stopped forwarding it."""
         return self._removals
 
     def wait_for_removal(self, *, seen: int, timeout_seconds: float) -> None:
-        """Returns once `removals` is not `seen` any more, and at times without: other processes
-        give no signal."""
+        """Returns once `removals` differs from `seen`, or earlier, because other processes send no
+        signal."""
         if not self.holds_spool:
             timeout_seconds = min(timeout_seconds, POLL_SECONDS)
         with self._removed:
