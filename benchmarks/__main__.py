@@ -1,7 +1,7 @@
-"""Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
+"""Compare mirrorfeed with bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
 
-Without a name, all is measured but what takes minutes. The exit code says nothing about speed, but
-it is 1 if instructions are not what was recorded.
+Without a name it runs every measure except those that take minutes. The exit code says nothing
+about speed, but it is 1 if instruction counts differ from those recorded.
 """
 
 import argparse
