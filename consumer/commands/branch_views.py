@@ -33,7 +33,7 @@ SHORTENED = ("name", "revision", "message")
 
 
 class Reading(Struct, frozen=True):
-    """What is known of some branches, and when that was so."""
+    """What `status` has read, and when."""
 
     branches: list[dict[str, Any]]
     now: datetime

@@ -1,4 +1,4 @@
-"""The options that operators' commands share; `contract.options` has what pullers share, too."""
+"""The options that operators' commands share; `contract.options` has the ones of both sides."""
 
 import re
 from datetime import timedelta
