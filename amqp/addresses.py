@@ -85,7 +85,7 @@ def _parts(url: str, which: str) -> SplitResult:
 
 def _tls(files: dict[str, str]) -> ssl.SSLContext:
     if ("certfile" in files) != ("keyfile" in files):
-        raise ValueError("an AMQP URL needs certfile and keyfile together, or neither")
+        raise ValueError("an AMQP URL must have both certfile and keyfile, or neither")
     try:
         context = ssl.create_default_context(cafile=files.get("cacertfile"))
         if "certfile" in files:
