@@ -4,8 +4,8 @@ import logging
 import socket
 import socketserver
 import ssl
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -51,16 +51,18 @@ def amqps_url(
 
     class Greeter(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            # Who does not like the certificate hangs up.
+            # A client that refuses the certificate hangs up.
             with suppress(OSError), tls.wrap_socket(self.request, server_side=True) as connection:
                 connection.recv(1)
 
-    with socketserver.ThreadingTCPServer((ADDRESSES[1], ports[0]), Greeter) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with (
+        ThreadPoolExecutor(1) as threads,
+        socketserver.ThreadingTCPServer((ADDRESSES[1], ports[0]), Greeter) as server,
+    ):
+        serving = threads.submit(server.serve_forever, 0.05)
         yield f"amqps://{NAME}:{ports[0]}/?cacertfile={tmp_path / 'ca.pem'}"
         server.shutdown()
-        thread.join()
+        serving.result()
 
 
 def test_commands_tell_what_each_address_of_the_broker_said(amqps_url: str) -> None:
