@@ -1,4 +1,4 @@
-# `make help` lists the targets. Each that needs Python makes .venv first.
+# `make help` lists the targets. Those that need Python make .venv first.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -38,7 +38,7 @@ test-pika-versions: .venv/ready ## Compare the fast paths with each version of p
 	done
 
 .PHONY: faults
-faults: .venv/ready ## Do things to all of it, by chance, and check what came of it (3 min)
+faults: .venv/ready ## Run random faults against all of it, and check the result (3 min)
 	$(BIN)/python -m tests.faults.campaign
 
 .PHONY: test-lowest
@@ -47,7 +47,7 @@ test-lowest: .venv-lowest/ready ## Run unit and integration tests with the oldes
 		tests/unit tests/integration \
 		tests/acceptance/test_authserver.py tests/acceptance/test_main_job.py tests/acceptance/test_upgrade.py
 
-check: lint types imports ## Check all that needs no server
+check: lint types imports ## Check everything that needs no server
 
 lint: .venv/ready ## Check style and formatting
 	$(BIN)/ruff check .
@@ -59,19 +59,19 @@ types: .venv/ready ## Check the types
 imports: .venv/ready ## Check that imports point one way
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## Measure speed and memory, side by side with what bounds them (12 min)
+bench: .venv/ready ## Measure speed and memory, side by side with their limits (12 min)
 	$(BIN)/python -m benchmarks
 
-bench-growth: .venv/ready ## Measure whether it stays so with years in the tables (15 min)
+bench-growth: .venv/ready ## Measure speed with years of data in the tables (15 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m benchmarks growth
 
-bench-peers: .venv/ready ## Measure side by side with Celery, Dramatiq and FastStream (7 min)
+bench-peers: .venv/ready ## Compare with Celery, Dramatiq and FastStream (7 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		asyncpg celery dramatiq 'faststream[rabbit]' greenlet matplotlib psutil uvloop
 	$(BIN)/python -m benchmarks.peers
 
-fuzz: .venv/ready ## Look for input that breaks something, guided by the code it reaches (3 min)
+fuzz: .venv/ready ## Look for input that breaks something, guided by code coverage (3 min)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { \
 		echo "atheris 3.0, which guides the search, has no build for $$($(BIN)/python --version):" \
 		"use an older one (make clean fuzz PYTHON=python3.13)" >&2; exit 1; }
@@ -84,7 +84,7 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove .venv and what the tools leave
+clean: ## Remove .venv and what the tools leave behind
 	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	[ ! -w /var/tmp/mirrorfeed-bare ] || rm -rf /var/tmp/mirrorfeed-bare

@@ -1,16 +1,16 @@
--- Who may do what in the database, as roles that cannot log in: give them to users that can (docs/security.md).
--- Apply it as the owner of the tables who may also create roles, after `mirror-consumer init` and again
--- after each upgrade; it may be repeated:
+-- Who may do what in the database, as roles that cannot log in: grant them to users that can
+-- (docs/security.md). Apply this file as the owner of the tables, with the right to create roles, after
+-- `mirror-consumer init` and again after each upgrade; it can be repeated:
 --
 --     psql -1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
 --
 --     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
 --                           audit, topology, mirror-replay list, show, export; dashboards
---     mirrorfeed_consumer   mirror-consumer run, and nothing that it does not do
+--     mirrorfeed_consumer   what mirror-consumer run does, and nothing else
 --     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches, rebuild,
 --                           prune, topology
 --
--- None of them may delete a branch, change its name or URL, or change a table; the owner may.
+-- None of them may delete a branch, change its name or URL, or alter a table; the owner may.
 
 DO $$
 DECLARE role_name text;
@@ -23,7 +23,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- From nothing, so that what an earlier version granted and this one does not is gone.
+-- Start from nothing, so that rights granted only by an earlier version go away.
 REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
     suspect, worker, topology, schema_version
     FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
@@ -31,15 +31,15 @@ REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arriv
 GRANT SELECT ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
     suspect, worker, topology, schema_version TO mirrorfeed_reader;
 
--- The applier locks branch rows (SELECT … FOR NO KEY UPDATE asks for the right to update a column),
--- upserts attempts and computes the mirror columns from them.
+-- The applier locks branch rows (SELECT … FOR NO KEY UPDATE needs the right to update a column), upserts
+-- attempts and computes the mirror columns from them.
 GRANT SELECT, UPDATE (
     last_mirror_attempt, last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message
 ) ON branch TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, UPDATE (finished_at, outcome, revision_id, failure_reason)
     ON mirror_attempt TO mirrorfeed_consumer;
 GRANT INSERT ON script_activity TO mirrorfeed_consumer;
--- It buries; a letter that comes again is counted.
+-- It buries messages, and counts one that comes again.
 GRANT SELECT,
     INSERT (reason, detail, body, headers, source, event_id, type, branch_id, attempts),
     UPDATE (attempts, reason, detail, state, resolved_at)
@@ -48,16 +48,16 @@ GRANT SELECT,
 GRANT SELECT, INSERT (source, sequences), DELETE ON ledger_arrival TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (source) ON ledger_source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, DELETE ON ledger_range TO mirrorfeed_consumer;
--- It notes what may end it, and forgets what did not.
+-- It notes messages that may kill it, and deletes the note when they did not.
 GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO mirrorfeed_consumer;
--- It looks whether the tables are new enough.
+-- It checks whether the tables are new enough.
 GRANT SELECT ON schema_version TO mirrorfeed_consumer;
--- It keeps its own row among the workers', and forgets the dead.
+-- It keeps its own row in the table of workers, and deletes those of dead workers.
 GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version), UPDATE (queues, seen_at), DELETE
     ON worker TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
 
--- Replay goes through the applier.
+-- Replay uses the applier.
 GRANT mirrorfeed_reader, mirrorfeed_consumer TO mirrorfeed_operator;
 GRANT INSERT (id, unique_name, url) ON branch TO mirrorfeed_operator;
 -- mirror-replay edit, discard, restore; import.

@@ -1,4 +1,4 @@
 """RabbitMQ for both sides: addresses, connections, and the reading and writing of frames.
 
-Everything that leans on a private name of pika is in this package.
+Everything that relies on a private name of pika is in this package.
 """

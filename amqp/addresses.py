@@ -1,9 +1,9 @@
-"""Where the broker is: one URL or several, of which any will do.
+"""Where the broker is: one URL, or several of which any will do.
 
 A URL is amqp:// or amqps://. With amqps:// the broker's certificate and host name are verified. The
-parameters for that are named as RabbitMQ's URI query parameters are
-(https://www.rabbitmq.com/docs/uri-query-parameters): `cacertfile`, else the system's authorities
-count, and `certfile` with `keyfile`, for a broker that asks for the client's certificate.
+parameters for that have the names of RabbitMQ's URI query parameters
+(https://www.rabbitmq.com/docs/uri-query-parameters): `cacertfile`, without which the system's
+authorities are trusted, and `certfile` with `keyfile`, if the broker asks for a client certificate.
 """
 
 import random
@@ -17,24 +17,24 @@ from mirrorfeed.contract.secrets import mask_secrets
 
 TLS_FILES = ("cacertfile", "certfile", "keyfile")
 UNVERIFIED = ("ssl_options", "verify")
-"""Parameters by which other software lets a connection do without verification."""
+"""Parameters that turn verification off in other software."""
 EXAMPLE = "amqp://user:password@host:5672/vhost"
 
 
 class BrokerAddress(Struct, frozen=True):
-    """One broker node: its URL without the TLS parameters, and what these amount to."""
+    """One broker node: its URL without the TLS parameters, and the context made from these."""
 
     url: str
     tls: ssl.SSLContext | None
 
 
 def broker_addresses(urls: str) -> list[BrokerAddress]:
-    """The addresses in a comma-separated list of URLs, in a random order: so many processes with
-    one list spread over the nodes.
+    """The addresses in a comma-separated list of URLs, in random order, so that many processes with
+    the same list spread over the nodes.
 
-    Raises ValueError, naming value and remedy without a password, where one cannot be used.
+    Raises ValueError if one cannot be used; it names the value, without a password, and the remedy.
     """
-    # A comma within a URL, such as in a password, does not divide.
+    # A comma within a URL, such as in a password, does not separate.
     each = re.split(r"\s*,\s*(?=amqps?://)", urls.strip())
     addresses = [
         _address(url, "the AMQP URL" if len(each) == 1 else f"AMQP URL {number} of {len(each)}")
@@ -51,7 +51,7 @@ def _address(url: str, which: str) -> BrokerAddress:
     if refused := names.intersection(UNVERIFIED):
         raise ValueError(
             f"the AMQP URL {mask_secrets(url)} has {', '.join(sorted(refused))}: with amqps:// the"
-            " broker is always verified; name its authority by cacertfile=/path/to/ca.pem"
+            " broker is always verified; name its authority with cacertfile=/path/to/ca.pem"
         )
     files = {name: value for name, value in given if name in TLS_FILES}
     if files and parts.scheme != "amqps":
@@ -73,7 +73,7 @@ def _parts(url: str, which: str) -> SplitResult:
             and parts.port != 0
             and (parts.username is None) == (parts.password is None)
         )
-    except ValueError:  # the port is no number
+    except ValueError:  # the port is not a number
         is_fit = False
     if not is_fit:
         raise ValueError(
@@ -85,15 +85,15 @@ def _parts(url: str, which: str) -> SplitResult:
 
 def _tls(files: dict[str, str]) -> ssl.SSLContext:
     if ("certfile" in files) != ("keyfile" in files):
-        raise ValueError("an AMQP URL has certfile and keyfile, or neither")
+        raise ValueError("an AMQP URL must have both certfile and keyfile, or neither")
     try:
         context = ssl.create_default_context(cafile=files.get("cacertfile"))
         if "certfile" in files:
             context.load_cert_chain(files["certfile"], files["keyfile"])
-    except OSError as error:  # ssl.SSLError, for what is not PEM, is one
+    except OSError as error:  # includes ssl.SSLError, raised if a file is not PEM
         named = ", ".join(f"{name}={value}" for name, value in files.items())
         raise ValueError(
-            f"the files of an AMQP URL cannot be used ({named}): {error}; each must be there, be"
-            " readable for this user, and be PEM"
+            f"the files of an AMQP URL cannot be used ({named}): {error}; each must exist, be"
+            " readable by this user, and be PEM"
         ) from error
     return context

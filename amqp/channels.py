@@ -14,12 +14,12 @@ def forget_consumers(channel: Any) -> None:
     pika cancels each subscription before it closes a channel. The broker would then serve the next
     worker while deliveries of this channel are still out, and so out of order.
 
-    With a pika whose private names are not known the broker closes the channel, and the reason that
-    the channel gives for its end is a PRECONDITION_FAILED.
+    If the private names of this pika are not known, the broker closes the channel instead, and the
+    channel reports PRECONDITION_FAILED as the reason.
     """
     if fast_paths.are_used():
         channel._cancelled.update(channel.consumer_tags)
     else:
-        # An error of the protocol: from here on the broker takes nothing on this channel but its
-        # end, so it never sees pika's cancellations.
+        # A protocol error: from now on the broker ignores everything on this channel except its
+        # close, so it never acts on pika's cancellations.
         channel.basic_ack(NEVER_DELIVERED)

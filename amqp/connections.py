@@ -1,4 +1,4 @@
-"""Connections to RabbitMQ, as both sides make them."""
+"""Connections to RabbitMQ, made the same way on both sides."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,11 @@ PRECONDITION_FAILED = 406
 
 
 class BrokerUnavailable(Exception):
-    """The broker cannot be reached, or refuses what was asked of it."""
+    """The broker cannot be reached, or refuses a request."""
 
 
 def connection_parameters(amqp_urls: str, *, name: str = "mirrorfeed") -> list[pika.URLParameters]:
-    """One for each URL of the list; `name` is what the broker's management page shows.
+    """One for each URL in the list; the broker's management page shows `name`.
 
     Raises ValueError, without a password, for a URL that cannot be read.
     """
@@ -51,7 +51,7 @@ def _parameters(address: BrokerAddress, name: str) -> pika.URLParameters:
 
 @contextmanager
 def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own, to the first that answers. Raises BrokerUnavailable."""
+    """A channel on a new connection to the first address that answers. Raises BrokerUnavailable."""
     try:
         connection = _Connection(addresses)
         try:
@@ -67,7 +67,7 @@ def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[Blocking
 
 
 class _Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no types
-    """If it cannot be had, the error has what each address said, not just the last one."""
+    """If connecting fails, the error has what each address said, not just the last one."""
 
     @staticmethod
     def _reap_last_connection_workflow_error(error: BaseException) -> BaseException:
@@ -75,10 +75,10 @@ class _Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no
 
 
 def every_reason(error: BaseException) -> str:
-    """Why a connection cannot be had, from pika's error for that.
+    """Why connecting failed, from pika's error.
 
-    A host's name may stand for several addresses, such as ::1 and 127.0.0.1, and what matters may
-    be the word of any: pika's own text has two of them at most.
+    A host name may stand for several addresses, such as ::1 and 127.0.0.1, and the answer of any of
+    them may be the one that matters; pika's own text has at most two.
     """
     attempts = error.args[0] if error.args and hasattr(error.args[0], "exceptions") else error
     return "; ".join(dict.fromkeys(map(repr, getattr(attempts, "exceptions", [error]))))
@@ -92,20 +92,20 @@ def broker_version(channel: BlockingChannel) -> tuple[int, ...]:
 
 
 def message_count(channel: BlockingChannel, queue: str) -> int:
-    """How many messages wait there, without those that a worker has in hand."""
+    """How many messages wait in the queue, not counting those that a worker holds."""
     count: int = channel.queue_declare(queue, passive=True).method.message_count
     return count
 
 
 def consumer_count(channel: BlockingChannel, queue: str) -> int:
-    """How many workers the broker serves from a queue: one at most, of all that are subscribed."""
+    """How many workers the broker serves from a queue: at most one of those subscribed."""
     count: int = channel.queue_declare(queue, passive=True).method.consumer_count
     return count
 
 
 def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:
-    """Waits only when every one of the addresses was tried; before that the next one's turn comes
-    at once. What grows with the number of attempts grows with the number of rounds."""
+    """Waits only after all addresses have been tried; until then the next one is tried at once. A
+    wait that would grow with the attempts grows with the rounds."""
 
     def wait_after_round(state: RetryCallState) -> float:
         rounds, rest = divmod(state.attempt_number, addresses)

@@ -1,9 +1,8 @@
-"""Whether private names of pika may be used, which is what makes reading and writing fast.
+"""Whether private names of pika may be used, which makes reading and writing fast.
 
-With each of COMPARED_VERSIONS the tests in tests/unit compare, by property, what the fast paths do
-with what pika does by itself (`make test-pika-versions`). With any other version both sides use
-only what pika shows: the results are the same, at a lower rate. See
-docs/decisions/0014-other-versions-of-pika.md.
+For each of COMPARED_VERSIONS, property tests in tests/unit compare the fast paths with pika's own
+code (`make test-pika-versions`). With any other version both sides use only pika's public names:
+the results are the same, at a lower rate. See docs/decisions/0014-other-versions-of-pika.md.
 """
 
 import logging
@@ -14,14 +13,14 @@ import pika
 
 COMPARED_VERSIONS = frozenset({"1.3.0", "1.3.1", "1.3.2", "1.4.1", "1.4.2", "1.4.4"})
 SWITCH = "MIRRORFEED_PIKA"
-"""For tests: an environment variable that is `plain` turns the fast paths off with any version."""
+"""For tests: set this environment variable to `plain` to turn the fast paths off."""
 
 logger = logging.getLogger(__name__)
 
 
 @cache
 def are_used() -> bool:
-    """The same answer for the life of the process; the first `False` is logged."""
+    """The answer stays the same for the life of the process. If it is False, it is logged once."""
     if os.environ.get(SWITCH) == "plain":
         logger.info("%s=plain: sending and receiving in pika's own, slower way", SWITCH)
         return False

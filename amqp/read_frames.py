@@ -1,10 +1,10 @@
 """The worker's connection to RabbitMQ, which reads a delivery in one step.
 
-Nearly all that a worker receives are small messages of three frames each: method, header and body
-(AMQP 0-9-1, sections 2.3.5 and 4.2). pika makes an object of each frame and looks up who waits for
-it, which takes longer than to decode and apply the event. So a small message that lies whole in the
-buffer goes straight to its consumer here; all else takes pika's way, frame by frame, as everything
-does with a version of pika that this was not compared with.
+A worker mostly receives small messages of three frames each: method, header and body (AMQP 0-9-1,
+sections 2.3.5 and 4.2). pika makes an object of each frame and looks up its receiver, which takes
+longer than decoding and applying the event. So here a small message that is complete in the buffer
+goes straight to its consumer. Anything else takes pika's own path, frame by frame, and so does
+everything with a version of pika that this was not compared with.
 """
 
 import struct
@@ -26,11 +26,11 @@ END_BYTES = 1
 MAX_WHOLE_BYTES = 64 * 1024
 """A larger body may take several frames; an empty one takes none."""
 UNDECODABLE = (b"\x01kT" + b"\xff" * 8, b"\x01k?")
-"""Tables that pika cannot decode: a timestamp beyond all calendars, a value of no known type."""
+"""Tables that pika cannot decode: a timestamp out of range, a value of no known type."""
 
 
 class EncodedProperties:
-    """A message's properties, decoded where one of those is asked for that are set."""
+    """A message's properties, decoded only if one that is set is asked for."""
 
     __slots__ = ("_encoded",)
 
@@ -54,7 +54,7 @@ class EncodedProperties:
 
 
 class WholeDelivery(NamedTuple):
-    """A message, and who gets it."""
+    """A message, and the consumer that gets it."""
 
     consume: Callable[[Any, Basic.Deliver, EncodedProperties, bytes], None]
     channel: Any
@@ -81,10 +81,10 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
             super()._process_frame(frame_value)
 
     def _read_delivery(self, buffer: bytes) -> tuple[int, WholeDelivery] | None:
-        """How long the message is that the buffer begins with, and the message; None where it
-        begins with something else.
+        """The message at the start of the buffer and its length; None if the buffer starts with
+        something else.
 
-        Raises struct.error or IndexError where part of it is missing.
+        Raises struct.error or IndexError if part of the message is missing.
         """
         if buffer[0] != FRAME_METHOD:
             return None  # perhaps a heartbeat, which is shorter than any method
@@ -134,12 +134,12 @@ _decode_table: Any = getattr(data, "decode_table", None)
 
 
 def tolerate_undecodable_headers() -> None:
-    """From now on a table that pika cannot decode is `{"undecodable": bytes}` in this process.
+    """From now on a table that pika cannot decode becomes `{"undecodable": bytes}` in this process.
 
-    pika raises from within its I/O loop, for a timestamp in milliseconds or a table nested deeply,
-    and the connection ends. So a single message could keep a worker from its queue for ever.
+    On a timestamp in milliseconds or a deeply nested table pika raises from within its I/O loop,
+    and the connection ends. So a single message could keep a worker from its queue forever.
 
-    Raises ValueError if this version of pika raises all the same.
+    Raises ValueError if this version of pika still raises.
     """
     data.decode_table = _decode_table_or_bytes
     try:
@@ -147,14 +147,14 @@ def tolerate_undecodable_headers() -> None:
             _decode_headers(struct.pack(">I", len(table)) + table)
     except Exception as error:  # of many kinds, none of them documented
         raise ValueError(
-            f"a worker cannot use pika {__version__}, which would end the connection for a"
-            " message whose headers it cannot decode, again and again; install one of"
+            f"a worker cannot use pika {__version__}: it would end the connection on every message"
+            " whose headers it cannot decode; install one of"
             f" {', '.join(sorted(fast_paths.COMPARED_VERSIONS))}"
         ) from error
 
 
 def _decode_headers(table: bytes) -> None:
-    """As they arrive, by pika."""
+    """Has pika decode them the way it does on arrival."""
     properties = FLAGS.pack(BasicProperties.FLAG_HEADERS) + table
     size = HEADER.size - FRAME.size + len(properties)
     header = HEADER.pack(FRAME_HEADER, 1, size, Basic.INDEX, 0, 0)

@@ -1,4 +1,4 @@
-"""One connection's life, as both sides live it."""
+"""The life of one connection, the same on both sides."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient, Con
 
 
 class Session(ABC):
-    """A connection that never recovers: whatever goes wrong ends it whole.
+    """A connection that never recovers: any failure ends all of it.
 
     All methods are called in the thread that runs the connection's I/O loop.
     """
 
     def __init__(self, connect: Callable[..., Any], parameters: pika.URLParameters) -> None:
         self.error: BaseException | None = None
-        """What ended it first; None if it was told to end."""
+        """The first failure, which ended it; None if it was told to end."""
         self._connection = connect(
             parameters,
             on_open_callback=self._on_connection_open,
@@ -29,7 +29,7 @@ class Session(ABC):
     def _on_connection_open(self, connection: Any) -> None: ...
 
     def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
-        # Once the connection is ending, a channel's end is only a part of that.
+        # Once the connection is closing, its channels close too: that is no failure.
         if self._connection.is_open and not isinstance(reason, ChannelClosedByClient):
             self._end(reason)
 
@@ -43,4 +43,4 @@ class Session(ABC):
         if self._connection.is_closed:
             self._ioloop.stop()
         elif not self._connection.is_closing:
-            self._connection.close()  # also while it is still being opened: its socket is closed
+            self._connection.close()  # also closes the socket of a connection that is still opening

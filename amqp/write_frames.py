@@ -1,9 +1,10 @@
-"""Writes messages to an open channel in one step each, many at once.
+"""Writes messages to an open channel in one step each, and many at once.
 
 pika's `basic_publish` makes an object of each of a message's three frames (AMQP 0-9-1, sections
-2.3.5 and 4.2), which takes a third of the time in which the forwarder has the interpreter, and a
-system call of each. Every system call hands the interpreter over, and the puller's calls wait for
-it. With a version of pika that this was not compared with, `basic_publish` it is.
+2.3.5 and 4.2), which takes a third of the forwarder's time in the interpreter, and a system call
+for each. Every system call releases the interpreter's lock and takes it back, and the puller's
+calls wait for that lock. With a version of pika that this was not compared with, `basic_publish`
+is used.
 """
 
 import struct
@@ -32,9 +33,9 @@ GATHERED_BYTES = 64 * 1024
 def message_writer(
     channel: Any, *, exchange: str, content_type: str, user_id: str | None
 ) -> "MessageWriter | PlainWriter":
-    """What publishes persistent, mandatory messages, as fast as this version of pika allows.
+    """A writer of persistent, mandatory messages, as fast as this version of pika allows.
 
-    Each message names the user `user_id`, unless it is None.
+    Each message names the user `user_id`, unless that is None.
     """
     writer = MessageWriter if fast_paths.are_used() else PlainWriter
     return writer(channel, exchange=exchange, content_type=content_type, user_id=user_id)
@@ -43,8 +44,8 @@ def message_writer(
 class MessageWriter:
     """Publishes persistent, mandatory messages.
 
-    A context: what was published within it is on its way when it ends. More than GATHERED_BYTES
-    do not wait for that.
+    Use it as a context manager: everything published in the block has been sent when the block
+    ends, and is sent earlier if it exceeds GATHERED_BYTES.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class MessageWriter:
 
 
 class PlainWriter:
-    """A MessageWriter for any version of pika: each message is on its way at once."""
+    """A MessageWriter for any version of pika: each message is sent at once."""
 
     def __init__(
         self, channel: Any, *, exchange: str, content_type: str, user_id: str | None
@@ -118,6 +119,6 @@ class PlainWriter:
 
 
 def _short_string(text: str) -> bytes:
-    """Its length in one byte, then itself. Raises ValueError beyond 255 bytes."""
+    """The text after its length in one byte. Raises ValueError beyond 255 bytes."""
     encoded = text.encode()
     return bytes((len(encoded),)) + encoded

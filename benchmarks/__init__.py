@@ -1,1 +1,1 @@
-"""How fast mirrorfeed is, beside the least that could be done and the simplest that would do."""
+"""How fast mirrorfeed is, compared with the least possible work and with the simplest code."""

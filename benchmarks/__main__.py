@@ -1,7 +1,7 @@
-"""Measure mirrorfeed beside bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
+"""Compare mirrorfeed with bare loops: `python -m benchmarks [--json FILE] [NAME...]`.
 
-Without a name, all is measured but what takes minutes. The exit code says nothing about speed, but
-it is 1 if instructions are not what was recorded.
+Without a name it runs every measure except those that take minutes. The exit code says nothing
+about speed, but it is 1 if instruction counts differ from those recorded.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     known = {each.name: each for each in MEASURES}
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(known):
         parser.error(f"no measure {', '.join(sorted(unknown))}: there is {', '.join(known)}")

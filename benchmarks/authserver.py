@@ -1,6 +1,6 @@
-"""How many calls a second the authserver answers, beside servers that only answer True.
+"""How many calls a second the authserver answers, compared with servers that only answer True.
 
-`python -m benchmarks.authserver uvicorn|threaded` serves as one of those.
+`python -m benchmarks.authserver uvicorn|threaded` runs one of those servers.
 """
 
 import signal
@@ -34,7 +34,7 @@ def authserver(stand: Stand) -> Rows:
     with ExitStack() as stack:
 
         def listening(*command: str) -> str:
-            """The port on which the command says that it listens."""
+            """The port that the command says it listens on."""
             server = stack.enter_context(stand.running(*command))
             return wait_for_log(server, r"listens on http://127\.0\.0\.1:(\d+)/")[1]
 
@@ -52,7 +52,7 @@ def authserver(stand: Stand) -> Rows:
         def rate(port: str, calls: int) -> float:
             with stand.calling("xmlrpc", port, calls) as callers:
                 calls_per_second: float = result_of(callers)
-            # What is left to send shall not slow the next one down.
+            # Events that are still to be sent must not slow the next row down.
             wait_for(lambda: is_empty(views[0]), "the authserver to send it")
             return calls_per_second
 
@@ -81,7 +81,7 @@ class ThreadedHandler(SimpleXMLRPCRequestHandler):
 
 
 class ThreadedServer(ThreadingMixIn, SimpleXMLRPCServer):
-    """The standard library's, with a thread for each connection, which it keeps open, too."""
+    """The standard library's server, with a thread per connection; connections stay open."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""What is compared with: publishers, consumers and commits that do the least, and the simplest."""
+"""The baselines: publishers, consumers and commits that do the least, and the simplest ones."""
 
 import sqlite3
 import struct
@@ -24,7 +24,7 @@ from mirrorfeed.contract import events, wire
 from mirrorfeed.contract.events import Envelope
 
 PREFETCH = 1000
-"""Of each queue in hand: more than the worker has, so that it is never what limits."""
+"""Deliveries held per queue: more than the worker holds, so that this is never the limit."""
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = struct.pack("!h", -1)
 
@@ -32,13 +32,13 @@ COPY_TRAILER = struct.pack("!h", -1)
 def take_raw(stand: Stand, count: int) -> float:
     """Takes and acks `count` bodies, and does nothing with them.
 
-    Returns the seconds from before it subscribes until the last ack, as all of these do.
+    Like the other consumers here, returns the seconds from before it subscribes to the last ack.
     """
     return _RawConsumer(stand.amqp_url, count, lambda bodies: None).run()
 
 
 def drain_raw(stand: Stand, count: int) -> float:
-    """Copies `count` bodies into a table, as many a transaction as have arrived."""
+    """Copies `count` bodies into a table; each transaction takes as many as have arrived."""
     stand.ask("DROP TABLE IF EXISTS raw")
     stand.ask("CREATE TABLE raw (body bytea NOT NULL)")
 
@@ -77,7 +77,7 @@ class _RawConsumer(Loop):
 
     def _receive(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         if not self._bodies:
-            # After what can be read now has been read.
+            # After everything that can be read now has been read.
             self.connection.ioloop.call_later(0, self._flush)
         self._bodies.append(body)
         self._tags[channel] = method.delivery_tag
@@ -94,7 +94,7 @@ class _RawConsumer(Loop):
 
 
 def drain_one_by_one(stand: Stand, count: int) -> float:
-    """Applies `count` events as one would write it first: a session, a commit, an ack for each."""
+    """Applies `count` events in the obvious way: a session, a commit and an ack for each."""
     engine = open_engine(stand.database_url)
     remaining = count
 
@@ -145,7 +145,7 @@ def _apply(engine: Engine, envelope: Envelope) -> None:
 
 
 class BareFile:
-    """An SQLite file that takes the body of a call a transaction, to be closed."""
+    """An SQLite file that takes the body of one call per transaction. The caller closes it."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)  # in autocommit
@@ -155,7 +155,7 @@ class BareFile:
             "CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)"
         )
         source, now = f"/pullers/{path.name}/{uuid4()}", datetime.now(UTC)
-        # What `start_mirroring` spools, to some bytes.
+        # What `start_mirroring` spools, give or take a few bytes.
         self._body = wire.encode(
             Envelope(str(uuid4()), source, now, events.MirrorStarted(500, now), 1)
         )

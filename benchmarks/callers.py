@@ -1,6 +1,6 @@
-"""Those who call, in processes of their own: `python -m benchmarks.callers NAME ARGUMENT...`.
+"""Callers, each in its own process: `python -m benchmarks.callers NAME ARGUMENT...`.
 
-Each prints what it saw as JSON, times in seconds of the monotonic clock, which all share.
+Each prints its results as JSON, with times in seconds of the monotonic clock that all share.
 """
 
 import json
@@ -32,7 +32,7 @@ TRUE = b"<boolean>1</boolean>"
 
 
 def timed(call: Callable[[int], object], calls: int) -> list[float]:
-    """The seconds of each call, of branches far apart."""
+    """The seconds of each call; successive calls are about branches far apart."""
     seconds: list[float] = []
     for number in range(calls):
         branch_id = number * 7 % BRANCHES + 1
@@ -43,9 +43,9 @@ def timed(call: Callable[[int], object], calls: int) -> list[float]:
 
 
 def at_pace(rate: float, count: int) -> Iterator[float]:
-    """When each of `count` calls is due; not before it is.
+    """Waits until each of `count` calls is due, and yields that time.
 
-    A call that is late because the one before it took long is due all the same: its wait counts.
+    If a call is late because the one before took long, it was still due on time: its wait counts.
     """
     began_at = time.monotonic()
     for number in range(count):
@@ -56,7 +56,7 @@ def at_pace(rate: float, count: int) -> Iterator[float]:
 
 def appender(spool: str, calls: str) -> dict[str, Any]:
     """One of many pullers on one spool: says that it is ready, waits for SIGUSR1, then calls
-    without a pause. When it began and ended, and how long each call took."""
+    without a pause. Returns when it began and ended, and how long each call took."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     with closing(BranchStatusClient(spool, forward=False)) as client:
         print("ready", flush=True)
@@ -67,7 +67,7 @@ def appender(spool: str, calls: str) -> dict[str, Any]:
 
 
 def puller(spool: str, rate: str, calls: str, first_branch: str) -> dict[str, float]:
-    """Mirrors one branch after the other at an even pace. When each call was due."""
+    """Mirrors one branch after the other at an even pace. Returns when each call was due."""
     due_at: dict[str, float] = {}
     with closing(BranchStatusClient(spool)) as client, closing(Spool(Path(spool))) as view:
         for number, due in enumerate(at_pace(float(rate), int(calls))):
@@ -87,13 +87,13 @@ def is_empty(spool: Spool) -> bool:
 
 
 def load(amqp_url: str, count: str, rate: str) -> float:
-    """Publishes so many events, so many a second."""
+    """Publishes `count` events, `rate` a second. Returns the seconds that it took."""
     return publish(amqp_url, publications(int(count)), float(rate))
 
 
 def peer(module: str, file: str, rate: str = "") -> dict[str, float]:
-    """Publishes the bodies of the file, one a line, with the module's client, so many a second or
-    as fast as it can. When each was due, as `puller` does."""
+    """Publishes the bodies in the file, one per line, with the module's client: `rate` a second, or
+    as fast as it can. Returns when each was due, as `puller` does."""
     bodies = Path(file).read_bytes().splitlines()
     due_at: dict[str, float] = {}
 
@@ -110,11 +110,11 @@ def peer(module: str, file: str, rate: str = "") -> dict[str, float]:
 
 
 def xmlrpc(port: str, calls: str) -> float:
-    """Calls a second that are answered with True. Each of CONNECTIONS is kept alive and sends its
-    next call when the last one is answered.
+    """Calls a second that are answered with True. Each of the CONNECTIONS is kept alive and sends
+    its next call when the last one is answered.
 
-    What is sent and what comes back is handled as cheaply as can be: the callers share the
-    processors with the server.
+    Sending and receiving are as cheap as possible, because the callers share the processors with
+    the server.
     """
     unsent = unanswered = int(calls)
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -153,7 +153,7 @@ def _receive_true(connection: socket.socket) -> None:
 
 
 def _requests(first_branch: int) -> Iterator[bytes]:
-    """Attempts of one branch after the other that succeed, as Python's client sends them."""
+    """Successful attempts of one branch after the other, as Python's client sends them."""
     for branch_id in cycle(range(first_branch, BRANCHES + 1, CONNECTIONS)):
         yield _request("startMirroring", branch_id)
         yield _request("mirrorComplete", branch_id, REVISION)

@@ -1,6 +1,7 @@
-"""One part of the hot path, so many events long: `python -m benchmarks.counted PART EVENTS`.
+"""One part of the hot path, for so many events: `python -m benchmarks.counted PART EVENTS`.
 
-All that does not grow with EVENTS is the same in each run, so that the difference of two is theirs.
+Everything that does not grow with EVENTS is the same in each run, so that the difference between
+two runs belongs to the events.
 """
 
 import sys
@@ -15,12 +16,12 @@ from mirrorfeed.contract import events, wire
 
 BATCH = 1000
 READ_BYTES = 4096
-"""What pika reads at once."""
+"""How much pika reads at once."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def deliver(count: int) -> None:
-    """Bytes from the broker become deliveries, which nobody looks at."""
+    """Bytes from the broker become deliveries, which are then dropped."""
     from pika import BasicProperties, frame
     from pika.spec import Basic
 
@@ -61,7 +62,7 @@ def decode(count: int) -> None:
 
 def collect(count: int) -> None:
     """Messages go through the inbox, a batch at a time."""
-    # Where needed: what a part does not use, it need not import a hundred times as slowly.
+    # Here, because under valgrind imports are a hundred times as slow: only this part needs these.
     from mirrorfeed.consumer.apply.message import read_message
     from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription
 
@@ -76,7 +77,7 @@ def collect(count: int) -> None:
 
 
 def apply(count: int) -> None:
-    """Batches become statements and parameters, which nobody carries out."""
+    """Batches become statements and parameters, which are not executed."""
     from sqlalchemy import Engine
 
     from mirrorfeed.consumer.apply.batch import Applier
@@ -108,7 +109,7 @@ PARTS: Mapping[str, Callable[[int], None]] = {
 
 
 class _Nobody:
-    """An engine, its connection and its results: takes whatever it is given, and every branch is
+    """An engine, its connection and its results: accepts everything, and says that every branch is
     registered."""
 
     returns_rows = False
@@ -128,8 +129,8 @@ class _Nobody:
 
 
 def _bodies() -> list[bytes]:
-    """A batch as it is on the wire: of twenty attempts one failed, of a hundred events one is a
-    script's."""
+    """A batch as it is on the wire: one attempt in twenty failed, and one event in a hundred is a
+    script run."""
     return [wire.encode(_envelope(number)) for number in range(BATCH)]
 
 

@@ -19,7 +19,7 @@ from mirrorfeed.publisher.spool import Spool
 EVENTS = 1_000_000
 FEW = 50_000
 AT_ONCE = 50_000
-"""Events that are appended in one transaction."""
+"""Events appended in one transaction."""
 CALLS = 1000
 RUNS = 10
 PURGE_SECONDS = 0.5
@@ -63,7 +63,7 @@ def full_spool(stand: Stand) -> Rows:
 
 
 def _fill(path: Path, count: int) -> None:
-    # All runs of one script have one key: they go one by one, and would be what the end measures.
+    # All runs of one script have one key: sent one by one, they would dominate the last tenth.
     events = (event for event in history(count) if not isinstance(event.event, ScriptRun))
     with closing(Spool(path, limit_bytes=4 * 1024**3)) as spool:
         while batch := list(islice(events, AT_ONCE)):
@@ -85,7 +85,7 @@ def _calls(path: Path) -> list[float]:
 
 
 def _drain(stand: Stand, path: Path) -> tuple[float, list[float]]:
-    """The forwarder's peak memory in MB, and its events a second in each tenth of the spool."""
+    """The forwarder's peak memory in MB, and its events per second in each tenth of the spool."""
     stand.clear()
     with closing(Spool(path)) as spool, _purging(stand):
         count = spool.status().pending
@@ -103,7 +103,7 @@ def _drain(stand: Stand, path: Path) -> tuple[float, list[float]]:
 
 @contextmanager
 def _purging(stand: Stand) -> Iterator[None]:
-    """Nobody consumes: the queues are emptied, or the broker's memory would be what is measured."""
+    """Empties the queues, as nobody consumes: otherwise the broker's memory would be the limit."""
     is_over = threading.Event()
 
     def purge() -> None:

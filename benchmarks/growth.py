@@ -29,25 +29,26 @@ from mirrorfeed.consumer.database import open_engine
 BRANCH_COUNTS = (1_000, 100_000, 1_000_000)
 ATTEMPT_COUNTS = (0, 1_000_000, 20_000_000)
 EVENTS = 120_000
-"""In one round: events of a second one would be older than what the first has brought."""
+"""All in one round: a second round's events would be older than those of the first."""
 STRIDE = 7919
-"""From one branch to the next that begins: a prime, so that all have their turn, far apart."""
+"""The step from one branch to the next: a prime, so that all get their turn, far apart."""
 KEEPS = 0.7
-"""Of the best rate, whatever has grown."""
+"""The share of the best rate that must remain, whatever has grown."""
 FAILING = BRANCHES
-"""The last one: one of those of which each attempt fails."""
+"""The last branch, one of those that always fail."""
 FAILING_ATTEMPTS = 100_000
 FAILING_TURN = 100
-"""Its attempt is each of so many, so that a batch has some."""
+"""One attempt in this many belongs to it, so that every batch has some."""
 FAILING_ROUNDS = 2
 OTHER_ATTEMPTS = 100_000
-"""What all together have, so that the planner does not know this one branch alone."""
+"""Attempts of all other branches, so that the planner does not see this branch only."""
 BACKLOG_EVENTS = 2_000_000
 PUBLISHED_AT_ONCE = 20_000
-"""Events that are in this process's memory at a time."""
+"""Events in this process's memory at a time."""
 PROJECTED_AT_ONCE = 50_000
 
-# Each row into an index of that size, and looked up in `branch`, would take many times as long.
+# Adding each row to an index of that size, and checking it against `branch`, would take many times
+# as long.
 WITHOUT_CONSTRAINTS = """
     ALTER TABLE mirror_attempt
         DROP CONSTRAINT mirror_attempt_pkey, DROP CONSTRAINT mirror_attempt_branch_id_fkey
@@ -58,8 +59,8 @@ WITH_CONSTRAINTS = """
         ADD PRIMARY KEY (branch_id, started_at),
         ADD FOREIGN KEY (branch_id) REFERENCES branch ON DELETE CASCADE
 """
-# The last one began a day ago. Rows lie in the order of time, so that those of one branch are far
-# from each other.
+# The last attempt began a day ago. Rows are in the order of time, so that the rows of one branch
+# are far apart.
 ADD_ATTEMPTS = """
     INSERT INTO mirror_attempt
         (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
@@ -75,13 +76,13 @@ ADD_ATTEMPTS = """
     ) AS attempt
     CROSS JOIN LATERAL (SELECT {has_failed} AS has_failed) AS outcome
 """
-# As `load.history` has it: all branches in turn, one attempt in twenty failed, one branch in fifty
-# always does.
+# As in `load.history`: all branches in turn, one attempt in twenty failed, and one branch in fifty
+# always fails.
 OF_ALL = ADD_ATTEMPTS.format(
     branch_id="number %% %(branches)s + 1",
     has_failed="branch_id %% 50 = 0 OR abs(hashint8(number)) %% 20 = 0",
 )
-# The older half completed, and then not once.
+# The older half completed, and none after that.
 OF_FAILING = ADD_ATTEMPTS.format(branch_id="%(branch_id)s", has_failed="number > %(attempts)s / 2")
 
 
@@ -90,7 +91,7 @@ def growth(stand: Stand) -> Rows:
     check_can_draw()
 
     def failing() -> Values:
-        """The rate of all together while one branch fails, with and without a long past of it."""
+        """The total rate while one branch fails, with and without a long history of failures."""
         runs = {new.what: lambda: _failing_rate(stand, 0)}
         runs[old.what] = lambda: _failing_rate(stand, FAILING_ATTEMPTS)
         return in_turns(FAILING_ROUNDS, runs)
@@ -126,7 +127,7 @@ def growth(stand: Stand) -> Rows:
 
 
 def _rate(stand: Stand, branches: int, attempts: int) -> float:
-    """Behind so many branches and attempts."""
+    """The worker's rate with this many branches and attempts in the tables."""
     _live(stand, branches, attempts)
     return _drain_rate(stand, [number * STRIDE % branches + 1 for number in range(branches)])
 
@@ -152,7 +153,7 @@ def _drain_rate(stand: Stand, branch_ids: Sequence[int]) -> float:
 
 
 def _live(stand: Stand, branches: int, attempts: int) -> None:
-    """Empties the tables, and fills them with so many branches and attempts of all of them."""
+    """Empties the tables, then fills them with this many branches and attempts."""
     stand.clear(branches)
     if attempts:
         values = {"attempts": attempts, "branches": branches, "step": STEP, "reason": REASON}
@@ -169,14 +170,14 @@ def _live(stand: Stand, branches: int, attempts: int) -> None:
 
 
 def _settle(stand: Stand) -> None:
-    """What was made is on the disk, and neither vacuum nor a checkpoint is due for it."""
+    """Makes sure that the rows are on disk, and that no vacuum or checkpoint is due for them."""
     stand.ask("VACUUM ANALYZE branch, mirror_attempt")
     stand.ask("CHECKPOINT")
 
 
 def _drain_backlog(stand: Stand) -> tuple[float, list[float]]:
-    """The most memory it took, and events a second in each tenth, which ends when its last
-    attempts, one a partition, are committed."""
+    """The peak memory, and the events per second of each tenth. A tenth ends when its last
+    attempts, one per partition, are committed."""
     stand.clear()
     tenths = _publish_tenths(stand)
     ends = [partial(have_ended, stand, last) for last, _ in tenths]
@@ -185,8 +186,8 @@ def _drain_backlog(stand: Stand) -> tuple[float, list[float]]:
 
 
 def _publish_tenths(stand: Stand) -> list[tuple[Attempts, int]]:
-    """What ends each tenth of the backlog, and how many events that tenth has."""
-    coming = history(BACKLOG_EVENTS * 100 // 99)  # a script's run is one event, an attempt is two
+    """The last attempts of each tenth of the backlog, and how many events the tenth has."""
+    coming = history(BACKLOG_EVENTS * 100 // 99)  # a script run is one event, an attempt is two
     ends = []
     for _ in range(10):
         count = 0

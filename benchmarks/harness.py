@@ -1,13 +1,13 @@
-"""What carries every measure: it runs what is compared in turns, and shows what came of it.
+"""Runs every measure: the rows that are compared take turns, and the results are shown.
 
-A measure is what it does, the rows that show it, and their targets:
+A measure consists of what it does, its rows, and their targets:
 
     @measure("shell", rounds=3)
     def shell(stand):
         bare = Row("python -c pass", "ms", lambda: ...)
         yield {"from a shell": [bare, Row("ours", "ms", lambda: ..., at_most(2, bare))]}
 
-What comes before the `yield` sets up; what comes after it checks and clears up.
+The code before the `yield` sets up; the code after it checks and cleans up.
 """
 
 import statistics
@@ -23,13 +23,13 @@ from benchmarks.stand import Stand
 Value = float | list[float]
 Values = Mapping[str, Value]
 Rows = Iterator[Mapping[str, Sequence["Row"]]]
-"""By subject."""
+"""The rows of each subject."""
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Target(NamedTuple):
-    """What is promised of a row's median, or of its ratio to that of another row."""
+    """A promise about a row's median, or about its ratio to another row's median."""
 
     bound: Literal["≥", "≤", ""]
     value: float
@@ -45,14 +45,14 @@ def at_most(value: float, of: "Row | None" = None) -> Target:
 
 
 def beside(row: "Row") -> Target:
-    """No target: the ratio is only shown."""
+    """No target: the ratio is just shown."""
     return Target("", 0, row)
 
 
 class Row:
-    """What is shown of a measure. `run` gives its value, or those of several rows by their names.
+    """One line of a measure. `run` returns its value, or the values of several rows by name.
 
-    It is called once a round, however many rows share it.
+    It is called once per round, however many rows share it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Row:
         return measured <= target.value if target.bound == "≤" else measured >= target.value
 
     def comparisons(self) -> Iterator[tuple["Row | None", list[Target]]]:
-        """Each row it is compared with, if any, and what is promised of that."""
+        """The rows it is compared with, if any, and the target for each."""
         others: list[Row | None] = list(dict.fromkeys(each.of for each in self.targets if each.of))
         for other in others or [None]:
             of = (other, None) if other in others[:1] else (other,)
@@ -99,7 +99,7 @@ class Measure:
     rounds: int
     rows: Callable[[Stand], Rows]
     takes_minutes: bool
-    """Measured only if it is named."""
+    """Whether it is measured only if named."""
 
     def run(self, stand: Stand) -> list[Row]:
         with contextmanager(self.rows)(stand) as subjects:
@@ -123,7 +123,8 @@ def measure(
 def in_turns(
     times: int, runs: Mapping[K, Callable[[], V]], *, back_and_forth: bool = False
 ) -> dict[K, list[V]]:
-    """What each gave: A B C A B C …, or A B C C B A …, so that all see the same machine."""
+    """The results of each. They take turns (A B C A B C … or A B C C B A …), so that all of them
+    see the machine in the same state."""
     results: dict[K, list[V]] = {name: [] for name in runs}
     for number in range(times):
         for name in reversed(list(runs)) if back_and_forth and number % 2 else runs:

@@ -1,8 +1,8 @@
 """How many instructions the hot path takes: `python -m benchmarks.instructions [--record]`.
 
-What a clock cannot tell on a busy machine, a count can: it is the same each time. It depends on the
-Python, the kind of processor and msgspec, so instructions.json has figures for each such set.
-`--record` writes there what it counts.
+On a busy machine a clock is unreliable; a count is the same each time. It depends on the Python,
+the kind of processor and msgspec, so instructions.json has figures for each combination.
+`--record` writes the counts there.
 """
 
 import json
@@ -24,7 +24,7 @@ from benchmarks.stand import Stand
 
 FEW = 1000
 MANY = 3000
-"""Events of the two runs of which the difference counts."""
+"""Events in each of the two runs; the difference between them counts."""
 TOLERANCE = 0.05
 FIGURES = Path(__file__).with_suffix(".json")
 SUBJECT = "instructions, of one event"
@@ -55,7 +55,7 @@ def rows_of(counts: Mapping[str, int], known: Mapping[str, int]) -> list[Row]:
 
 
 def complaints(rows: Sequence[Row]) -> list[str]:
-    """What is to be said of counts that are not as recorded, whether more or less."""
+    """Complaints about counts that differ from those recorded, in either direction."""
     return [
         f"{row.what} takes {row.median:,.0f} instructions an event, recorded are"
         f" {recorded.median:,.0f}: if that is meant, {RECORD}"
@@ -67,8 +67,8 @@ def complaints(rows: Sequence[Row]) -> list[str]:
 
 
 def count_all() -> dict[str, int]:
-    """Instructions an event, of each part."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # what else runs does not matter
+    """Instructions per event, for each part."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # other processes do not matter
         few = {part: threads.submit(_count, part, FEW) for part in PARTS}
         many = {part: threads.submit(_count, part, MANY) for part in PARTS}
     return {
@@ -93,7 +93,7 @@ def _count(part: str, events: int) -> int:
 
 
 def surroundings() -> str:
-    """What the figures depend on."""
+    """The combination that the figures depend on."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"{python}, {platform.machine()}, msgspec {version('msgspec')}"
 

@@ -1,4 +1,4 @@
-"""How long it takes from a call on a puller host until its row is committed."""
+"""How long it takes from a call on a puller host to the committed row."""
 
 import select
 import time
@@ -17,16 +17,16 @@ from tests.servers import wait_for
 
 RATE = 100
 WARM_UP = 100
-"""Calls before the ones that count: until all is connected and its code is loaded."""
+"""Calls before those that count, until everything is connected and its code is loaded."""
 CALLS = 1000
 EVENTS_AT_MOST = 60_000
-"""To find out how many events a second can be published and applied at the same time."""
+"""Events used to find the highest rate of publishing and applying at the same time."""
 LOAD_SECONDS = 16
-"""Longer than all calls take, with the time that it takes to get them under way."""
+"""Longer than all calls take, including the time to get them started."""
 TIMEOUT_SECONDS = 60.0
 FIRST_BRANCH = BRANCHES + 1
-"""Those below are left to the load."""
-# PostgreSQL sends a notification once the transaction that gave it is committed.
+"""Branches below this belong to the load."""
+# PostgreSQL sends a notification once its transaction is committed.
 TRIGGER = """
     CREATE FUNCTION notify_benchmark() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -61,7 +61,7 @@ def latency(stand: Stand) -> Rows:
 
 @contextmanager
 def notifying(stand: Stand, first_branch: int = 1) -> Iterator[None]:
-    """While each commit of an attempt of these branches is told to whoever listens."""
+    """In the block, each commit of an attempt of these branches notifies those who listen."""
     stand.ask(TRIGGER, (first_branch,))
     try:
         yield
@@ -87,7 +87,7 @@ def _bare_delays(stand: Stand) -> list[float]:
 
 
 def _rate_at_most(stand: Stand) -> float:
-    """Events a second while they are published as fast as can be and applied at the same time."""
+    """Events per second, published as fast as possible and applied at the same time."""
     batch = publications(EVENTS_AT_MOST)
     with _worker(stand):
         began_at = time.perf_counter()
@@ -110,7 +110,7 @@ def _loaded_delays(stand: Stand, rate: float) -> list[float]:
 
 @contextmanager
 def _worker(stand: Stand) -> Iterator[None]:
-    """Consumes; the branches of the calls are registered."""
+    """A worker that consumes; the calls' branches are registered."""
     stand.clear()
     stand.register(FIRST_BRANCH + (WARM_UP + CALLS) // 2, first=FIRST_BRANCH)
     with stand.running("mirror-consumer", "run"):
@@ -128,9 +128,9 @@ def _call_delays(stand: Stand) -> list[float]:
 def delays_of(
     stand: Stand, caller: AbstractContextManager[Process], warm_up: int, count: int
 ) -> list[float]:
-    """The milliseconds of each of `count` calls, from when it was due; those before do not count.
+    """The milliseconds of each of `count` calls, from when it was due; earlier calls do not count.
 
-    The caller says when each was due, in their order, under the name that `_listen` gives it.
+    The caller says when each was due, in order, under the names that `_listen` uses.
     """
     with caller as calls:
         stand.ask("LISTEN benchmark")
@@ -142,7 +142,7 @@ def delays_of(
 
 
 def _listen(stand: Stand, count: int) -> dict[str, float]:
-    """When each event was seen committed, on the clock that all processes share, in seconds."""
+    """When each event was seen committed, in seconds of the clock that all processes share."""
     seen: dict[str, float] = {}
     while len(seen) < count:
         if not select.select([stand.connection], [], [], TIMEOUT_SECONDS)[0]:
@@ -151,7 +151,7 @@ def _listen(stand: Stand, count: int) -> dict[str, float]:
         now = time.monotonic()
         for notification in stand.connection.notifies:
             branch_id, has_ended = notification.payload.split()
-            # Where one transaction brings both events of an attempt, only its end is notified.
+            # If one transaction has both events of an attempt, only the end is notified.
             for kind in ("started", "ended") if has_ended == "1" else ("started",):
                 seen.setdefault(f"{kind} {branch_id}", now)
         stand.connection.notifies.clear()

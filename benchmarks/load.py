@@ -1,4 +1,4 @@
-"""The events that everything is measured with, and the fastest way to publish them."""
+"""The events used in all measures, and the fastest way to publish them."""
 
 import math
 import time
@@ -19,13 +19,13 @@ BRANCHES = 1000
 ALL_BRANCHES = range(1, BRANCHES + 1)
 HOSTS = 4
 UNDER_WAY = 50
-"""Attempts that run at the same time."""
+"""Attempts running at the same time."""
 STEP = timedelta(milliseconds=50)
 PARTITIONS = 4
 QUEUES = tuple(routing.partition_queue(partition) for partition in range(PARTITIONS))
 WINDOW = 1000
 PACE_SECONDS = 0.005
-"""How often a publisher that keeps a pace sends what is due."""
+"""How often a publisher with a fixed rate sends what is due."""
 REASON = (
     "fatal: unable to access 'https://git.example.org/project.git/':"
     " Could not resolve host: git.example.org"
@@ -33,7 +33,7 @@ REASON = (
 
 
 class Publication(NamedTuple):
-    """One event as it is published, and what it was."""
+    """One event as it is published, and the event itself."""
 
     routing_key: str
     body: bytes
@@ -42,10 +42,10 @@ class Publication(NamedTuple):
 
 
 def history(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> Iterator[Envelope]:
-    """About `count` events of the last hours, the same attempts each time, under new ids.
+    """About `count` events from the last hours: the same attempts each time, under new ids.
 
-    Attempts of these branches begin in turn, some run at the same time, and they end in any order:
-    one in twenty fails, and one branch in fifty always does. One event in a hundred is a script's.
+    The branches' attempts start in turn, some run at the same time, and they end in any order. One
+    in twenty fails, and one branch in fifty always fails. One event in a hundred is a script run.
     """
     random = Random(2007)
     sources = [f"/pullers/host-{host}/{uuid4()}" for host in range(HOSTS)]
@@ -97,13 +97,13 @@ def publication(envelope: Envelope) -> Publication:
 
 
 def publish_one(channel: Any, publication: Publication) -> None:
-    """Waits for its confirm, if the channel has confirms."""
+    """Waits for the confirm, if the channel has confirms."""
     routing_key, body, properties, _ = publication
     channel.basic_publish(routing.EVENTS_EXCHANGE, routing_key, body, properties, mandatory=True)
 
 
 class Loop:
-    """One connection of pika's in one thread, until what it does is done and took `seconds`."""
+    """One pika connection in one thread, until its work is done, which took `seconds`."""
 
     def __init__(self, amqp_url: str) -> None:
         self.seconds = 0.0
@@ -137,13 +137,13 @@ class Loop:
 
 
 def publish(amqp_url: str, batch: Sequence[Publication], rate: float = math.inf) -> float:
-    """Publishes pipelined, no more than `rate` events a second, and returns the seconds from the
-    open channel to the last confirm."""
+    """Publishes pipelined, at most `rate` events a second, and returns the seconds from the open
+    channel to the last confirm."""
     return _PipelinedPublisher(amqp_url, batch, rate).run()
 
 
 class _PipelinedPublisher(Loop):
-    """The least that publishes safely: mandatory, persistent, at most WINDOW unconfirmed."""
+    """The least code that publishes safely: mandatory, persistent, at most WINDOW unconfirmed."""
 
     def __init__(self, amqp_url: str, batch: Sequence[Publication], rate: float) -> None:
         self._batch = batch

@@ -1,4 +1,4 @@
-"""Pages of the documentation on which measures write what they saw, and their charts."""
+"""Pages of the documentation that measures write their results into, and the charts."""
 
 import os
 import platform
@@ -15,17 +15,17 @@ END = "<!-- measured: and above -->\n"
 
 
 def check_can_draw() -> None:
-    """Ends the program before anything is measured in vain."""
+    """Ends the program before it measures anything in vain."""
     if find_spec("matplotlib") is None:
         raise SystemExit("this draws with matplotlib: `make bench-growth` or `bench-peers` has it")
 
 
 def new_figure(width: float, height: float) -> Any:
-    # Only here: it is installed by nothing but the targets that need it.
+    # Imported only here: just the targets that need it install it.
     import matplotlib
     from matplotlib.figure import Figure
 
-    # The same curve is the same file.
+    # So that the same curve gives the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "mirrorfeed", "svg.fonttype": "none"})
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -37,7 +37,7 @@ def save(figure: Any, name: str) -> None:
 def write_measured(
     page: str, servers: Sequence[str], packages: Sequence[str], table: Sequence[Sequence[str]]
 ) -> str:
-    """Writes the page's measured part, and returns it."""
+    """Writes the measured part of the page, and returns it."""
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = [
         f"{package} {version(package)}" for package in ("pika", "psycopg2-binary", *packages)

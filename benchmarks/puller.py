@@ -1,4 +1,4 @@
-"""What a puller's host pays: one call, many processes that call, and sending what they spooled."""
+"""What a puller host pays: for one call, for many calling processes, and for sending the spool."""
 
 import time
 from collections.abc import Callable
@@ -32,11 +32,11 @@ from tests.servers import wait_for
 
 CALLS = 3000
 BLOCK = 100
-"""Calls of one kind in a row, before it is the next kind's turn."""
+"""Calls of one kind in a row, before the next kind's turn."""
 BLOCKS_OF_A_DEATH = 15
 APPENDERS = 16
 APPENDS = 4800
-"""Of all processes together."""
+"""Calls of all processes together."""
 EVENTS = 60_000
 EVENTS_ONE_BY_ONE = 2000
 RUNS = 20
@@ -46,7 +46,7 @@ UP, DOWN, DYING = (f"start_mirroring, broker {state}" for state in ("up", "down"
 
 @measure("calls", rounds=3)
 def calls(stand: Stand) -> Rows:
-    """Beside a bare commit of the same bytes in the same folder."""
+    """Client calls, compared with a bare commit of the same bytes in the same folder."""
     stand.clear()
     with PrivateRabbitMQ() as mortal:
         stand.run("mirror-consumer", "init", "--amqp-url", mortal.url)
@@ -76,7 +76,7 @@ def _calls_in_blocks(stand: Stand) -> Values:
 
         def block(call: Callable[[int], None]) -> list[float]:
             seconds = timed(call, BLOCK)
-            # What one kind left to do shall not slow the next one down.
+            # Work that one kind left behind must not slow the next one down.
             wait_for(lambda: is_empty(view), "the forwarder to send what was spooled")
             return seconds
 
@@ -92,7 +92,7 @@ def _calls_in_blocks(stand: Stand) -> Values:
 
 
 def _calls_through_a_death(stand: Stand, broker: PrivateRabbitMQ) -> Values:
-    """Before, while and after the broker's node is killed."""
+    """Calls before, while and after the broker's node is killed."""
     broker.start()
     seconds: list[float] = []
     spool = _new(stand, "dying")
@@ -120,7 +120,7 @@ def _new(stand: Stand, name: str) -> Path:
 
 @measure("appenders", rounds=3)
 def appenders(stand: Stand) -> Rows:
-    """How fast many processes append to one spool at once, beside one process and bare commits."""
+    """How fast many processes append to one spool, compared with one process and bare commits."""
 
     def alone() -> float:
         with closing(BareFile(_new(stand, "bare"))) as bare:
@@ -140,7 +140,7 @@ def appenders(stand: Stand) -> Rows:
 
 
 def _append(stand: Stand, processes: int) -> tuple[float, list[float]]:
-    """Calls a second, from the first to begin to the last to end, and the seconds of each call."""
+    """Calls per second, from the first start to the last end, and the seconds of each call."""
     path = _new(stand, "appended")
     with ExitStack() as stack:
         running = [
@@ -163,7 +163,7 @@ def _append(stand: Stand, processes: int) -> tuple[float, list[float]]:
 
 @measure("forwarding", rounds=3)
 def forwarding(stand: Stand) -> Rows:
-    """Beside bare publishers of the same events."""
+    """The forwarder, compared with bare publishers of the same events."""
 
     def bare_rate() -> float:
         stand.clear()
@@ -181,7 +181,7 @@ def forwarding(stand: Stand) -> Rows:
             return len(batch) / (time.perf_counter() - began_at)
 
     def forward_rate() -> float:
-        """Until its spool is empty."""
+        """Runs the forwarder until its spool is empty."""
         stand.clear()
         path = _new(stand, "forwarding")
         with closing(Spool(path)) as spool:
@@ -202,7 +202,7 @@ def forwarding(stand: Stand) -> Rows:
 
 @measure("shell", rounds=3)
 def shell(stand: Stand) -> Rows:
-    """How long a shell waits for the command that reports one event."""
+    """How long a shell waits for a command that reports one event."""
     report = ("mirror-publisher", "started", "1", "--spool", str(_new(stand, "shell")))
 
     def run() -> Values:

@@ -1,4 +1,4 @@
-"""What safety costs: the ledger, messages that the database refuses, replaying, and the audit."""
+"""What safety costs: the ledger, messages that the database refuses, a replay, and the audit."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ SOURCES = 100
 EVENTS_OF_A_SOURCE = 500_000
 HOLES_OF_A_SOURCE = 100
 
-# One branch in a hundred: of a batch of 2,000 messages, about 20.
+# One branch in a hundred: about 20 messages in a batch of 2,000.
 REFUSE = """
     CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'not this branch'; END $$;
@@ -42,7 +42,7 @@ GENERATE_LEDGER = """
     SELECT id, 1 + hole * %(step)s, (hole + 1) * %(step)s - 1, now()
     FROM made, generate_series(0, %(holes)s - 1) AS hole
 """
-# Some thousand, yet to be folded.
+# Some thousand numbers that are not folded yet.
 GENERATE_ARRIVALS = """
     INSERT INTO ledger_arrival (source, sequences)
     SELECT source, array_agg(number)
@@ -84,7 +84,7 @@ def dead_letters(stand: Stand) -> Rows:
 
 
 def _replay_rate(stand: Stand, engine: Engine) -> float:
-    """Letters a second, from the selection to the last commit. They were of unknown branches."""
+    """Letters per second, from the selection to the last commit. Their branches were unknown."""
     stand.clear(branches=0)
     messages = [
         read_message(publication.body)
@@ -105,7 +105,7 @@ def _replay_rate(stand: Stand, engine: Engine) -> float:
 
 
 def _audit_seconds(stand: Stand, engine: Engine) -> float:
-    """Of the whole command."""
+    """The seconds of the whole command."""
     stand.clear()
     step = EVENTS_OF_A_SOURCE // HOLES_OF_A_SOURCE
     stand.ask(GENERATE_LEDGER, {"sources": SOURCES, "holes": HOLES_OF_A_SOURCE, "step": step})

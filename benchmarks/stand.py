@@ -1,4 +1,4 @@
-"""The test stand: both servers, set up as `mirror-consumer init` does, and the commands on them."""
+"""The test stand: both servers, set up by `mirror-consumer init`, and the commands run on them."""
 
 import json
 import re
@@ -34,7 +34,7 @@ Process = subprocess.Popen[str]
 
 @dataclass(frozen=True)
 class Stand(Shell):
-    """Where measures run. `folder` is on a real disk: elsewhere `fsync` would cost nothing."""
+    """Where measures run. `folder` is on a real disk: in memory `fsync` would cost nothing."""
 
     amqp_url: str
     database_url: str
@@ -44,7 +44,7 @@ class Stand(Shell):
     """In autocommit."""
 
     def clear(self, branches: int = BRANCHES) -> None:
-        """Empties queues and tables, and registers so many branches."""
+        """Empties queues and tables, and registers this many branches."""
         with self.channel() as channel:
             for queue in (*QUEUES, routing.DEAD_QUEUE):
                 channel.queue_purge(queue)
@@ -68,7 +68,7 @@ class Stand(Shell):
     def ask(
         self, query: str, parameters: tuple[object, ...] | Mapping[str, object] | None = None
     ) -> tuple[Any, ...]:
-        """The first row, if there is one."""
+        """The first row, or None."""
         with self.connection.cursor() as cursor:
             cursor.execute(query, parameters)
             return (cursor.fetchone() or ()) if cursor.description else ()
@@ -81,7 +81,7 @@ class Stand(Shell):
         return self.running("python", "-m", "benchmarks.callers", caller, *map(str, arguments))
 
     def seconds_of(self, *command: str, expect: int = 0) -> float:
-        """From a command's start to its end."""
+        """The seconds from a command's start to its end."""
         began_at = time.perf_counter()
         self.run(*command, expect=expect)
         return time.perf_counter() - began_at
@@ -89,10 +89,10 @@ class Stand(Shell):
     def drained(
         self, command: Sequence[str], says: str, ends: Sequence[Callable[[], bool]]
     ) -> tuple[list[float], float]:
-        """How many seconds a command takes to each of these ends, the first from when it `says`
-        that it begins, and the most memory that it takes until it is over, in MB.
+        """How many seconds a command takes to reach each of these ends, the first counted from when
+        it `says` that it begins, and its peak memory in MB.
 
-        So neither the interpreter's start counts nor how it makes sure that nothing is left.
+        So neither the interpreter's start counts, nor the final check that nothing is left.
         """
         with self.running(*command) as process:
             wait_for_log(process, says)
@@ -106,7 +106,7 @@ class Stand(Shell):
 
 @contextmanager
 def open_stand() -> Iterator[Stand]:
-    """Finds or starts servers; on one that was given, uses a database of its own name.
+    """Finds or starts servers. On a given database server it uses its own database.
 
     Raises SandboxError if the broker is in use by another mirrorfeed.
     """
@@ -124,7 +124,7 @@ def open_stand() -> Iterator[Stand]:
                     environment.AMQP_URL: broker.url,
                     environment.DATABASE_URL: url,
                     environment.PARTITIONS: str(PARTITIONS),
-                    # Else our folder `amqp` would be taken for the package of that name.
+                    # Otherwise our folder `amqp` would be taken for the package of that name.
                     "PYTHONSAFEPATH": "1",
                 }
                 names = (broker.name, server.name)
@@ -137,9 +137,9 @@ def open_stand() -> Iterator[Stand]:
 
 
 def wait_for_log(process: Process, pattern: str) -> re.Match[str]:
-    """Reads the process's log up to the first line that has the pattern.
+    """Reads the process's log up to the first line that matches the pattern.
 
-    Raises RuntimeError if it ends without one.
+    Raises RuntimeError if the process ends without one.
     """
     assert process.stderr is not None
     for line in process.stderr:
@@ -149,7 +149,7 @@ def wait_for_log(process: Process, pattern: str) -> re.Match[str]:
 
 
 def result_of(caller: Process) -> Any:
-    """What it says in the end."""
+    """What the process prints at the end."""
     assert caller.stdout is not None
     result = json.load(caller.stdout)
     caller.wait()
@@ -157,10 +157,10 @@ def result_of(caller: Process) -> Any:
 
 
 def high_water_mark(process_id: int) -> float:
-    """The most memory that was resident so far, in MB of 10^6 bytes; 0 once the process has ended.
+    """The peak resident memory so far, in MB of 10^6 bytes; 0 once the process has ended.
 
-    The kernel keeps the mark, so that nothing between two readings is missed. (`ru_maxrss` would
-    not do: a child inherits its parent's.)
+    The kernel keeps this mark, so nothing between two readings is missed. (`ru_maxrss` would not
+    work: a child inherits its parent's.)
     """
     for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -174,12 +174,12 @@ def watch(
     look: Callable[[int], float] = high_water_mark,
     look_seconds: float = 0,
 ) -> float:
-    """Waits until a process has done its work, and returns the most memory that it took, in MB.
+    """Waits until a process has done its work, and returns its peak memory in MB.
 
-    Whether it has is looked at every WATCH_SECONDS: the error of a time, of some seconds. Its
-    memory is looked at no more often than every `look_seconds`.
+    It checks every WATCH_SECONDS, which is the error of the measured time, of some seconds. It
+    reads the memory at most every `look_seconds`.
 
-    Raises RuntimeError if it ends before, or takes longer than TIMEOUT_SECONDS.
+    Raises RuntimeError if the process ends before that, or takes longer than TIMEOUT_SECONDS.
     """
     peak = 0.0
     look_at = time.monotonic()

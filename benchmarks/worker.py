@@ -29,7 +29,7 @@ Check = Callable[[int], bool]
 
 @measure("drain", rounds=ROUNDS)
 def drain(stand: Stand) -> Rows:
-    """Beside the limit and beside one transaction a message."""
+    """A worker, compared with the limit and with one transaction per message."""
 
     def rate(consume: Callable[[Stand, int], float], events: int) -> float:
         count = len(stand.backlog(events))
@@ -52,15 +52,15 @@ def drain_rate(
     command: Sequence[str] = DRAIN,
     is_refused: Check = lambda branch_id: False,
 ) -> float:
-    """Events a second until the last event of each queue is committed.
+    """Events per second until the last event of each queue is committed.
 
-    Every event of a branch that `is_refused` must end as a letter.
+    Every event of a branch for which `is_refused` holds must become a letter.
     """
     batch = batch or stand.backlog(EVENTS)
     last = last_outcomes(batch, is_refused)
     events_before, letters_before = kept(stand)
     (seconds,), _ = stand.drained(command, "consuming", [partial(have_ended, stand, last)])
-    # A fast worker that loses something is no worker.
+    # A fast worker that loses events is worthless.
     events = (each.envelope.event for each in batch)
     refused = sum(not isinstance(each, ScriptRun) and is_refused(each.branch_id) for each in events)
     expected = events_before + len(batch) - refused, letters_before + refused
@@ -70,7 +70,7 @@ def drain_rate(
 
 
 def kept(stand: Stand) -> tuple[int, int]:
-    """How many events are applied, and how many are letters."""
+    """How many events were applied, and how many became letters."""
     events, letters = stand.ask("""
         SELECT (SELECT count(*) + count(outcome) FROM mirror_attempt)
             + (SELECT count(*) FROM script_activity), (SELECT count(*) FROM dead_letter)""")
@@ -80,7 +80,7 @@ def kept(stand: Stand) -> tuple[int, int]:
 def last_outcomes(
     batch: Sequence[Publication], is_refused: Check = lambda branch_id: False
 ) -> Attempts:
-    """The last attempt that ended, one a partition."""
+    """The last attempt to end in each partition."""
     last: dict[int, tuple[object, object]] = {}
     for each in batch:
         event = each.envelope.event
@@ -98,17 +98,17 @@ def have_ended(stand: Stand, attempts: Attempts) -> bool:
 
 
 def await_outcomes(stand: Stand, batch: Sequence[Publication]) -> None:
-    """Waits until all are committed, by whatever workers there are."""
+    """Waits until all of them are committed, by any worker."""
     last = last_outcomes(batch)
     wait_for(lambda: have_ended(stand, last), "the last events")
 
 
 @measure("workers", rounds=ROUNDS)
 def workers(stand: Stand) -> Rows:
-    """Several beside one, and how long a killed one's share stays behind."""
+    """Several workers compared with one, and how long a killed worker's share waits."""
 
     def rate(count: int) -> float:
-        """From when the workers wake up in front of the backlog."""
+        """The rate from when the workers are continued, with the backlog in the queues."""
         with _sharing(stand, count) as processes:
             for each in processes:
                 each.send_signal(signal.SIGSTOP)
@@ -139,7 +139,7 @@ def workers(stand: Stand) -> Rows:
 
 @contextmanager
 def _sharing(stand: Stand, count: int) -> Iterator[list[Process]]:
-    """Workers that have shared the partitions out, in front of empty queues."""
+    """Workers that have shared out the partitions, with empty queues."""
 
     def have_settled() -> bool:
         query = "SELECT count(DISTINCT number), count(queue) FROM worker, unnest(queues) queue"
@@ -157,7 +157,7 @@ def _sharing(stand: Stand, count: int) -> Iterator[list[Process]]:
 
 @measure("memory", rounds=2)
 def memory(stand: Stand) -> Rows:
-    """Whether it depends on the backlog."""
+    """Whether memory depends on the backlog."""
 
     def peak(events: int) -> float:
         stand.backlog(events)

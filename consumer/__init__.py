@@ -1,4 +1,4 @@
-"""What runs beside the database: the worker, its applier and the operators' commands."""
+"""What runs beside the database: the worker, and the operators' commands."""
 
 from mirrorfeed.extras import needs_extra
 

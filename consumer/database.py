@@ -22,18 +22,18 @@ from mirrorfeed.contract.wire import timestamp
 CONNECTION: dict[str, str | int] = {
     "application_name": "mirrorfeed",
     "connect_timeout": 5,
-    # A database host that vanished is noticed within seconds, not hours (libpq, section 34.1.2).
+    # So that a vanished database host is noticed in seconds, not hours (libpq, section 34.1.2).
     "keepalives_idle": 10,
     "tcp_user_timeout": 15_000,
 }
 SETTINGS = {
     "timezone": "UTC",
-    # A frozen worker must not hold its row locks against the one that takes over.
+    # A frozen worker must not keep its row locks from the worker that takes over.
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "10s",
-    # The statements look a few rows up by their keys in tables that may have millions. Without
-    # fresh statistics, or with a plan from when there was little, the planner would rather read
-    # a table whole, once a batch or even once a branch, or compile what runs for 10 ms.
+    # The statements look up a few rows by key in tables that may have millions. Without fresh
+    # statistics, or with a plan from when a table was small, the planner would rather read a whole
+    # table, once per batch or even once per branch, or JIT-compile what runs for 10 ms.
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
@@ -69,10 +69,10 @@ SERVER_TROUBLE = frozenset(
 
 
 def open_engine(dsn: str) -> Engine:
-    """Connects on first use. `dsn` is what libpq takes (section 34.1.1): a URL, which may list
+    """Connects on first use. `dsn` is what libpq accepts (section 34.1.1): a URL, which may list
     several hosts, or keywords and values.
 
-    Raises ValueError, which never quotes it, for one that libpq cannot read.
+    Raises ValueError if libpq cannot read it; the message never quotes it.
     """
     try:
         arguments: dict[str, str | int] = parse_dsn(dsn.replace("+psycopg2://", "://", 1))
@@ -80,12 +80,12 @@ def open_engine(dsn: str) -> Engine:
         arguments = {}
     if not arguments:
         raise ValueError(
-            "the database URL cannot be read (it is not shown: there may be a password in it); one"
-            " looks like postgresql://user:password@host:5432/mirrorfeed, with several hosts like"
+            "the database URL cannot be read (not shown, in case it has a password); it should look"
+            " like postgresql://user:password@host:5432/mirrorfeed, or with several hosts like"
             " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
     settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
-    # What the URL says comes last, and so wins.
+    # What the URL says comes last, so it wins.
     options = f"{settings} {arguments.get('options', '')}".rstrip()
     return create_engine(
         "postgresql+psycopg2://", connect_args={**CONNECTION, **arguments, "options": options}
@@ -93,20 +93,20 @@ def open_engine(dsn: str) -> Engine:
 
 
 def message_is_to_blame(error: DBAPIError) -> bool:
-    """Whether the database refuses the data, now and always, rather than being in trouble."""
+    """Whether the database refuses the data for good, rather than being in trouble itself."""
     sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
     return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the database said, in one line and without the statement; of several addresses of it,
-    what each said."""
+    """What the database said, in one line and without the statement. If it has several addresses,
+    what each of them said."""
     lines = str(error.orig).strip().split("\n")
     return "; ".join([line for line in lines if line.startswith(ATTEMPT)] or lines[:1])
 
 
 def meaning(error: DBAPIError) -> ConsumerError:
-    """The same as one of our errors: a right is missing, the data is refused, or the database is in
+    """The error as one of ours: a right is missing, the data is refused, or the database is in
     trouble."""
     if isinstance(error.orig, InsufficientPrivilege):
         return RightMissing(
@@ -118,13 +118,13 @@ def meaning(error: DBAPIError) -> ConsumerError:
 
 
 def unavailable(error: DBAPIError) -> DatabaseUnavailable:
-    """The same for what must be able to go on whatever the cause is, and so waits until it can."""
+    """The error as one worth waiting out, for code that must carry on whatever the cause is."""
     return DatabaseUnavailable(first_line(error))
 
 
 def check_database(engine: Engine) -> None:
-    """Raises DatabaseUnavailable if nothing could be written, SchemaMissing if the tables are not
-    there or are too old for this program."""
+    """Raises DatabaseUnavailable if nothing can be written, SchemaMissing if the tables are missing
+    or too old for this program."""
     try:
         with engine.connect() as connection:
             is_read_only, has_schema, has_version = connection.execute(
@@ -146,27 +146,27 @@ def check_database(engine: Engine) -> None:
         raise SchemaMissing("the database has no tables yet: run mirror-consumer init")
     if version < SCHEMA_VERSION:
         raise SchemaMissing(
-            f"the tables are of version {version}, and this program needs {SCHEMA_VERSION}:"
-            " run mirror-consumer init, which older workers may go on beside"
+            f"the tables have version {version}, but this program needs {SCHEMA_VERSION}:"
+            " run mirror-consumer init; older workers can keep running meanwhile"
         )
 
 
 def database_now(connection: Connection) -> datetime:
-    """The time by the database's clock, which is the same wherever a command runs; it stands still
-    within a transaction."""
+    """The time by the database's clock, the same wherever a command runs. It stands still within a
+    transaction."""
     now: datetime = connection.execute(select(func.now())).scalar_one()
     return now.astimezone(UTC)
 
 
 def in_utc(instant: datetime) -> datetime:
-    """The same instant. Raises ValueError for a time without a zone, which could be any."""
+    """The same instant in UTC. Raises ValueError for a time without a zone."""
     if instant.utcoffset() is None:
         raise ValueError(f"the time {instant.isoformat()} has no time zone: give its offset")
     return instant.astimezone(UTC)
 
 
 def age_seconds(now: datetime, since: datetime) -> float:
-    """How long ago that was; 0 for what a fast clock has put into the future."""
+    """How long ago that was; 0 if a fast clock put it in the future."""
     return max(0.0, round((now - since).total_seconds(), 3))
 
 
@@ -175,7 +175,7 @@ def duration_seconds(start: datetime, end: datetime | None) -> float | None:
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with instants as RFC 3339 in UTC."""
+    """The row with its instants as RFC 3339 in UTC."""
     return {
         name: timestamp(value) if isinstance(value, datetime) else value
         for name, value in row.items()

@@ -1,25 +1,24 @@
-"""What can go wrong beside the database, and the exit code of a command that ends with it.
+"""What can go wrong beside the database, and the exit code of the command that it ends.
 
     ConsumerError
-    ├── ConditionNotMet          1  what was asked about is not so; nothing was changed
-    │   ├── LetterError             letters that are not there, or not in the state that this needs
+    ├── ConditionNotMet          1  the condition does not hold; nothing was changed
+    │   ├── LetterError             letters that do not exist, or are not in the state needed
     │   ├── StillDead               an edited message that could not be applied either
     │   └── UnknownBranches         branches that are not registered
-    ├── UsageError               2  the command or the configuration must be put right first
+    ├── UsageError               2  the command or the configuration must be corrected first
     │   ├── BadBranchFile           a file of branches that cannot be read
     │   ├── BadLetterFile           a file of letters that cannot be read
-    │   ├── BranchConflict          an id or a name that is another branch's already
-    │   ├── LayoutError             how many partitions there are is not known, or is being changed
-    │   ├── SchemaMissing           a database without the tables, or with those of an older version
-    │   ├── RightMissing            a database user without the right for it
-    │   └── RefusedByDatabase       data that the database takes in no state it could be in
-    └── ServerUnavailable        3  a server cannot be reached, or cannot do it now
+    │   ├── BranchConflict          an id or a name that already belongs to another branch
+    │   ├── LayoutError             the number of partitions is not set, or is being changed
+    │   ├── SchemaMissing           a database whose tables are missing or too old
+    │   ├── RightMissing            a database user who lacks the right
+    │   └── RefusedByDatabase       data that the database will never accept
+    └── ServerUnavailable        3  a server cannot be reached, or cannot do it right now
         ├── DatabaseUnavailable     PostgreSQL
         └── ConsumerCancelled       RabbitMQ, which has ended a subscription
 
-What others raise means one of these, and `commands.program.as_consumer_error` says which one: the
-`DBAPIError` of SQLAlchemy, the `BrokerUnavailable` of `mirrorfeed.amqp`, and the `ValueError` for a
-value that is no branch id, no URL and so on.
+`commands.program.as_consumer_error` maps other errors to these: SQLAlchemy's `DBAPIError`, the
+`BrokerUnavailable` of `mirrorfeed.amqp`, and the `ValueError` for a bad branch id, URL and so on.
 """
 
 from typing import ClassVar
@@ -34,13 +33,13 @@ class ConsumerError(Exception):
 
 
 class ConditionNotMet(ConsumerError):
-    """What was asked about is not so, or cannot be done to what is there; nothing was changed."""
+    """The condition asked about does not hold, or rules out the command; nothing was changed."""
 
     exit_code = exit_codes.NOT_MET
 
 
 class LetterError(ConditionNotMet):
-    """Letters were named that are not there, or not in the state that this needs."""
+    """Letters were named that do not exist, or are not in the state needed."""
 
 
 class StillDead(ConditionNotMet):
@@ -52,7 +51,7 @@ class UnknownBranches(ConditionNotMet):
 
 
 class UsageError(ConsumerError):
-    """The command, or the configuration of what it uses, must be put right first."""
+    """The command, or the configuration of what it uses, must be corrected first."""
 
     exit_code = exit_codes.USAGE
 
@@ -62,37 +61,37 @@ class BadBranchFile(UsageError):
 
 
 class BadLetterFile(UsageError):
-    """A file of letters cannot be read; the message names the line and what is wrong with it."""
+    """A file of letters cannot be read; the message names the line and the mistake."""
 
 
 class BranchConflict(UsageError):
-    """An id or a name is another branch's already; the message names each."""
+    """An id or a name already belongs to another branch; the message names each."""
 
 
 class LayoutError(UsageError):
-    """How many partitions there are is not known yet, or is just being changed."""
+    """The number of partitions has not been set yet, or is being changed."""
 
 
 class SchemaMissing(UsageError):
-    """The database is there, its tables are not, or are those of an older version."""
+    """The database is there, but its tables are missing or too old."""
 
 
 class RightMissing(UsageError):
-    """The database user may not do what was asked for."""
+    """The database user lacks the right to do what was asked."""
 
 
 class RefusedByDatabase(UsageError):
-    """The database refuses the data, now and always."""
+    """The database refuses the data, and always will."""
 
 
 class ServerUnavailable(ConsumerError):
-    """A server cannot be reached, or cannot do it now."""
+    """A server cannot be reached, or cannot do it right now."""
 
     exit_code = exit_codes.UNREACHABLE
 
 
 class DatabaseUnavailable(ServerUnavailable):
-    """PostgreSQL cannot be reached, or cannot take a transaction now."""
+    """PostgreSQL cannot be reached, or cannot take a transaction right now."""
 
 
 class ConsumerCancelled(ServerUnavailable):

@@ -1,4 +1,4 @@
-"""What may be forgotten, and is when an operator says so."""
+"""What may be deleted, when an operator says so."""
 
 from datetime import timedelta
 
@@ -6,10 +6,10 @@ from msgspec import Struct
 from sqlalchemy import Engine, TextClause, text
 
 CHUNK = 1000
-"""Rows in one transaction: what others may have to wait for."""
+"""Rows in one transaction; others may have to wait for these."""
 
-# An attempt before the last success decides no column of its branch. Which that is the attempts
-# say, for somebody may have changed the branch row.
+# An attempt before the last success decides no column of its branch. The last success is taken from
+# the attempts, because somebody may have edited the branch row.
 PRUNE_ATTEMPTS = text("""
     DELETE FROM mirror_attempt WHERE (branch_id, started_at) IN (
         SELECT old.branch_id, old.started_at
@@ -44,8 +44,8 @@ class Pruned(Struct, frozen=True):
 
 
 def prune(engine: Engine, keep: timedelta) -> Pruned:
-    """Removes attempts that are older than their branch's last success and than `keep`, and letters
-    that were resolved longer ago than that."""
+    """Deletes attempts older than both their branch's last success and `keep`, and letters that
+    were resolved longer ago than `keep`."""
     return Pruned(_delete(engine, PRUNE_ATTEMPTS, keep), _delete(engine, PRUNE_LETTERS, keep))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Instants are aware datetimes; a `str` is PostgreSQL's text."""
+    """Instants are aware datetimes; a `str` is a PostgreSQL text."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
@@ -60,7 +60,7 @@ class ScriptActivity(Base):
 class DeadLetter(Base):
     """A message that could not be applied; `reason` is a `mirrorfeed.contract.reasons.Reason`.
 
-    `original_body` is what was delivered where an operator has edited `body`, else None.
+    If an operator has edited `body`, `original_body` is what was delivered, else None.
     """
 
     __tablename__ = "dead_letter"
@@ -83,7 +83,7 @@ class DeadLetter(Base):
 
 
 def get_last_activity(session: Session, name: str) -> ScriptActivity | None:
-    """The run of the script `name` that started last, on any host; None where it never ran."""
+    """The run of the script `name` that started last, on any host; None if it never ran."""
     return session.scalars(
         select(ScriptActivity)
         .where(ScriptActivity.name == name)

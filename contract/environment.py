@@ -15,10 +15,10 @@ DEFAULT_DATABASE_URL = "postgresql://127.0.0.1/mirrorfeed"
 
 
 def url_in_file(variable: str) -> str | None:
-    """What the file holds that the variable of that name with `_FILE` behind it names, None where
-    that is not set: so a URL with its password need not be in the environment.
+    """The URL in the file that the variable `<variable>_FILE` names, None if that is not set. So a
+    URL with a password need not be in the environment.
 
-    Raises ValueError where the file cannot be read or is empty.
+    Raises ValueError if the file cannot be read or is empty.
     """
     path = os.environ.get(f"{variable}_FILE")
     if not path:

@@ -1,7 +1,7 @@
 """What can happen on a puller host, as values that cannot be wrong.
 
-Every rule about an event's fields stands here, once. A publisher meets it when it constructs an
-event, a consumer when it decodes one: `mirrorfeed.contract.wire` builds the same classes.
+Every rule about an event's fields is here, and only here. It is checked when a publisher constructs
+an event, and when a consumer decodes one: `mirrorfeed.contract.wire` builds the same classes.
 """
 
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 from mirrorfeed.contract.secrets import masked_start
 
 MAX_BRANCH_ID = 2**63 - 1
-"""The largest `bigint` of PostgreSQL."""
+"""PostgreSQL's largest `bigint`."""
 MAX_SEQUENCE = 2**63 - 1
 MAX_ID_LENGTH = 255
 MAX_NAME_LENGTH = 255
@@ -25,11 +25,11 @@ MAX_QUOTED_LENGTH = 1000
 
 
 class InvalidEvent(ValueError):
-    """A value breaks a rule of the contract; the message names the field, value and rule."""
+    """A value breaks a rule of the contract; the message names field, value and rule."""
 
 
 class MirrorEvent(Struct, frozen=True, gc=False):
-    """Something about a mirror attempt, which `(branch_id, started_at)` identifies for ever.
+    """Something about a mirror attempt, which `(branch_id, started_at)` identifies forever.
 
     Raises InvalidEvent.
     """
@@ -59,7 +59,7 @@ class MirrorStarted(MirrorEvent, frozen=True, gc=False):
 
 
 class MirrorCompleted(MirrorEvent, frozen=True, gc=False):
-    """The attempt mirrored the branch, up to `revision_id` where that is known."""
+    """The attempt mirrored the branch, up to `revision_id` if that is known."""
 
     TYPE: ClassVar[str] = "mirror.completed"
 
@@ -119,8 +119,9 @@ Event = MirrorStarted | MirrorCompleted | MirrorFailed | ScriptRun
 class Envelope(Struct, frozen=True, gc=False):
     """One event with what identifies it: the CloudEvents attributes that vary.
 
-    `time` is when it happened on the puller's clock. `sequence` is the event's number within its
-    source, from 1 without holes, or None from publishers that do not count. Raises InvalidEvent.
+    `time` is when it happened by the puller's clock. `sequence` is the event's number within its
+    source, from 1 without gaps, or None if the publisher does not number its events. Raises
+    InvalidEvent.
     """
 
     id: str
@@ -152,7 +153,7 @@ def check_branch_id(value: object) -> None:
 
 
 def normalise_instant(owner: Struct, field: str) -> None:
-    """An instant needs an offset; it is kept in UTC, between the years 1 and 9999."""
+    """An instant needs an offset; it is kept in UTC, within the years 1 to 9999."""
     value = getattr(owner, field)
     if not isinstance(value, datetime):
         raise InvalidEvent(f"{field} must be a datetime with a time zone, got {shown(value)}")
@@ -172,7 +173,7 @@ def normalise_instant(owner: Struct, field: str) -> None:
 
 
 def check_text(field: str, value: object, *, at_least: int = 0, at_most: int | None = None) -> None:
-    """Neither NUL nor half a surrogate pair can be stored by PostgreSQL or sent as UTF-8."""
+    """PostgreSQL cannot store NUL, and UTF-8 cannot encode an unpaired surrogate."""
     if not isinstance(value, str):
         raise InvalidEvent(f"{field} must be a string, got {shown(value)}")
     if len(value) < at_least:
@@ -182,9 +183,9 @@ def check_text(field: str, value: object, *, at_least: int = 0, at_most: int | N
             f"{field} must be at most {at_most} characters, got {len(value)}: {shown(value)}"
         )
     if "\0" in value:
-        raise InvalidEvent(f"{field} must not hold NUL: {shown(value)}")
+        raise InvalidEvent(f"{field} must not contain NUL: {shown(value)}")
     if not value.isascii() and has_lone_surrogate(value):
-        raise InvalidEvent(f"{field} holds an unpaired surrogate: {shown(value)}")
+        raise InvalidEvent(f"{field} contains an unpaired surrogate: {shown(value)}")
 
 
 def has_lone_surrogate(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The option that commands of both sides have, and how a URL is found in a file."""
+"""The option that both sides' commands share, and how a URL is read from a file."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -9,7 +9,7 @@ from mirrorfeed.contract import environment
 
 
 def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
-    """For an option: the URL that it or its variable gives, else that of a file."""
+    """For an option: the URL from it or its variable, else the one in a file."""
 
     def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
         source = context.get_parameter_source(parameter.name or "")
@@ -25,7 +25,7 @@ AmqpUrlOption = Annotated[
         "--amqp-url",
         envvar=environment.AMQP_URL,
         callback=given_or_in_file(environment.AMQP_URL),
-        help="The broker; several addresses have commas between them, and the next is taken where"
-        f" one does not answer. Or in a file that {environment.AMQP_URL}_FILE names.",
+        help="The broker's URL. Separate several with commas; if one does not answer, the next is"
+        f" tried. Can also be in a file named by {environment.AMQP_URL}_FILE.",
     ),
 ]

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Dead-letter reasons in the order in which they are checked; the first that fits holds."""
+    """Dead-letter reasons in the order in which they are checked; the first that fits is used."""
 
     TOO_LARGE = "too-large"
     MALFORMED = "malformed"

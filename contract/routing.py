@@ -1,7 +1,7 @@
 """Where an event goes: pure functions from its type and partition key to names on the broker.
 
-A partition key hashes to one of 64 slots, a slot belongs to one partition queue. The slot is part
-of the routing key, so that the number of partitions can change without touching a publisher.
+A partition key hashes to one of 64 slots, and a slot belongs to one partition queue. The slot is
+part of the routing key, so that the number of partitions can change without touching publishers.
 """
 
 from zlib import crc32
@@ -33,15 +33,15 @@ def partition_queues(partitions: int) -> list[str]:
 
 
 def interim_queues(partitions: int) -> list[str]:
-    """Where the partitions' events go while the number of partitions is being changed."""
+    """Where the partitions' events go while the number of partitions is changing."""
     return [f"mirror.events.interim.p{partition}" for partition in range(partitions)]
 
 
 def slots(partition: int, partitions: int) -> list[int]:
-    """Those that belong to one partition."""
+    """The slots of one partition."""
     return list(range(partition, SLOTS, partitions))
 
 
 def bindings(partition: int, partitions: int) -> list[str]:
-    """The topic patterns of one partition's slots, whatever the event type."""
+    """The topic patterns of one partition's slots, for any event type."""
     return [f"*.*.{slot:02}" for slot in slots(partition, partitions)]

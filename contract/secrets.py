@@ -1,8 +1,8 @@
 """Keeps passwords and tokens out of everything that is stored, sent or logged.
 
-The texts come from outside and may be made to be slow to search. So no pattern here can look at one
-character more than a few times: runs are possessive, and every match begins with a literal. Longer
-texts are cut before they are searched.
+The texts come from outside, and somebody may have made them slow to search. So no pattern here can
+look at a character more than a few times: repetitions are possessive, and every match begins with a
+literal. Long texts are cut before they are searched.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 MASK = "***"
 HTTP = ("http", "https")
 
-# The end of a scheme, also percent-encoded, as in a URL that is a parameter of another one.
+# The end of a scheme; percent-encoded if the URL is a parameter of another one.
 _AUTHORITY = re.compile(r"://|%3A%2F%2F", re.IGNORECASE)
 _SCHEME_LENGTH = 5
 _UNTIL_SLASH = re.compile(r"[^\s/]*+")
@@ -27,7 +27,7 @@ _PARAMETER = re.compile(
           | (?<=[?&;/_-])(?:key|sig|auth|pass)
         )
         (?: = | %3D | ['"]\s?:\s? )
-        | (?<=-)token\s?:\s?                                            # a header of one's own
+        | (?<=-)token\s?:\s?                                            # a custom header
         | --(?:password|token|secret|api-key) (?: \s | ['"],\s?(?=['"]) )  # an argument
     )(?!\*\*\*){_VALUE}""",
     re.VERBOSE | re.IGNORECASE,
@@ -45,11 +45,11 @@ _CREDENTIALS = re.compile(
 
 
 def mask_secrets(text: str) -> str:
-    """The text with `***` for what nobody else may know.
+    """The text with `***` in place of secrets.
 
-    That is the userinfo of an HTTP URL, the password in any other URL, the value of a parameter
+    These are the userinfo of an HTTP URL, the password in any other URL, the value of a parameter
     whose name says that it is secret (`token=`, `password=`, `X-Amz-Signature=`), and credentials
-    in an `Authorization` header. Takes time in proportion to the text's length.
+    in an `Authorization` header. The time taken is proportional to the text's length.
     """
     text = "".join(_without_userinfo(text))
     text = _AUTHORIZATION.sub(rf"\g<head>{MASK}", text)
@@ -60,8 +60,8 @@ def mask_secrets(text: str) -> str:
 def masked_start(text: str, length: int) -> str:
     """The first `length` characters without secrets, at a cost that depends on `length` alone.
 
-    A secret across the cut would not be recognised: so a word that is cut is dropped from where a
-    secret in it could begin.
+    A secret that is cut in two would not be recognised. So if the cut goes through a word, the word
+    is dropped from the point where a secret in it could begin.
     """
     if len(text) <= 2 * length:
         return mask_secrets(text)[:length]
@@ -82,14 +82,14 @@ def _without_userinfo(text: str) -> Iterator[str]:
             continue
         is_encoded = separator[0] != "://"
         at, until = ("%40", _UNTIL_ENCODED_SLASH) if is_encoded else ("@", _UNTIL_SLASH)
-        end = until.match(text, begin).end()  # type: ignore[union-attr]  # it matches nothing, too
+        end = until.match(text, begin).end()  # type: ignore[union-attr]  # it also matches nothing
         user_end = text.rfind(at, begin, end)
         if user_end < 0 and not is_encoded:
-            # Perhaps a password with a slash in it: then what follows the colon is no port.
+            # Perhaps a password with a slash in it: then what follows the colon is not a port.
             colon = text.find(":", begin, end)
             if colon < 0 or _PORT.match(text, colon + 1):
                 continue
-            # Where the next of each is was looked up once for all that comes before it.
+            # The next break and the next @ are looked up once for everything before them.
             if word_end < end:
                 found = _BREAK.search(text, end)
                 word_end = found.start() if found else len(text)

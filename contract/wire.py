@@ -29,7 +29,7 @@ from mirrorfeed.contract.reasons import Reason
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BODY_BYTES = 64 * 1024
 MAX_READABLE_BYTES = 1024 * 1024
-"""Of a larger body, which is no event in any case, nothing is read."""
+"""A larger body cannot be an event; nothing in it is read."""
 MAX_DIGITS = 100
 SEQUENCE_PATTERN = r"^[0-9]{20}\Z"
 TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun))
@@ -38,9 +38,8 @@ TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFai
 class DecodeError(Exception):
     """A body is not an event of the contract.
 
-    `reason` is the dead-letter code and `detail` says to a person what is wrong. `source`,
-    `sequence`, `event_id`, `type` and `branch_id` are what could still be read of it, for whoever
-    looks for it.
+    `reason` is the dead-letter code and `detail` tells a person what is wrong. `source`,
+    `sequence`, `event_id`, `type` and `branch_id` are what could still be read, to help find it.
     """
 
     def __init__(self, reason: Reason, detail: str, attributes: dict[str, Any] | None = None):
@@ -57,7 +56,7 @@ class DecodeError(Exception):
 
 
 def encode(envelope: Envelope) -> bytes:
-    """The event as a CloudEvents JSON document. Raises InvalidEvent where it exceeds 64 KiB."""
+    """The event as a CloudEvents JSON document. Raises InvalidEvent if it exceeds 64 KiB."""
     event = envelope.event
     attributes: dict[str, Any] = {
         "specversion": "1.0",
@@ -77,7 +76,7 @@ def encode(envelope: Envelope) -> bytes:
         attributes["sequence"] = f"{envelope.sequence:020}"
     body = msgspec.json.encode(attributes)
     if len(body) > MAX_BODY_BYTES:
-        raise InvalidEvent(f"the event is {len(body)} bytes, at most {MAX_BODY_BYTES} can be sent")
+        raise InvalidEvent(f"the event is {len(body)} bytes; at most {MAX_BODY_BYTES} can be sent")
     return body
 
 
@@ -91,12 +90,12 @@ def decode(body: bytes) -> Envelope:
     if len(body) > MAX_BODY_BYTES:
         raise DecodeError(
             Reason.TOO_LARGE,
-            f"the body is {len(body)} bytes, at most {MAX_BODY_BYTES} are allowed",
+            f"the body is {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed",
             _readable_attributes(body),
         )
     try:
         if not body.isascii():
-            body.decode()  # msgspec does not look into the values of fields it ignores
+            body.decode()  # msgspec does not check the values of fields it ignores
         cloud_event: _CloudEvent = _decoder.decode(body)
         return cloud_event.envelope()
     except (ValueError, RecursionError) as error:
@@ -104,20 +103,20 @@ def decode(body: bytes) -> Envelope:
 
 
 class Position(Struct, frozen=True, gc=False):
-    """What places an event among others: what it is about, when that began, when it happened."""
+    """An event's place among others: what it is about, when that began, when it happened."""
 
     partition_key: str
     started_at: datetime
     time: datetime
     branch_id: int | None
-    """None for a script's run."""
+    """None for a script run."""
 
 
 def position_of(body: bytes) -> Position | None:
-    """Where the event in a body has its place, or None where that cannot be read.
+    """The position of the event in a body, or None if it cannot be read.
 
-    Far quicker than `decode`, as no rule is checked: every event has a position, but what has one
-    need not be an event.
+    Far quicker than `decode`, because no rule is checked: every event has a position, but not
+    everything with a position is an event.
     """
     try:
         placed: _Placed = _place_decoder.decode(body)
@@ -189,19 +188,19 @@ _decoder = msgspec.json.Decoder(_Started | _Completed | _Failed | _ScriptRun)
 
 
 def _explain(body: bytes, error: Exception) -> NoReturn:
-    """Finds the reason that a refused body deserves. Slow; few bodies are refused."""
+    """Finds the reason for a refused body. Slow, but few bodies are refused."""
     attributes = _json_object(body)
     event_type = attributes.get("type")
     if isinstance(event_type, str) and event_type not in TYPES:
         raise DecodeError(
             Reason.UNKNOWN_TYPE,
-            f"type {shown(event_type)} is none of {', '.join(TYPES)}",
+            f"type {shown(event_type)} is not one of {', '.join(TYPES)}",
             attributes,
         ) from error
     detail = str(error)
     if not isinstance(error, msgspec.ValidationError | InvalidEvent):
-        # The standard library reads what msgspec does not: escapes of half a surrogate pair.
-        detail = f"a string holds an unpaired surrogate, or a number is out of range ({error})"
+        # The standard library accepts what msgspec does not: an escape of an unpaired surrogate.
+        detail = f"a string contains an unpaired surrogate, or a number is out of range ({error})"
     raise DecodeError(Reason.INVALID, detail, attributes) from error
 
 
@@ -233,12 +232,12 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _whole_number(digits: str) -> float:
-    """Of any length, which the grammar allows and int() does not."""
+    """Of any length: the grammar allows that, int() does not."""
     return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")  # RFC 8259, section 6; Python reads it all the same
+    raise ValueError(f"{name} is not JSON")  # RFC 8259, section 6; Python accepts it anyway
 
 
 def _storable_text(value: object) -> str | None:

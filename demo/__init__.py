@@ -1,1 +1,1 @@
-"""Three git repositories are mirrored, and a table shows how that went: `python -m demo`."""
+"""Mirrors three git repositories and shows in a table how that went: `python -m demo`."""

@@ -1,6 +1,6 @@
 """Mirror three git repositories with everything real: git, RabbitMQ, PostgreSQL, the commands.
 
-The servers are those that MIRRORFEED_AMQP_URL and MIRRORFEED_DATABASE_URL name, else throwaway
+The servers are those named by MIRRORFEED_AMQP_URL and MIRRORFEED_DATABASE_URL, else throwaway
 ones. Nothing is left behind.
 """
 
@@ -29,8 +29,8 @@ NEXT = """\
 mirror-consumer --help, mirror-publisher --help   the commands, each with an example
 README.md, docs/                                  the guarantees and how it works
 schema.sql, docs/asyncapi.yaml                    the tables and the events
-docker compose up                                 the same with servers that stay
-make test                                         all of it put to the test"""
+docker compose up                                 the same, with servers that stay
+make test                                         the proof that it all works"""
 
 
 def main() -> int:
@@ -80,7 +80,7 @@ def refuse(message: str, exit_code: int) -> int:
 
 
 def leave(number: int, _frame: FrameType | None) -> NoReturn:
-    for other in SIGNALS:  # the cleaning up is not to be interrupted
+    for other in SIGNALS:  # nothing may interrupt the cleaning up
         signal.signal(other, signal.SIG_IGN)
     os.write(sys.stderr.fileno(), b"\ndemo: stopped, cleaning up\n")
     raise SystemExit(128 + number)

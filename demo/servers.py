@@ -1,4 +1,4 @@
-"""The demo's two servers: found or started, and in the end as they were."""
+"""The demo's two servers: found or started, and left as they were."""
 
 import re
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ def both_servers() -> Iterator[tuple[Server, Server]]:
 
 @contextmanager
 def left_as_found(amqp_url: str, database_url: str) -> Iterator[None]:
-    """Removes in the end what mirrorfeed made on both servers.
+    """Removes what mirrorfeed created on both servers, at the end.
 
-    That must not be anybody's work: servers on which something of the kind is there already are
+    It must not remove anybody's work: if a server already has something of mirrorfeed's, it is
     refused before anything is changed. Raises DemoError.
     """
     refuse_if_any(on_broker(amqp_url), environment.AMQP_URL, "broker", "a virtual host")
@@ -50,21 +50,20 @@ def left_as_found(amqp_url: str, database_url: str) -> Iterator[None]:
 def refuse_if_any(found: list[str], variable: str, server: str, remedy: str) -> None:
     if found:
         raise DemoError(
-            f"the {server} that {variable} names has {', '.join(found)} already, which the demo"
-            f" would write to: give it {remedy} of its own, or unset {variable} for a throwaway"
-            f" {server}",
+            f"the {server} in {variable} already has {', '.join(found)}, which the demo would write"
+            f" to: give it {remedy} of its own, or unset {variable} to use a throwaway {server}",
             exit_code=2,
         )
 
 
 def on_broker(amqp_url: str) -> list[str]:
-    """Those of mirrorfeed's exchanges and queues that are there."""
+    """Which of mirrorfeed's exchanges and queues are there."""
     with broker_channel(connection_parameters(amqp_url)) as channel:
         return find_topology(channel, routing.DEFAULT_PARTITIONS)
 
 
 def in_database(database_url: str) -> list[str]:
-    """Those of mirrorfeed's tables that are there."""
+    """Which of mirrorfeed's tables are there."""
     columns = ", ".join(f"to_regclass('{table}') IS NOT NULL" for table in tables())
     (row,) = execute(database_url, f"SELECT {columns}")
     return [f"table {table}" for table, is_there in zip(tables(), row, strict=True) if is_there]

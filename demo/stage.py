@@ -1,4 +1,4 @@
-"""Where the demo plays: a temporary folder, in which commands run as one would type them."""
+"""The demo's stage: a temporary folder in which commands run as you would type them."""
 
 import json
 import os
@@ -23,16 +23,16 @@ from sandbox.folder import PrivateFolder
 SCRIPTS = Path(sys.executable).parent
 STOP_SECONDS = 10
 WIDTH = 140
-"""Characters, where the output is not a terminal: a table's messages then stay on their lines."""
+"""Characters per line if the output is not a terminal, so that table rows are not wrapped."""
 SETTINGS_OF_OTHERS = ("GIT_", "MIRRORFEED_")
-"""The demo must not commit into the repository whose hook runs it, nor write to somebody's spool.
-The servers' URLs are handed over explicitly."""
+"""The demo must not commit to the repository whose hook runs it, or write to somebody's spool. The
+servers' URLs are passed explicitly."""
 GIT = {
     "GIT_AUTHOR_NAME": "Ada",
     "GIT_AUTHOR_EMAIL": "ada@example.org",
     "GIT_COMMITTER_NAME": "Ada",
     "GIT_COMMITTER_EMAIL": "ada@example.org",
-    # One's own settings may ask for signatures or other words; and a newcomer may have none.
+    # Your settings may require signatures or another language; a newcomer may have none.
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
@@ -63,7 +63,7 @@ class Stage:
             self._environment["COLUMNS"] = str(console.width)
 
     def show(self, *command: str, expect: int = 0) -> None:
-        """Runs a command for the audience. Raises DemoError where it exits otherwise."""
+        """Runs a command for the audience. Raises DemoError if it exits with another code."""
         self._show_prompt(command)
         exit_code = subprocess.run(  # noqa: S603  the demo's own commands
             command, cwd=self.path, env=self._environment, stderr=subprocess.STDOUT, check=False
@@ -74,7 +74,7 @@ class Stage:
             self._console.print(Text(f"(exits with {exit_code}, as git did)", "dim"))
 
     def output(self, *command: str) -> str:
-        """What a command prints, run behind the scenes. Raises DemoError where it fails."""
+        """What a command prints, run behind the scenes. Raises DemoError if it fails."""
         result = subprocess.run(  # noqa: S603  the demo's own commands
             command,
             cwd=self.path,
@@ -97,7 +97,7 @@ class Stage:
         self._services[shlex.join(command)] = self._folder.spawn(command, self._environment)
 
     def check_services(self) -> None:
-        """Raises DemoError where a service has ended."""
+        """Raises DemoError if a service has ended."""
         for name, service in self._services.items():
             if service.poll() is not None:
                 raise DemoError(
@@ -106,7 +106,7 @@ class Stage:
                 )
 
     def stop(self) -> dict[str, int]:
-        """Ends the services by SIGTERM; the exit code of each.
+        """Ends the services by SIGTERM; returns the exit code of each.
 
         Raises:
             TimeoutError: one takes longer than 10 seconds.
@@ -129,7 +129,7 @@ class Stage:
 
 @contextmanager
 def open_stage(console: Console, urls: dict[str, str]) -> Iterator[Stage]:
-    """A stage with nothing on it, of which nothing remains."""
+    """An empty stage that leaves nothing behind."""
     folder = PrivateFolder("demo")
     stage = Stage(console, folder, urls)
     try:
@@ -142,7 +142,7 @@ def open_stage(console: Console, urls: dict[str, str]) -> Iterator[Stage]:
 
 
 def check_programs() -> None:
-    """Raises DemoError where a program is missing that the demo runs."""
+    """Raises DemoError if a program that the demo runs is missing."""
     if shutil.which("git") is None:
         raise DemoError("git is not installed: install it (apt-get install git)", exit_code=2)
     for name in ("mirror-publisher", "mirror-consumer"):

@@ -18,12 +18,12 @@ SCRIPT = "nightly-gc"
 APPLIED_SECONDS = 30
 GIT_FATAL = 128
 GIT_REJECTED = 1
-"""What git exits with where it cannot do anything, and where it refused to update a branch."""
+"""Git's exit codes when it cannot do anything, and when it refused to update a branch."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a branch's row is to say."""
+    """What a branch's row should say."""
 
     state: str
     last_mirrored_id: str | None
@@ -31,7 +31,7 @@ class State:
 
 
 def tell(console: Console, stage: Stage, database_url: str) -> None:
-    """Plays both rounds. Raises DemoError where anything is not as it should be."""
+    """Plays both rounds. Raises DemoError if anything is not as it should be."""
     chapter(console, "Set up: tables, queues, three branches, and a service on each side")
     for name in ("clock", "kettle", "lantern"):
         stage.output("git", "-c", "init.defaultBranch=main", "init", f"upstream/{name}")
@@ -78,19 +78,21 @@ def tell(console: Console, stage: Stage, database_url: str) -> None:
         lamp=State("mirrored", revision(stage, "lamp"), 0),
     )
     stage.show("mirror-consumer", "status")
-    console.print("A failing branch keeps what was mirrored last, and says why in git's own words.")
+    console.print(
+        "A failing branch keeps what was mirrored last, and says why it fails in git's own words."
+    )
 
     chapter(console, "Accounts: everything that was spooled is confirmed and applied")
     stage.show("mirror-publisher", "status")
     account = stage.document("mirror-publisher", "status")
     if account["spooled"] != account["confirmed"]:
-        raise DemoError(f"not all that was spooled is confirmed: {account}")
+        raise DemoError(f"not everything that was spooled is confirmed: {account}")
     console.print(last_activity(database_url))
 
     codes = stage.stop()
     if any(codes.values()):
-        raise DemoError(f"a service did not end with 0 at SIGTERM: {codes}")
-    console.print("Both services ended with 0 at SIGTERM.")
+        raise DemoError(f"a service did not exit with 0 on SIGTERM: {codes}")
+    console.print("Both services exited with 0 on SIGTERM.")
 
 
 def chapter(console: Console, title: str) -> None:
@@ -98,7 +100,7 @@ def chapter(console: Console, title: str) -> None:
 
 
 def commit(stage: Stage, name: str, message: str, *options: str) -> None:
-    """A new version of the drawing upstream."""
+    """Commits a new version of the drawing upstream."""
     repository = f"upstream/{name}"
     (stage.path / repository / f"{name}.txt").write_text(f"{message}\n")
     stage.output("git", "-C", repository, "add", "--all")
@@ -124,7 +126,7 @@ def revision(stage: Stage, name: str) -> str:
 
 
 def wait_for_states(console: Console, stage: Stage, **expected: State) -> None:
-    """Waits until nothing is under way and the database says what it should. Raises DemoError."""
+    """Waits until nothing is pending and the database says what it should. Raises DemoError."""
     seen: dict[str, State] = {}
 
     def is_so() -> bool:
@@ -145,7 +147,7 @@ def wait_for_states(console: Console, stage: Stage, **expected: State) -> None:
 
 
 def last_activity(database_url: str) -> str:
-    """When the script ran last, as a monitor asks for it. Raises DemoError."""
+    """When the script last ran, as a monitor would ask. Raises DemoError."""
     engine = open_engine(database_url)
     try:
         with Session(engine) as session:

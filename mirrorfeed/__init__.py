@@ -2,8 +2,8 @@
 
     from mirrorfeed import BranchStatusClient
 
-is what a puller needs, and loads neither a database library nor a broker's. What runs beside the
-database is in `mirrorfeed.consumer`.
+is all a puller needs. It loads neither a database library nor a broker library. The part that runs
+beside the database is `mirrorfeed.consumer`.
 """
 
 from mirrorfeed.contract.events import InvalidEvent

@@ -1,4 +1,4 @@
-"""What to say if an optional part of the package is used and what it needs is not installed."""
+"""A clear error if an optional part of the package is used but its extra is not installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ MODULES = {
     "authserver": frozenset(["defusedxml", "uvicorn"]),
     "consumer": frozenset(["alembic", "click", "psycopg2", "pythonjsonlogger", "rich", "sqlalchemy"]),
 }
-"""What each extra brings, by the names that are imported."""
+"""The modules that each extra installs, by the names they are imported under."""
 
 
 class ExtraMissing(ModuleNotFoundError):
@@ -16,7 +16,7 @@ class ExtraMissing(ModuleNotFoundError):
 
 @contextmanager
 def needs_extra(name: str) -> Iterator[None]:
-    """Around imports: raises ExtraMissing if one fails for want of the extra."""
+    """Put this around imports: it raises ExtraMissing if one fails because the extra is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

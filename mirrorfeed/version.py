@@ -8,7 +8,7 @@ import typer
 def print_version(context: typer.Context, wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import version  # no other call of a command should wait for this
+    from importlib.metadata import version  # slow: only --version should pay for it
 
     print(f"{context.info_name} {version('mirrorfeed')}")
     raise typer.Exit
@@ -26,4 +26,4 @@ VersionOption = Annotated[
 
 
 def root(version: VersionOption = False) -> None:
-    """What an app does ahead of its commands: `app.callback()(root)`."""
+    """Runs before an app's commands; install it with `app.callback()(root)`."""

@@ -1,4 +1,4 @@
-"""What runs on puller hosts: the client, its spool and the forwarder. Knows no database."""
+"""What runs on puller hosts: client, spool, forwarder, authserver. Knows no database."""
 
 import logging
 

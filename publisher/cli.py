@@ -1,4 +1,4 @@
-"""`mirror-publisher`: the commands of puller hosts."""
+"""`mirror-publisher`: what a puller host types."""
 
 import json
 import logging
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 AUTHSERVER_PORT = 8999
-"""Where the original authserver listened."""
+"""The port of the original authserver."""
 
 app = typer.Typer(
-    help="Reports what a puller host does. Events are safe in the spool when a command returns; a"
-    " forwarder sends them to RabbitMQ.",
+    help="Reports what a puller host does. When a command returns, its event is safe in the spool;"
+    " a forwarder sends it to RabbitMQ.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -48,8 +48,8 @@ SpoolOption = Annotated[
     typer.Option(
         "--spool",
         envvar=environment.SPOOL,
-        help="The spool file. [default: /var/spool/mirrorfeed/spool.db where that folder can be"
-        " written, else one in the user's state folder]",
+        help="The spool file. [default: /var/spool/mirrorfeed/spool.db if you can write to that"
+        " folder, else one in your state folder]",
         show_default=False,
     ),
 ]
@@ -59,7 +59,7 @@ LimitOption = Annotated[
         "--spool-limit-bytes",
         envvar=environment.SPOOL_LIMIT_BYTES,
         min=1024 * 1024,
-        help="The spool takes no event beyond this size.",
+        help="The spool takes no more events once it has this size.",
     ),
 ]
 BranchArgument = Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")]
@@ -71,7 +71,7 @@ def started(
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
-    """Report that the mirroring of a branch begins now.
+    """Report that a mirror attempt of a branch begins now.
 
     \b
     Example:
@@ -83,11 +83,11 @@ def started(
 @app.command()
 def completed(
     branch_id: BranchArgument,
-    revision: Annotated[str, typer.Argument(help="The revision that is now mirrored.")],
+    revision: Annotated[str, typer.Argument(help="The revision that is mirrored now.")],
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
-    """Report that the mirroring of a branch, reported as started before, succeeded.
+    """Report that the attempt reported with `started` succeeded.
 
     \b
     Example:
@@ -99,17 +99,17 @@ def completed(
 @app.command()
 def failed(
     branch_id: BranchArgument,
-    reason: Annotated[str, typer.Argument(help="Why, for people.")],
+    reason: Annotated[str, typer.Argument(help="Why, in words for people.")],
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
-    """Report that the mirroring of a branch failed. Passwords in URLs are masked.
+    """Report that a mirror attempt of a branch failed. Passwords in URLs are masked.
 
     \b
     Example:
       mirror-publisher failed 17 "the remote host is unreachable"
     """
-    # An argument need not be UTF-8: better a failure with a reason half readable than none.
+    # An argument need not be UTF-8: a half readable reason is better than no report.
     readable = os.fsencode(reason).decode(errors="replace")
     spooling_client(spool, spool_limit_bytes).mirror_failed(branch_id, readable)
 
@@ -120,7 +120,7 @@ def script_run(
     started: Annotated[str, typer.Option(help="When it began: RFC 3339 with an offset.")],
     completed: Annotated[str, typer.Option(help="When it ended: RFC 3339 with an offset.")],
     hostname: Annotated[
-        str | None, typer.Option(help="The host it ran on; this one if not given.")
+        str | None, typer.Option(help="The host it ran on. [default: this host]")
     ] = None,
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
@@ -146,14 +146,14 @@ def run(
     command: Annotated[list[str], typer.Argument(help="The mirror command, after --.")],
     revision_command: Annotated[
         str | None,
-        typer.Option(help="A shell command that prints the revision that is now mirrored."),
+        typer.Option(help="A shell command that prints the revision that is mirrored now."),
     ] = None,
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
     """Run a mirror command, report its start and end, and exit with its code.
 
-    The last line that the command writes to standard error is the reason of a failure.
+    If it fails, the last line it wrote to standard error is reported as the reason.
 
     \b
     Example:
@@ -172,7 +172,7 @@ def run(
                 attempt.revision_id = output_of(revision_command, signals)
                 if attempt.revision_id is None:
                     print(
-                        f"mirror-publisher: no revision came from {shown(revision_command)}; the"
+                        f"mirror-publisher: {shown(revision_command)} printed no revision; the"
                         " branch is reported as mirrored without one",
                         file=sys.stderr,
                     )
@@ -187,7 +187,7 @@ def run_script(
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
-    """Run a script, report the run where it ends normally, and exit with its code.
+    """Run a script, report the run if it ends normally, and exit with its code.
 
     \b
     Example:
@@ -212,23 +212,23 @@ def forward(
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     drain: Annotated[bool, typer.Option("--drain", help="End when the spool is empty.")] = False,
     stall_seconds: Annotated[
-        float, typer.Option(help="With --drain: give up after so long without progress.", min=0)
+        float, typer.Option(help="With --drain: give up after this long without progress.", min=0)
     ] = 10.0,
     retry_refused: Annotated[
         bool,
-        typer.Option("--retry-refused", help="Try again what the broker refused for good before."),
+        typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
     ] = False,
 ) -> None:
-    """Send the spool to the broker: a service, or with --drain until it is empty.
+    """Send the spool to the broker, as a service, or with --drain until it is empty.
 
-    With --drain it exits 3 where the broker cannot be reached, 1 where it does not take an event.
+    With --drain it exits 3 if the broker cannot be reached, and 1 if it does not take an event.
 
     \b
     Example:
       mirror-publisher forward --drain
     """
     from mirrorfeed.publisher.forward.forwarder import (
-        Forwarder,  # for no other command need pika be imported
+        Forwarder,  # no other command needs to import pika
     )
 
     log_to_standard_error()
@@ -244,7 +244,7 @@ def forward(
             _drain(waiting, forwarder, stall_seconds)
         while not drain and not told_to_end(forwarder):
             if not forwarder.is_running:
-                refuse("the forwarder ended unexpectedly, see the log", exit_codes.NOT_MET)
+                refuse("the forwarder ended unexpectedly; see the log", exit_codes.NOT_MET)
     finally:
         forwarder.stop()
 
@@ -260,17 +260,17 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
         if now - progress_at > stall_seconds or not forwarder.is_running:
             if forwarder.holds_spool and not forwarder.reaches_broker:
                 refuse(
-                    f"the broker cannot be reached, {account.pending} events wait",
+                    f"the broker cannot be reached; events waiting: {account.pending}",
                     exit_codes.UNREACHABLE,
                 )
             break
     if waiting := spool.status().pending:
         who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
-        refuse(f"{waiting} events wait, which {who} did not take", exit_codes.NOT_MET)
+        refuse(f"events that {who} did not take: {waiting}", exit_codes.NOT_MET)
 
 
 def told_to_end(forwarder: "Forwarder") -> bool:
-    """Waits a moment for a signal; needs them to be blocked, so that none interrupts a lock."""
+    """Waits a moment for a signal. Signals must be blocked, so that none interrupts a lock."""
     # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
     forwarder.join(POLL_SECONDS)
     return bool(signal.sigpending() & set(SIGNALS))
@@ -286,18 +286,18 @@ def authserver(
         str | None,
         typer.Option(
             envvar=environment.AUTHSERVER_TOKEN,
-            help="What callers must give as password, as in http://any:TOKEN@host/. Better set in"
-            " the environment, for an option is seen by all users of the host. [default: none is"
-            " asked for]",
+            help="The password that callers must give, as in http://any:TOKEN@host/. Better set it"
+            " in the environment, because every user of the host can see an option. [default: no"
+            " password]",
             show_default=False,
         ),
     ] = None,
     tls_certificate: Annotated[
-        Path | None, typer.Option(help="A PEM file with the certificate chain: speak TLS.")
+        Path | None, typer.Option(help="Speak TLS, with the certificate chain in this PEM file.")
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(help="A PEM file with its key, where that is not in the same file."),
+        typer.Option(help="The PEM file with its key, if that is not in the same file."),
     ] = None,
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
@@ -306,22 +306,22 @@ def authserver(
     """Serve pullers that report by XML-RPC, as the original authserver did: startMirroring,
     mirrorComplete, mirrorFailed and recordSuccess, at any path.
 
-    A call is answered with True once its event is in the spool, from where it is sent to the
-    broker. SIGTERM ends it after the calls in hand.
+    A call is answered with True once its event is in the spool; from there it is sent to the
+    broker. On SIGTERM it finishes the calls it has and exits.
 
     \b
     Examples:
       mirror-publisher authserver
       mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
     """
-    # For no other command need these be imported.
+    # No other command needs to import these.
     with needs_extra("authserver"):
         from mirrorfeed.publisher.authserver.server import Authserver
     from mirrorfeed.publisher.forward.forwarder import Forwarder
 
-    # Of an empty variable typer says nothing, and the door would stand open unnoticed.
+    # Typer ignores an empty variable, and the server would be open without anybody noticing.
     if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):
-        refuse(f"the token is empty: put one into {environment.AUTHSERVER_TOKEN}, or unset it")
+        refuse(f"the token is empty: set {environment.AUTHSERVER_TOKEN} to one, or unset it")
     log_to_standard_error()
     forwarder = Forwarder(spool_path(spool), amqp_url)
     tls = tls_context(tls_certificate, tls_key)
@@ -344,14 +344,14 @@ def tls_context(certificate: Path | None, key: Path | None) -> "ssl.SSLContext |
 
     if certificate is None:
         if key is not None:
-            refuse("--tls-key needs its certificate: give --tls-certificate, too")
+            refuse("--tls-key needs a certificate: give --tls-certificate too")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password="")  # an encrypted key: do not ask
     except (OSError, ValueError) as error:
         refuse(
-            f"no TLS with the certificate {certificate} and the key {key or certificate}: {error};"
+            f"cannot use the certificate {certificate} with the key {key or certificate}: {error};"
             " give PEM files that belong together, the key without a passphrase"
         )
     return context
@@ -362,7 +362,7 @@ def status(
     spool: SpoolOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what the spool has taken, what the broker has confirmed and what still waits.
+    """Show what the spool has taken, what the broker has confirmed and what is still waiting.
 
     \b
     Example:
@@ -377,7 +377,7 @@ def status(
 
 
 def main() -> None:
-    """The console script. A bad argument exits 2, a full spool 1; both say what to do."""
+    """The console script. Exits 2 for a bad argument and 1 for a full spool, saying what to do."""
     try:
         app()
     except SpoolFull as error:
@@ -395,7 +395,7 @@ def log_to_standard_error() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we report its problems ourselves
 
 
 def spool_path(given: Path | None) -> Path:
@@ -410,11 +410,11 @@ def instant_given(option: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        refuse(f"{option} {text!r} is no RFC 3339 time such as 2007-07-05T19:32:01Z")
+        refuse(f"{option} {text!r} is not an RFC 3339 time such as 2007-07-05T19:32:01Z")
 
 
 class CommandFailed(Exception):
-    """The mirror command did not succeed; its text is the reason that is reported."""
+    """The mirror command did not succeed; the text is the reason to report."""
 
     def __init__(self, ended: "Ended") -> None:
         super().__init__(ended.failure)

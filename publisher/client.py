@@ -42,7 +42,7 @@ POLL_SECONDS = 0.1
 
 
 def default_spool_path() -> Path:
-    """The system's spool where this user may write there, else one in the user's state folder."""
+    """The system's spool if this user may write there, else one in the user's state folder."""
     if os.access(SYSTEM_SPOOL.parent, os.W_OK):
         return SYSTEM_SPOOL
     return user_state_path("mirrorfeed") / "spool.db"
@@ -60,14 +60,14 @@ class CurrentAttempt:
 class BranchStatusClient:
     """Reports what a puller does. A call returns once the event is durable in the spool.
 
-    Only `flush` waits for the network: a forwarder thread sends what the spool holds, begins with
-    what earlier processes left there, and leaves to later ones what it could not send.
+    Only `flush` waits for the network: a forwarder thread sends what is in the spool. It begins
+    with what earlier processes left there; what it could not send stays there for later ones.
 
     Safe to use from several threads, and in the child after a fork. As a context manager it closes
     itself at the end.
 
-    Every method raises InvalidEvent for a bad argument, SpoolFull where there is no room and
-    SpoolError where the spool cannot be used. An event was taken if and only if nothing was raised.
+    Every method raises InvalidEvent for a bad argument, SpoolFull if there is no room and
+    SpoolError if the spool cannot be used. An event was taken if and only if nothing was raised.
     """
 
     def __init__(
@@ -78,18 +78,19 @@ class BranchStatusClient:
         limit_bytes: int | None = None,
         forward: bool = True,
     ) -> None:
-        """What is not given is taken from the environment: MIRRORFEED_SPOOL, MIRRORFEED_AMQP_URL
-        (or the file that MIRRORFEED_AMQP_URL_FILE names; several URLs have commas between them)
-        and MIRRORFEED_SPOOL_LIMIT_BYTES, beyond which the spool takes nothing (default 1 GiB).
+        """Arguments that are not given come from the environment: MIRRORFEED_SPOOL,
+        MIRRORFEED_AMQP_URL (or the file named by MIRRORFEED_AMQP_URL_FILE; separate several URLs
+        with commas) and MIRRORFEED_SPOOL_LIMIT_BYTES, the size at which the spool takes no more
+        events (default 1 GiB).
 
         With `forward=False` nothing is sent: another process, such as `mirror-publisher forward`,
-        takes care of the spool. Raises ValueError for an AMQP URL that cannot be used.
+        sends what is in the spool. Raises ValueError for an AMQP URL that cannot be used.
         """
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
         self._forwarder: Forwarder | None = None
         if forward:
-            # A command that only spools need not wait for pika to be imported.
+            # A command that only spools should not wait for pika to be imported.
             from mirrorfeed.publisher.forward import forwarder
 
             url = (
@@ -110,7 +111,7 @@ class BranchStatusClient:
         self._start(branch_id)
 
     def mirror_complete(self, branch_id: int, revision_id: str | None) -> None:
-        """The branch's open attempt succeeded. Raises AttemptNotStarted where none is open."""
+        """The branch's open attempt succeeded. Raises AttemptNotStarted if none is open."""
         check_branch_id(branch_id)
         with self._spool.writing() as writer:
             attempt = writer.latest_attempt(branch_id)
@@ -124,9 +125,9 @@ class BranchStatusClient:
         self._wake_forwarder()
 
     def mirror_failed(self, branch_id: int, reason: str) -> None:
-        """The branch's open attempt failed; without an open one, an attempt failed as it began.
+        """The branch's open attempt failed. If none is open, an attempt failed as it began.
 
-        Passwords in URLs within `reason` are masked.
+        Passwords in URLs in `reason` are masked.
         """
         check_branch_id(branch_id)
         with self._spool.writing() as writer:
@@ -153,7 +154,8 @@ class BranchStatusClient:
     def mirroring(self, branch_id: int) -> Iterator[CurrentAttempt]:
         """Reports the start of an attempt and, when the block ends, how it ended.
 
-        An exception makes it a failed one, with the exception's text as the reason, and goes on.
+        An exception in the block is reported as a failure, with its text as the reason, and is
+        raised again.
         """
         attempt = CurrentAttempt(branch_id, self._start(branch_id))
         try:
@@ -167,11 +169,10 @@ class BranchStatusClient:
 
     @contextmanager
     def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
-        """Calls inside the block, in this thread, are durable once it has ended: all of them wait
-        for the disk once. Each succeeds or fails by itself, unless the block raises: then nothing
-        was taken.
+        """Calls in this thread inside the block are durable once it has ended: together they wait
+        for the disk once. Each succeeds or fails by itself, but if the block raises, none is taken.
 
-        Raises SpoolBusy, before the block begins, where somebody else writes to the spool for
+        Raises SpoolBusy, before the block begins, if somebody else keeps writing to the spool for
         `timeout_seconds`.
         """
         with self._spool.group_commit(timeout_seconds=timeout_seconds):
@@ -226,7 +227,7 @@ class BranchStatusClient:
         self.close()
 
     def close(self) -> None:
-        """Stops forwarding and closes the spool; what is not sent stays in it."""
+        """Stops forwarding and closes the spool; events not sent yet stay in it."""
         if self._forwarder is not None:
             self._stop_forwarder()
             self._forwarder = None
@@ -253,8 +254,8 @@ class BranchStatusClient:
 
 
 def _start_after(latest: LatestAttempt | None) -> datetime:
-    """Now, but later than the branch's latest start where the clock was set back a little since:
-    readers take the attempt that started last for the newest."""
+    """Now, but later than the branch's latest start even if the clock was set back a little since:
+    readers take the attempt with the latest start for the newest."""
     now = datetime.now(UTC)
     if latest and timedelta(0) <= latest.started_at - now < CLOCK_STEP_TOLERANCE:
         return latest.started_at + timedelta(microseconds=1)
@@ -267,13 +268,13 @@ def _append_outcome(
     ended_at: datetime,
     latest: LatestAttempt | None,
 ) -> None:
-    """Where the clock was set back, the attempt ended as it began: not before."""
+    """If the clock was set back, the attempt ended when it began, not before."""
     writer.append(event, occurred_at=max(ended_at, event.started_at))
     if latest is None or latest.started_at <= event.started_at:
         writer.record_attempt(event.branch_id, LatestAttempt(event.started_at, is_open=False))
 
 
 def reason_from(text: str) -> str:
-    """The text with secrets masked, without what no event can hold, and cut to its longest."""
+    """The text as an event can hold it: secrets masked, bad characters dropped, cut to fit."""
     storable = text[: 4 * MAX_REASON_LENGTH].replace("\0", "").encode(errors="replace").decode()
     return masked_start(storable, MAX_REASON_LENGTH)

@@ -26,14 +26,14 @@ KEPT_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: the exit code to pass on, and why it failed, None where it did not."""
+    """How a command ended: the exit code to pass on, and why it failed, or None if it did not."""
 
     exit_code: int
     failure: str | None = None
 
 
 class PassedOnSignals:
-    """Within it, SIGTERM and SIGINT do not end this process but the command that it runs."""
+    """In this context SIGTERM and SIGINT go to the command that runs, not to this process."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -46,9 +46,9 @@ class PassedOnSignals:
         self._previous = {
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGTERM, signal.SIGINT)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
+            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup sets it
         }
-        # Without a handler an ending child wakes nobody; ignored, it would leave no exit code.
+        # Without a handler, a child's end wakes nobody; ignored, it would leave no exit code.
         self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
@@ -60,10 +60,10 @@ class PassedOnSignals:
         os.close(self._woken_by)
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Waits for the process to end, passing on what comes meanwhile; its return code.
+        """Waits for the process to end, passing on signals meanwhile. Returns its return code.
 
-        A signal that arrives between Python's last look and a system call that waits is seen
-        only when that call returns: Popen.wait may sleep through it. A pipe keeps it.
+        If a signal arrives between Python's last check and a waiting system call, it is seen only
+        when that call returns: Popen.wait may sleep through it. A pipe keeps it.
         """
         self._process = process
         for number in self.received:  # between its start and this line
@@ -81,8 +81,8 @@ class PassedOnSignals:
 def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
     """Runs the command with this process's input and output until it ends.
 
-    What it writes to standard error is passed on, and its last line is the reason of a failure. A
-    signal makes any ending a failure: a command that was told to end may not have done its work.
+    Its standard error is passed on, and the last line of that is the reason if it fails. After a
+    signal any ending counts as a failure: a command told to end may not have done its work.
     """
     try:
         process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
@@ -106,9 +106,9 @@ def run_command(arguments: Sequence[str], signals: PassedOnSignals) -> Ended:
 
 
 def output_of(shell_command: str, signals: PassedOnSignals) -> str | None:
-    """The first line that a shell command prints; None where it fails, prints none, or prints
-    more than a revision can be."""
-    with TemporaryFile() as output:  # what it leaves running may keep a pipe open, but not a file
+    """The first line that a shell command prints, or None if it fails, prints nothing, or prints
+    more than a revision can hold."""
+    with TemporaryFile() as output:  # a process it leaves may keep a pipe open
         process = subprocess.Popen(shell_command, shell=True, stdout=output)
         signals.wait(process)
         output.seek(0)
@@ -120,7 +120,7 @@ def output_of(shell_command: str, signals: PassedOnSignals) -> str | None:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time signal has none
+    except ValueError:  # a real-time signal has no name
         return f"signal {number}"
 
 
@@ -130,7 +130,7 @@ def _not_run(exit_code: int, failure: str) -> Ended:
 
 
 class _LastOutput:
-    """Passes a process's standard error on, and remembers its end."""
+    """Passes on a process's standard error, and remembers the end of it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
@@ -140,9 +140,9 @@ class _LastOutput:
         self._thread.start()
 
     def last_line(self) -> str | None:
-        """The last line that is not blank; of one that a terminal overwrites, its last state.
+        """The last line that is not blank. If a line overwrites itself, its last state counts.
 
-        Something the command left running may keep its standard error open: no waiting for that.
+        A process that the command left behind may keep standard error open; do not wait for it.
         """
         self._thread.join(LAST_OUTPUT_SECONDS)
         lines = self._tail.decode(errors="replace").replace("\r", "\n").split("\n")
@@ -151,6 +151,6 @@ class _LastOutput:
     def _pass_on(self) -> None:
         while chunk := os.read(self._stderr.fileno(), READ_BYTES):
             self._tail = (self._tail + chunk)[-KEPT_BYTES:]
-            # Where nobody reads our own standard error, the command must be able to go on.
+            # The command must be able to go on even if nobody reads our own standard error.
             with suppress(OSError):
                 os.write(STANDARD_ERROR, chunk)

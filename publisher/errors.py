@@ -1,13 +1,13 @@
 """What can go wrong in a call to the client.
 
     PublisherError
-    ├── SpoolError          the spool cannot be used: no permission, no spool file, a broken one
-    │   ├── SpoolFull       it, or the disk under it, has no room for the event
-    │   └── SpoolBusy       another process writes to it, and did not end
-    └── AttemptNotStarted   an attempt was completed that nobody started
+    ├── SpoolError          the spool cannot be used: no permission, not a spool file, broken
+    │   ├── SpoolFull       the spool, or the disk under it, has no room for the event
+    │   └── SpoolBusy       another process kept writing to it for too long
+    └── AttemptNotStarted   an attempt was completed that had not been started
 
-A bad argument raises `mirrorfeed.contract.events.InvalidEvent`, a ValueError. The network raises
-nothing: no call waits for it.
+A bad argument raises `mirrorfeed.contract.events.InvalidEvent`, a ValueError. Network trouble
+raises nothing: no call waits for the network.
 """
 
 
@@ -20,12 +20,12 @@ class SpoolError(PublisherError):
 
 
 class SpoolFull(SpoolError):
-    """The spool has no room; the event was not taken, and none that was taken is dropped."""
+    """The spool has no room; the event was not taken, and none that was taken is lost."""
 
 
 class SpoolBusy(SpoolError):
-    """Somebody else was writing to the spool for too long; the event was not taken."""
+    """Somebody else wrote to the spool for too long; the event was not taken."""
 
 
 class AttemptNotStarted(PublisherError):
-    """A completed attempt needs its start, which is when the branch was `last_mirrored`."""
+    """A completion needs the attempt's start, which becomes the branch's `last_mirrored`."""

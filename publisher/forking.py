@@ -1,8 +1,8 @@
 """Keeps out of a forked child what it must not inherit.
 
-SQLite must not be carried across a fork, not even to be closed in the child
-(https://sqlite.org/howtocorrupt.html, section 2.6): so what is open is closed before the fork, and
-nobody opens anything until it is over.
+An SQLite connection must not be carried across a fork, not even to be closed in the child
+(https://sqlite.org/howtocorrupt.html, section 2.6). So whatever is open is closed before the fork,
+and nothing is opened until the fork is over.
 """
 
 import os
@@ -11,18 +11,18 @@ from typing import Protocol
 from weakref import WeakSet
 
 fork_lock = threading.RLock()
-"""Held while something is opened that a forked child must not inherit unnoticed."""
+"""Held while opening something that a forked child must not inherit unnoticed."""
 
 
 class Closable(Protocol):
-    """Something that opens itself again when it is used next."""
+    """Something that reopens itself the next time it is used."""
 
     @property
     def lock(self) -> threading.RLock:
-        """Held by whoever uses it. Taken before `fork_lock` by those who need both."""
+        """Held while it is used. Code that needs both takes this one before `fork_lock`."""
 
     def disconnect(self) -> None:
-        """Closes it; whoever calls holds `lock`."""
+        """Closes it. The caller holds `lock`."""
 
 
 _tracked: WeakSet[Closable] = WeakSet()
@@ -30,7 +30,7 @@ _closed: list[Closable] = []
 
 
 def close_before_fork(closable: Closable) -> None:
-    """From now on it is closed before every fork. The caller holds `fork_lock`."""
+    """Closes it before every fork from now on. The caller holds `fork_lock`."""
     _tracked.add(closable)
 
 

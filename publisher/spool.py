@@ -1,8 +1,8 @@
-"""The durable file an event is safe in, from the puller's call until the broker's confirm.
+"""The durable file that keeps an event safe from the puller's call until the broker's confirm.
 
 One SQLite file in WAL mode. An append commits with `synchronous=FULL`: when it returns, the event
 survives a power cut (https://sqlite.org/pragma.html#pragma_synchronous). Any number of processes
-may append and one forwarder may take away at the same time.
+may append while one forwarder takes events away.
 """
 
 import os
@@ -22,13 +22,13 @@ from mirrorfeed.publisher.spool_file import SCHEMA_VERSION, create, upgrade, ver
 
 DEFAULT_LIMIT_BYTES = 1024**3
 RESERVED_BYTES = 8 * 1024**2
-"""Twice what SQLite writes to its log before it folds that into the file."""
+"""Twice what SQLite writes to its log before merging that into the file."""
 BUSY_TIMEOUT_SECONDS = 30.0
 COLUMNS = "sequence, message_id, type, partition_key, body"
 
 
 class SpooledEvent(NamedTuple):
-    """One event as it waits for the broker."""
+    """One event waiting for the broker."""
 
     sequence: int
     message_id: str
@@ -50,12 +50,12 @@ class SpoolStatus:
 
 
 class Spool:
-    """One process's view of a spool file, which is created where there is none.
+    """One process's view of a spool file, which is created if there is none.
 
     Safe to use from several threads and across fork: the connection is closed before a fork and
     opened again after it, as SQLite demands (https://sqlite.org/howtocorrupt.html, section 2.6).
 
-    Every method raises SpoolError where the file cannot be used.
+    Every method raises SpoolError if the file cannot be used.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Spool:
         appends: bool = True,
         on_taken_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """`limit_bytes` bounds the file. `on_taken_away` is called after this object has removed
-        or refused events.
+        """`limit_bytes` limits the size of the file. `on_taken_away` is called after this object
+        has removed or refused events.
 
-        With `appends=False` events are only looked at and taken away: no file is made, no limit
-        holds, and a power cut may undo what this object wrote, so that an event is sent twice."""
+        With `appends=False` events are only read and removed: no file is created, no limit applies,
+        and a power cut may undo what this object wrote, so that an event is sent twice."""
         self.path = path.absolute()
         self._limit_bytes = limit_bytes
         self._appends = appends
@@ -93,9 +93,9 @@ class Spool:
 
     @contextmanager
     def writing(self) -> Iterator["SpoolWriter"]:
-        """One transaction: what is appended in it is taken whole or not at all.
+        """One transaction: everything appended in it is taken, or nothing.
 
-        Raises SpoolFull where there is no room for it.
+        Raises SpoolFull if there is no room for it.
         """
         with self.lock, self._translated_errors():
             if self._batch is not None:
@@ -107,20 +107,20 @@ class Spool:
 
     @contextmanager
     def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
-        """What `writing` does within it, in this thread, is durable once the block has ended.
+        """Every `writing` in this thread inside the block is durable once the block has ended.
 
-        A commit waits for the disk, as long for many as for one. Each `writing` is still taken
-        whole or not at all by itself, but where the block raises, or there is no room for all of
-        it, nothing is.
+        A commit waits for the disk just as long for one event as for many. Each `writing` is still
+        taken by itself, as a whole or not at all. But if the block raises, or there is no room for
+        all of it, nothing is taken.
 
-        Raises SpoolBusy, before the block begins, where another connection writes for
+        Raises SpoolBusy, before the block begins, if another connection keeps writing for
         `timeout_seconds`.
         """
         with self._committed(timeout_seconds):
             yield
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
-        """Events that wait for the broker, from the first behind sequence `after`."""
+        """Events waiting for the broker, from the first one after sequence `after`."""
         with self.lock, self._translated_errors():
             rows = self._connect().execute(
                 f"SELECT {COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",
@@ -129,7 +129,7 @@ class Spool:
             return list(map(SpooledEvent._make, rows))
 
     def event(self, sequence: int) -> SpooledEvent | None:
-        """The event of that sequence, where it waits for the broker."""
+        """The event with that sequence, if it is waiting for the broker."""
         with self.lock, self._translated_errors():
             rows = self._connect().execute(
                 f"SELECT {COLUMNS} FROM event WHERE sequence = ?", (sequence,)
@@ -137,7 +137,7 @@ class Spool:
             return next(map(SpooledEvent._make, rows), None)
 
     def remove(self, sequences: Iterable[int]) -> None:
-        """Forgets events that the broker has confirmed, and folds SQLite's log into the file."""
+        """Deletes events that the broker has confirmed, and merges SQLite's log into the file."""
         with self._translated_errors(), self._transaction() as connection:
             removed = connection.executemany(
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
@@ -147,11 +147,11 @@ class Spool:
         if removed > 0:
             self._on_taken_away()
         with self.lock, self._translated_errors():
-            # Else an append does it, each time the log is long, and takes much longer than others.
+            # Otherwise an append does it when the log is long, and takes much longer than others.
             self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     def refuse(self, sequence: int, because: str) -> None:
-        """Sets an event aside that the broker will never take."""
+        """Sets aside an event that the broker will never take."""
         with self._translated_errors(), self._transaction() as connection:
             connection.execute(
                 f"INSERT INTO refused SELECT {COLUMNS}, spooled_at, ? FROM event"
@@ -162,7 +162,7 @@ class Spool:
         self._on_taken_away()
 
     def restore_refused(self) -> int:
-        """Puts what was set aside back among the pending events and returns how many there were."""
+        """Makes events that were set aside pending again; returns how many there were."""
         with self._translated_errors(), self._transaction() as connection:
             restored = connection.execute(
                 f"INSERT INTO event SELECT {COLUMNS}, spooled_at FROM refused"
@@ -180,7 +180,7 @@ class Spool:
             source=source,
             spooled=spooled,
             confirmed=confirmed,
-            pending=spooled - confirmed - refused,  # to count them takes long where they are many
+            pending=spooled - confirmed - refused,  # counting many of them would take long
             refused=refused,
             oldest_pending_seconds=None
             if oldest is None
@@ -203,7 +203,7 @@ class Spool:
     def _transaction(
         self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> Iterator[sqlite3.Connection]:
-        """Errors of the block come out as they are."""
+        """Errors raised in the block are not translated."""
         with self.lock:
             with self._translated_errors():
                 connection = self._connect()
@@ -216,7 +216,7 @@ class Spool:
                 with self._translated_errors():
                     connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # a full disk ends the transaction by itself
+                if connection.in_transaction:  # a full disk has already ended the transaction
                     with self._translated_errors():
                         connection.execute("ROLLBACK")
                 raise
@@ -229,13 +229,13 @@ class Spool:
 
     @contextmanager
     def _committed(self, timeout_seconds: float) -> Iterator["SpoolBatch"]:
-        """A transaction that writes, in the end, what was put in the batch."""
+        """A transaction that writes, at its end, what was put into the batch."""
         with self._transaction(timeout_seconds) as connection:
             with self._translated_errors():
                 if self._is_disk_full():
                     raise SpoolFull(self._why_full())
                 batch = SpoolBatch(connection)
-            try:  # from here on: what a signal's handler raises must not leave it behind
+            try:  # from here on, because an error from a signal handler must not leave it set
                 self._batch = batch
                 yield batch
             finally:
@@ -268,7 +268,7 @@ class Spool:
                     f" {SCHEMA_VERSION}): name another file, or use the version that made it"
                 )
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._appends else 'NORMAL'}")
-            # Debian's SQLite would overwrite what is removed with zeros, and write that to its log.
+            # Debian's SQLite would overwrite deleted data with zeros, and write those to its log.
             connection.execute("PRAGMA secure_delete = OFF")
             if self._appends:
                 page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -280,7 +280,7 @@ class Spool:
         return connection
 
     def disconnect(self) -> None:
-        """Closes the connection; the next use opens another. The caller holds `lock`."""
+        """Closes the connection; the next use opens a new one. The caller holds `lock`."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -290,36 +290,36 @@ class Spool:
 
     def translated(self, error: sqlite3.Error | OSError) -> SpoolError:
         """The error as callers know it."""
-        # The low byte: the rest of a code tells more than anybody asks here.
+        # The low byte; the rest of the code has details that nobody needs here.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return SpoolFull(self._why_full())
         if code == sqlite3.SQLITE_BUSY:
             return SpoolBusy(
-                f"the spool {self.path} cannot be used: another process keeps it locked; see"
-                " which one, as with fuser, then report again"
+                f"the spool {self.path} cannot be used: another process keeps it locked; find out"
+                " which one (fuser can tell), then report again"
             )
         return SpoolError(f"the spool {self.path} cannot be used: {error}")
 
     def _is_disk_full(self) -> bool:
-        """Room is left on the disk for the forwarder, who must write to take events away."""
+        """The forwarder must write to remove events, so some room on the disk is left for it."""
         disk = os.statvfs(self.path.parent)
         return disk.f_bavail * disk.f_frsize < RESERVED_BYTES
 
     def _why_full(self) -> str:
         if self._is_disk_full():
             return (
-                f"the disk under the spool {self.path} is full: make room on it, at least"
-                f" {RESERVED_BYTES} bytes"
+                f"the disk under the spool {self.path} is full: free at least"
+                f" {RESERVED_BYTES} bytes on it"
             )
         return (
-            f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: see that a"
-            " forwarder runs and reaches the broker, or raise the limit"
+            f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: make sure that"
+            " a forwarder runs and reaches the broker, or raise the limit"
         )
 
 
 class _TranslatedErrors:
-    """A context, entered with every call, from which SQLite's errors come as the spool's own."""
+    """A context, used by every call, that turns SQLite's errors into the spool's own."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool

@@ -13,20 +13,20 @@ from mirrorfeed.publisher.errors import SpoolError
 Row = tuple[int, str, str, str, bytes, float]
 
 INTERRUPTED = (
-    "the spool is in the middle of a call that a signal interrupted: report from outside the"
-    " signal handler"
+    "the spool is in the middle of a call that a signal interrupted: do not report from a signal"
+    " handler"
 )
 
 
 class LatestAttempt(NamedTuple):
-    """The latest mirror attempt of a branch that this spool knows of."""
+    """The latest mirror attempt of a branch, as far as this spool knows."""
 
     started_at: datetime
     is_open: bool
 
 
 class SpoolBatch:
-    """What a transaction will write: of each table all rows at once."""
+    """What a transaction will write: all rows of each table at once."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -57,7 +57,7 @@ class SpoolBatch:
 
 
 class SpoolWriter:
-    """What can be done within `Spool.writing`: all of it, or nothing where the block raises."""
+    """What can be done in `Spool.writing`: all of it is written, or nothing if the block raises."""
 
     def __init__(self, batch: SpoolBatch) -> None:
         self._batch = batch
@@ -76,7 +76,7 @@ class SpoolWriter:
         self._batch.has_writer = False
 
     def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
-        """Numbers the event and puts it behind all others. Raises InvalidEvent."""
+        """Numbers the event and puts it after all others. Raises InvalidEvent."""
         sequence = self._batch.last_sequence + len(self.rows) + 1
         envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
         body = wire.encode(envelope)

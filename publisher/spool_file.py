@@ -1,4 +1,4 @@
-"""A spool's file: its tables, how it is made, and how one of an older version is taken over."""
+"""A spool's file: its tables, how it is created, and how an older version is upgraded."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ CREATE TABLE source (
     last_sequence INTEGER NOT NULL,
     confirmed INTEGER NOT NULL  -- how many events the broker has
 );
--- what the broker has not confirmed yet
+-- events that the broker has not confirmed yet
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY,
     message_id TEXT NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE event (
     body BLOB NOT NULL,
     spooled_at REAL NOT NULL
 );
--- what the broker will never take as it is
+-- events that the broker will never take as they are
 CREATE TABLE refused (
     sequence INTEGER PRIMARY KEY,
     message_id TEXT NOT NULL,
@@ -35,7 +35,7 @@ CREATE TABLE refused (
     spooled_at REAL NOT NULL,
     because TEXT NOT NULL
 );
--- the latest attempt of each branch, so that one process may start what another ends
+-- the latest attempt of each branch: one process may start it and another one end it
 CREATE TABLE attempt (branch_id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, is_open INTEGER);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -54,7 +54,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def upgrade(connection: sqlite3.Connection) -> int:
-    """Keeps what waits in a spool of version 1; another process may do the same."""
+    """Keeps the events in a version 1 spool. Another process may be upgrading it too."""
     connection.execute("BEGIN IMMEDIATE")
     if version_of(connection) == 1:
         for statement in FROM_VERSION_1.split(";"):
@@ -64,7 +64,7 @@ def upgrade(connection: sqlite3.Connection) -> int:
 
 
 def create(path: Path) -> None:
-    """Makes the file whole under another name first, so that nobody ever sees half a spool."""
+    """Builds the whole file under another name first, so that nobody ever sees half a spool."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid4()}")
     connection = sqlite3.connect(draft)

@@ -57,7 +57,7 @@ def _run(command: Sequence[str], urls: dict[str, str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return 127
-    # A Ctrl-C at the terminal reaches the command by itself: how it ends is its own affair.
+    # Ctrl-C at the terminal reaches the command directly; how it ends is up to the command.
     signal.signal(signal.SIGINT, lambda _signal, _frame: None)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: process.terminate())
     exit_code = process.wait()

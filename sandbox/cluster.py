@@ -1,4 +1,4 @@
-"""Three private RabbitMQ nodes on this machine that are one cluster."""
+"""Three private RabbitMQ nodes on this machine that form one cluster."""
 
 import json
 import signal
@@ -11,8 +11,8 @@ from sandbox.rabbitmq import PrivateRabbitMQ, start_port_mapper
 
 NODES = ("one@localhost", "two@localhost", "three@localhost")
 NET_TICK_SECONDS = 8
-"""A node that is silent for so long (a quarter more or less) is down for the others; RabbitMQ has
-60 seconds unless told otherwise (https://www.rabbitmq.com/docs/nettick)."""
+"""The other nodes consider a node down after this much silence, give or take a quarter. RabbitMQ's
+default is 60 seconds (https://www.rabbitmq.com/docs/nettick)."""
 
 
 class ClusterNode(PrivateRabbitMQ):
@@ -27,10 +27,10 @@ class ClusterNode(PrivateRabbitMQ):
             {
                 "cluster_formation.peer_discovery_backend": "classic_config",
                 **peers,
-                # After a cluster fell apart and met again its lesser part restarts. With the
-                # default, `ignore`, it would stay apart until somebody restarts a node; and
-                # `pause_minority` misses a node that was frozen, which finds the others back
-                # before it knows that they were away (https://www.rabbitmq.com/docs/partitions).
+                # When a partitioned cluster meets again, the smaller part restarts. With the
+                # default, `ignore`, it would stay partitioned until somebody restarts a node, and
+                # `pause_minority` misses a frozen node, which finds the others again before it
+                # knows that they were away (https://www.rabbitmq.com/docs/partitions).
                 "cluster_partition_handling": "autoheal",
             }
         )
@@ -39,11 +39,11 @@ class ClusterNode(PrivateRabbitMQ):
         self._shared_epmd_port = epmd_port
 
     def freeze(self) -> None:
-        """Stops the node with SIGSTOP: it takes connections, and answers nothing."""
+        """Stops the node with SIGSTOP: it accepts connections, but answers nothing."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets a frozen node go on."""
+        """Lets a frozen node continue."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, signal_number: signal.Signals) -> None:
@@ -60,28 +60,28 @@ class ClusterNode(PrivateRabbitMQ):
         )
 
     def _start_port_mapper(self, folder: PrivateFolder) -> None:
-        """All three share that of the cluster."""
+        """All three nodes share the cluster's port mapper."""
 
     def _epmd_port(self, folder: PrivateFolder) -> int:
         return self._shared_epmd_port
 
 
 class PrivateCluster(Throwaway):
-    """Three nodes, of which each may be killed, frozen and started again. A context manager."""
+    """Three nodes that can be killed, frozen and started again. A context manager."""
 
     def __init__(self) -> None:
-        # The port mapper must outlive the nodes that are killed: a folder of its own.
+        # The port mapper must outlive nodes that are killed, so it has its own folder.
         self._folder = PrivateFolder("cluster")
         cookie = token_hex(16).upper()
         self.nodes = [ClusterNode(name, cookie, self._folder.ports[0]) for name in NODES]
 
     @property
     def urls(self) -> list[str]:
-        """Where clients connect to, one URL a node."""
+        """Where clients connect, one URL per node."""
         return [node.url for node in self.nodes]
 
     def start(self) -> None:
-        """Starts all nodes, one after the other: the first makes the cluster, the others join it.
+        """Starts all nodes, one after the other: the first creates the cluster, the others join it.
 
         Raises:
             SandboxError: a node cannot be started.
@@ -92,7 +92,7 @@ class PrivateCluster(Throwaway):
 
     @property
     def is_whole(self) -> bool:
-        """Whether each node says that all three run."""
+        """Whether each node says that all three are running."""
         try:
             status = [node.control("cluster_status", "--formatter", "json") for node in self.nodes]
         except SandboxError:

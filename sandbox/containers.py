@@ -20,9 +20,9 @@ from sandbox.waiting import wait_until
 
 
 def engine_answers() -> bool:
-    """Whether a container engine can be reached, as the Docker client's environment names it."""
+    """Whether the container engine named in the Docker client's environment can be reached."""
     with warnings.catch_warnings():
-        # Where none answers, the client library leaves its socket to the garbage collector.
+        # If none answers, the client library leaves its socket to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             with closing(DockerClient().client) as client:

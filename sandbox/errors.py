@@ -2,4 +2,4 @@
 
 
 class SandboxError(RuntimeError):
-    """A server cannot be had, or cannot do what was asked; the message says what to do."""
+    """A server is not available, or cannot do what was asked; the message says what to do."""

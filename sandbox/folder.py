@@ -18,7 +18,7 @@ ROOM_BYTES = 250_000_000
 
 
 class PrivateFolder:
-    """A folder that takes everything with it: every process running in it, and three ports.
+    """A folder that takes everything with it when it goes: its processes, and three ports.
 
     A process belongs to the folder if its working directory is there. Process groups would not do:
     PostgreSQL's backends and RabbitMQ's helpers leave the group of the server that started them.
@@ -66,8 +66,8 @@ class PrivateFolder:
     ) -> subprocess.Popen[bytes]:
         """Run a command in the folder, out of reach of the terminal's Ctrl-C.
 
-        It sees PATH, a UTF-8 locale and `env` only, lest settings meant for another server reach
-        this one, and writes to `output.log`. `user` is whom to run as, for root only.
+        It sees only PATH, a UTF-8 locale and `env`, so that settings meant for another server do
+        not reach this one, and writes to `output.log`. `user` is the user to run it as, if root.
         """
         with (self.path / "output.log").open("ab") as output:
             child = subprocess.Popen(
@@ -101,7 +101,7 @@ class PrivateFolder:
         self._children.clear()
 
     def remove(self) -> None:
-        """End what still runs in the folder, remove it and give up its ports."""
+        """End what is still running in the folder, remove it and release its ports."""
         self.kill_processes()
         shutil.rmtree(self.path)
         self._reserved.close()
@@ -123,10 +123,10 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def kill_processes_in(folder: Path) -> None:
-    """End every process in `folder` with SIGKILL, also those that start meanwhile.
+    """End every process in `folder` with SIGKILL, including those that start meanwhile.
 
     Raises:
-        TimeoutError: some still live after 10 seconds.
+        TimeoutError: some are still running after 10 seconds.
     """
 
     def none_left() -> bool:
@@ -139,7 +139,7 @@ def kill_processes_in(folder: Path) -> None:
 
 def erase(folder: Path) -> None:
     """End every process in `folder`, then remove it."""
-    # At SIGQUIT PostgreSQL returns its shared memory to the machine; at SIGKILL it could not.
+    # On SIGQUIT PostgreSQL frees its shared memory; on SIGKILL it could not.
     _send(processes_in(folder), signal.SIGQUIT)
     with suppress(TimeoutError):
         wait_until(lambda: not processes_in(folder), 2, "a quick end")

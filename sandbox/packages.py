@@ -1,4 +1,4 @@
-"""The servers' programs, from Debian's packages, which are installed if they are missing."""
+"""The servers' programs, from Debian packages that are installed if they are missing."""
 
 import fcntl
 import os
@@ -178,7 +178,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def _no_service_started() -> Iterator[None]:
-    """Keep the packages from starting the machine's own services, by Debian's means for that."""
+    """Keep the packages from starting the machine's own services, in the way Debian provides."""
     if _POLICY.exists():
         yield
         return

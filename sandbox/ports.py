@@ -13,10 +13,10 @@ _BLOCKS = range(20000, 32000, 4)
 
 
 class PortBlock:
-    """Three free ports, reserved until `close`, also while no server listens on them.
+    """Three free ports, reserved until `close`, even while no server listens on them.
 
-    A fourth port beside them stays bound as the mark of the reservation. The kernel lets only one
-    process have it and frees it when that process ends, so many can choose ports at the same time.
+    A fourth port next to them stays bound to mark the reservation. The kernel lets only one process
+    have it and frees it when that process ends, so many can choose ports at the same time.
 
     Raises:
         SandboxError: no block is free.
@@ -42,7 +42,7 @@ class PortBlock:
         )
 
     def close(self) -> None:
-        """Give the ports up."""
+        """Release the ports."""
         self._mark.close()
 
 

@@ -22,13 +22,13 @@ _INITDB_TIMEOUT_SECONDS = 120
 class PrivatePostgreSQL(PrivateServer):
     """A private cluster with the superuser `mirrorfeed` and a database of that name.
 
-    Its durability is that of a real server: fsync and the like are as PostgreSQL ships them.
+    Its durability is that of a real server: fsync and the like have PostgreSQL's defaults.
     `settings` are further server settings, for example {"log_min_duration_statement": "100"}.
     """
 
     _folder_prefix = "postgresql"
     _kind = "a private PostgreSQL"
-    # "Fast shutdown": SIGTERM would wait for clients to leave.
+    # "Fast shutdown": SIGTERM would wait until all clients disconnect.
     _shutdown_signal = signal.SIGINT
 
     def __init__(self, settings: Mapping[str, str] = {}) -> None:
@@ -48,7 +48,7 @@ class PrivatePostgreSQL(PrivateServer):
             # id is the last field of the seventh line.
             segment = lock_file.read_text().splitlines()[6].split()[-1]
             run(["ipcrm", "--shmem-id", segment], timeout_seconds=10)
-            # Without the file it cannot take another process that got the old id for itself.
+            # Otherwise it could take another process that got the old id for itself.
             lock_file.unlink()
 
     def _create(self, folder: PrivateFolder) -> None:
@@ -85,7 +85,7 @@ class PrivatePostgreSQL(PrivateServer):
             "port": str(folder.ports[0]),
             "unix_socket_directories": str(folder.path),
             "max_connections": "100",
-            # Files in the data folder, which go with it; the default leaves some in /dev/shm.
+            # Files in the data folder, removed with it; the default leaves some in /dev/shm.
             "dynamic_shared_memory_type": "mmap",
             **self._settings,
         }

@@ -16,7 +16,7 @@ _SHUTDOWN_TIMEOUT_SECONDS = 30
 
 
 class Throwaway(ABC):
-    """As a context manager it starts, and stops whatever happens."""
+    """As a context manager it starts, and stops no matter what happens."""
 
     @abstractmethod
     def start(self) -> None: ...
@@ -45,8 +45,8 @@ class PrivateServer(Throwaway):
     """A throwaway server from installed packages: own folder, own loopback ports, own processes.
 
     `name` is for people; `name` and `url` are valid once started. From the first `start` to `stop`
-    the port and the data stay, and `folder` holds the data and the logs; a shell that has changed
-    into it is ended with the server. As a context manager it starts and stops.
+    the port and the data stay. `folder` holds the data and the logs; a shell that has changed into
+    it is ended with the server. As a context manager it starts and stops.
     """
 
     name: str = ""
@@ -62,7 +62,7 @@ class PrivateServer(Throwaway):
     def start(self) -> None:
         """Start the server, with its data if it has any, and return when it answers.
 
-        Does nothing if it runs.
+        Does nothing if it is already running.
 
         Raises:
             SandboxError: it cannot be installed, ended at once, or does not answer within

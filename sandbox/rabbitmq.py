@@ -18,10 +18,10 @@ from sandbox.waiting import wait_until
 CONTROL_TIMEOUT_SECONDS = 60
 
 _CONF = {
-    # Limits that a small or a busy machine meets too; at either one the broker blocks publishers.
+    # Limits that suit a small or busy machine; beyond either one the broker blocks publishers.
     "vm_memory_high_watermark.absolute": "512MB",
     "disk_free_limit.absolute": "10MB",
-    # Quorum queues allocate this log at once; the default of 512 MB takes seconds to write.
+    # Quorum queues allocate this log up front; writing the default of 512 MB takes seconds.
     "raft.wal_max_size_bytes": "33554432",
     "log.console": "false",
     "log.file.level": "info",
@@ -47,8 +47,8 @@ class PrivateRabbitMQ(PrivateServer):
         """Runs rabbitmqctl on the node, as its administrator would; `typed` is its input.
 
         Raises:
-            SandboxError: it failed or did not end within 60 seconds; the message has what it
-                said. Or the node was never started.
+            SandboxError: it failed or did not end within 60 seconds; the message has its
+                output. Or the node was never started.
         """
         folder = self.folder
         if folder is None:
@@ -76,8 +76,8 @@ class PrivateRabbitMQ(PrivateServer):
         return folder.spawn([server], env=self._environment(folder))
 
     def _start_port_mapper(self, folder: PrivateFolder) -> None:
-        """A port mapper of its own, in the foreground: the one Erlang would start by itself is a
-        daemon that every node on the machine shares."""
+        """A port mapper of our own, in the foreground: the one Erlang would start by itself is a
+        daemon shared by every node on the machine."""
         start_port_mapper(folder, self._epmd_port(folder))
 
     def _epmd_port(self, folder: PrivateFolder) -> int:
@@ -86,7 +86,7 @@ class PrivateRabbitMQ(PrivateServer):
     def _environment(self, folder: PrivateFolder) -> dict[str, str]:
         path = folder.path
         return {
-            # Here Erlang makes its secret cookie, so that no other node can join this one.
+            # Erlang creates its secret cookie here, so that no other node can join this one.
             "HOME": str(path),
             "LANG": "C.UTF-8",
             "ERL_EPMD_ADDRESS": LOOPBACK,
@@ -95,9 +95,9 @@ class PrivateRabbitMQ(PrivateServer):
             "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
             "RABBITMQ_NODE_PORT": str(folder.ports[0]),
             "RABBITMQ_DIST_PORT": str(folder.ports[1]),
-            # Loading code is thousands of short turns between a scheduler and the threads for
-            # files. If these sleep at once, as RabbitMQ has it, a start on a virtual machine
-            # takes twice as long.
+            # Loading code means thousands of short turns between a scheduler and the file
+            # threads. If these sleep at once, which is RabbitMQ's default, a start on a virtual
+            # machine takes twice as long.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} +sbwtdio very_short"
             ),
@@ -126,7 +126,7 @@ class PrivateRabbitMQ(PrivateServer):
 
 
 def start_port_mapper(folder: PrivateFolder, port: int) -> None:
-    """Runs Erlang's port mapper, by which nodes find each other, in the folder.
+    """Runs Erlang's port mapper, through which nodes find each other, in the folder.
 
     Raises:
         TimeoutError: it does not listen within 10 seconds.

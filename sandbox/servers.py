@@ -1,7 +1,7 @@
 """Find a RabbitMQ and a PostgreSQL, or start throwaway ones.
 
-Each is decided on its own: the URL in the environment, else a container if an engine answers, else
-a private server from Debian's packages.
+Each is chosen separately: the URL in the environment, else a container if an engine answers, else a
+private server from Debian's packages.
 """
 
 import os
@@ -27,10 +27,10 @@ class Server(Protocol):
 
     @property
     def url(self) -> str:
-        """Where its clients connect to, with user and password; valid once it has started."""
+        """Where clients connect, with user and password; valid once it has started."""
 
     def start(self) -> None:
-        """Start it, where it had run before with its data and port; return when it answers."""
+        """Start it, with its data and port if it ran before; return when it answers."""
 
     def terminate(self) -> None:
         """Shut it down cleanly; its data stays."""
@@ -43,14 +43,14 @@ class Server(Protocol):
 
 
 class GivenServer:
-    """A server that runs already and is not ours: it is used, never started, stopped or killed."""
+    """A running server that is not ours: it is used, never started, stopped or killed."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         self.url = url
 
     def start(self) -> None:
-        """Do nothing: it runs."""
+        """Do nothing: it is running."""
 
     def stop(self) -> None:
         """Do nothing: it is left as it is."""
@@ -87,13 +87,13 @@ def prepare() -> None:
 
 
 def find_broker() -> AbstractContextManager[Server]:
-    """The RabbitMQ that MIRRORFEED_AMQP_URL names, else a throwaway one as by `own_broker`."""
+    """The RabbitMQ named by MIRRORFEED_AMQP_URL, else a throwaway one from `own_broker`."""
     url = os.environ.get(AMQP_URL)
     return nullcontext(GivenServer(f"RabbitMQ from {AMQP_URL}", url)) if url else own_broker()
 
 
 def find_database() -> AbstractContextManager[Server]:
-    """The PostgreSQL that MIRRORFEED_DATABASE_URL names, else one as by `own_database`."""
+    """The PostgreSQL named by MIRRORFEED_DATABASE_URL, else one from `own_database`."""
     url = os.environ.get(DATABASE_URL)
     return (
         nullcontext(GivenServer(f"PostgreSQL from {DATABASE_URL}", url)) if url else own_database()
@@ -102,7 +102,7 @@ def find_database() -> AbstractContextManager[Server]:
 
 @contextmanager
 def own_broker(extra_conf: Mapping[str, str] = {}) -> Iterator[Server]:
-    """A throwaway RabbitMQ, which may be killed; `extra_conf` are lines of rabbitmq.conf.
+    """A throwaway RabbitMQ that may be killed; `extra_conf` are lines of rabbitmq.conf.
 
     Raises:
         SandboxError: none can be started; the message names the remedy.
@@ -119,7 +119,7 @@ def own_broker(extra_conf: Mapping[str, str] = {}) -> Iterator[Server]:
 
 @contextmanager
 def own_database() -> Iterator[Server]:
-    """A throwaway PostgreSQL, which may be killed.
+    """A throwaway PostgreSQL that may be killed.
 
     Raises:
         SandboxError: none can be started; the message names the remedy.

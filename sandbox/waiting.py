@@ -1,11 +1,11 @@
-"""The one way in which the sandbox waits."""
+"""The one way the sandbox waits."""
 
 import time
 from collections.abc import Callable
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float, what: str) -> None:
-    """Return as soon as `condition` holds, asking ever more seldom, at least every 0.1 seconds.
+    """Return as soon as `condition` holds, checking less and less often, down to every 0.1 s.
 
     `what` completes the sentence "waited 60 s for ...".
 

@@ -1,4 +1,4 @@
-"""Events for tests, as short as a test wants to be."""
+"""Events for tests, in few words."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:
-    """An instant of a test's story."""
+    """An instant in a test's story, in seconds after START."""
     return START + timedelta(seconds=seconds)
 
 

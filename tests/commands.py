@@ -45,7 +45,7 @@ class Shell:
 
     @contextmanager
     def running(self, *command: str) -> Iterator["subprocess.Popen[str]"]:
-        """A service for the time of the block; it must end by SIGTERM, with 0, within 10 s.
+        """Runs a service during the block; on SIGTERM it must exit with 0 within 10 s.
 
         What it logged is added to an exception of the block.
         """

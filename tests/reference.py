@@ -1,4 +1,4 @@
-"""The plainest thing that computes what the contract's section 3 says, in memory."""
+"""The plainest way to compute branch states from events, in memory: what tests compare with."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def _state(attempts: dict[datetime, list[Envelope]]) -> BranchState:
 
 
 def _precedence(end: Envelope) -> tuple[datetime, bool, bool, str]:
-    """The later one holds; at one time completed; of two alike the one whose text sorts last."""
+    """The later outcome holds; then completed; then the one whose text sorts last."""
     event = end.event
     text = event.revision_id if isinstance(event, MirrorCompleted) else getattr(event, "reason", "")
     return end.time, isinstance(event, MirrorCompleted), text is not None, text or ""

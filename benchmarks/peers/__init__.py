@@ -1,1 +1,1 @@
-"""mirrorfeed beside Celery, Dramatiq, FastStream and a loop of pika's: `make bench-peers`."""
+"""mirrorfeed compared with Celery, Dramatiq, FastStream and a pika loop: `make bench-peers`."""

@@ -1,7 +1,7 @@
-"""Measure mirrorfeed beside its peers: `python -m benchmarks.peers`.
+"""Compare mirrorfeed with its peers: `python -m benchmarks.peers`.
 
-Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails if an event
-gets lost.
+Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails if an event is
+lost.
 """
 
 import math
@@ -67,7 +67,7 @@ def main() -> None:
 def _draw(
     name: str, unit: str, seen: Mapping[str, Seen], parts: Mapping[str, Callable[[Seen], float]]
 ) -> None:
-    """Horizontal bars, the parts of one side by side."""
+    """Horizontal bars, with the parts of each side by side."""
     figure = new_figure(7, 0.35 * len(seen) + 1)
     axes = figure.subplots()
     left = [0.0] * len(seen)

@@ -1,4 +1,4 @@
-"""Celery, a node of threads for each processor: `python -m benchmarks.peers.celery_peer`."""
+"""Celery, with a node of threads per processor: `python -m benchmarks.peers.celery_peer`."""
 
 import os
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ def handle(event: Event) -> None:
         apply(connection, event)
 
 
-# An exception would be acked: what was refused while the database is away is lost without this.
+# A task that raises is acked: without this, events are lost while the database is down.
 task = app.task(
     handle, name="apply", autoretry_for=[OperationalError], max_retries=None, retry_backoff=True
 )
@@ -60,6 +60,6 @@ def run_node(number: int) -> None:
 
 
 if __name__ == "__main__":
-    engine()  # so that no two threads make one; it connects on first use, after the fork
+    engine()  # here, so that no two threads create one; it connects on first use, after the fork
     # An idle node with threads takes ten seconds to notice SIGTERM.
     run_each(run_node, range(os.cpu_count() or 1), end=Process.kill)

@@ -1,4 +1,4 @@
-"""One run of one contestant: a backlog drained, wrong rows counted, events at an even pace."""
+"""One run of one contestant: drain a backlog, count wrong rows, take events at an even pace."""
 
 import os
 import sys
@@ -24,17 +24,17 @@ from mirrorfeed.consumer.database import open_engine
 from tests.builders import completed, failed, started
 
 MEMORY_SECONDS = 0.5
-"""How often memory is looked at: what is shorter may be missed."""
+"""How often memory is sampled: a shorter peak may be missed."""
 STOP_SECONDS = 20
 CALLS_PER_SECOND = 200
 QUICK_BRANCHES = 500
 STARTERS = range(BRANCHES - 50, BRANCHES)
-"""Branches whose events show that the consumer is there."""
+"""Branches whose events show that the consumer is running."""
 WARM_UP = 200
-"""Events before the ones that count, while all is connected and its code is loaded."""
+"""Events before those that count, until everything is connected and its code is loaded."""
 COUNTED = 1000
 Numbers = dict[str, float]
-"""By the columns below."""
+"""The results, by the columns below."""
 LIMITS: dict[str, Callable[[Stand, int], float]] = {
     "limit: pika takes and acks": take_raw,
     "limit: … and COPY of the bodies": drain_raw,
@@ -68,7 +68,7 @@ def _drained(events: int, seconds: float, meter: Meter) -> Numbers:
 
 
 def _drain(stand: Stand, contestant: Contestant) -> Numbers:
-    """From the first row that is seen committed until all are."""
+    """Measured from the first row seen committed until all of them are."""
     batch = publications(contestant.backlog)
     last = last_outcomes(batch)
     with _consuming(stand, contestant, batch) as consumer:
@@ -86,8 +86,8 @@ def _drain(stand: Stand, contestant: Contestant) -> Numbers:
 
 
 def _wrong_rows(stand: Stand, contestant: Contestant) -> int:
-    """Of QUICK_BRANCHES, each of which is mirrored and then fails, its four events side by side:
-    how many end with a row that the worker's own statement would change."""
+    """QUICK_BRANCHES branches are each mirrored and then fail, with their four events side by side.
+    Returns how many end with a row that the worker's own statement would change."""
     batch = _mirrored(range(1, QUICK_BRANCHES + 1), and_failed=True)
     with _consuming(stand, contestant, batch) as consumer:
         watch(consumer, lambda: _committed(stand) == len(batch))
@@ -101,7 +101,7 @@ def _wrong_rows(stand: Stand, contestant: Contestant) -> int:
 
 
 def _delays(stand: Stand, contestant: Contestant) -> list[float]:
-    """The milliseconds of each event that counts, from when its publication was due until it was
+    """For each event that counts, the milliseconds from when its publication was due until it was
     seen committed."""
     starters = _mirrored(STARTERS)
     branch_ids = range(1, (WARM_UP + COUNTED) // 2 + 1)
@@ -130,7 +130,7 @@ def _committed(stand: Stand) -> int:
 
 
 def _mirrored(branch_ids: range, and_failed: bool = False) -> list[Publication]:
-    """One branch after the other is mirrored, and then it fails."""
+    """Each branch in turn is mirrored, and then fails."""
     return [
         publication(each)
         for branch_id in branch_ids
@@ -145,7 +145,7 @@ def _mirrored(branch_ids: range, and_failed: bool = False) -> list[Publication]:
 def _consuming(
     stand: Stand, contestant: Contestant, batch: Sequence[Publication]
 ) -> Iterator[Process]:
-    """Consumes what was published before. Leaves no process behind, whatever happens."""
+    """Consumes the events published before. Leaves no process behind, whatever happens."""
     stand.clear()
     forget_peers(stand)
     if contestant.module is None:
@@ -172,7 +172,7 @@ def _consuming(
 
 
 def forget_peers(stand: Stand) -> None:
-    """Deletes what they have declared, if anything."""
+    """Deletes everything that the contestants declared."""
     with stand.channel() as channel:
         for other in OTHERS:
             for queue in other.queues:

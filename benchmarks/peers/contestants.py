@@ -1,7 +1,7 @@
-"""Who is compared: how each is started, and what publishes for it.
+"""The contestants: how each is started, and what publishes for it.
 
-A new one is an entry here and a module that consumes when its command is run. The addresses of the
-servers are in its environment, as for `mirror-consumer`.
+To add one, add an entry here and a module that consumes when its command is run. The addresses of
+the servers are in its environment, as they are for `mirror-consumer`.
 """
 
 import os
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CELERY_DELAYS = tuple(f"celery_delayed_{level}" for level in range(28))
-"""Queues and exchanges that a node declares for tasks to be run later."""
+"""Queues and exchanges that a node declares for tasks that run later."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something that takes events from queues to rows."""
+    """Something that turns events in queues into rows."""
 
     name: str
     command: Sequence[str]
     backlog: int
-    """Events that keep it busy for five to ten seconds on two processors."""
+    """As many events as keep it busy for five to ten seconds on two processors."""
     module: str | None = None
-    """Whose `publish` is its client; None if it takes from our queues what our client publishes."""
+    """The module whose `publish` is its client; None if our client publishes for it."""
     queues: Sequence[str] = ()
-    """Those that it declares itself, and the exchanges."""
+    """The queues and exchanges that it declares itself."""
     exchanges: Sequence[str] = ()
 
 

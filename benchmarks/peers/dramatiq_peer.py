@@ -14,11 +14,11 @@ from mirrorfeed.contract import environment
 
 QUEUE = "peer.dramatiq"
 THREADS = 8
-"""What its command starts in each process unless told otherwise."""
+"""What its command starts in each process by default."""
 
 
 class QuorumBroker(RabbitmqBroker):
-    """It declares classic queues and has no setting for it; so its users override this."""
+    """It declares classic queues and has no setting to change that, so its users override this."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}

@@ -1,6 +1,6 @@
 """FastStream on RabbitMQ, coroutines over asyncpg: `python -m faststream run …faststream_peer:app`.
 
-A process handles as many events at a time as it may have in hand.
+A process handles as many events at a time as its prefetch allows.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ PREFETCH = 20
 broker = RabbitBroker(
     os.environ[environment.AMQP_URL],
     default_channel=Channel(prefetch_count=PREFETCH, on_return_raises=True),
-    apply_types=False,  # no validation: the handler takes what the JSON parser gives
-    logger=None,  # else it logs two lines an event
+    apply_types=False,  # no validation: the handler takes the JSON parser's result
+    logger=None,  # otherwise it logs two lines per event
 )
 app = FastStream(broker, logger=None)
 engine = create_async_engine(database_url("asyncpg"), pool_size=PREFETCH)
@@ -32,7 +32,7 @@ async def handle(event: Event) -> None:
         await connection.run_sync(apply, event)
 
 
-# By default an event whose handler raised is rejected, which is to say lost.
+# By default, an event whose handler raises is rejected, and so lost.
 broker.subscriber(QUEUE, ack_policy=AckPolicy.NACK_ON_ERROR)(handle)
 
 

@@ -1,6 +1,7 @@
 """What a good engineer writes for one message: a transaction of two statements, safe to repeat.
 
-The branch row is touched only where the attempt's row changed, and by nothing older than it shows.
+The branch row is touched only if the attempt's row changed, and never by anything older than it
+shows.
 """
 
 import os
@@ -18,7 +19,7 @@ from mirrorfeed.consumer.tables import MirrorAttempt
 from mirrorfeed.contract import environment
 
 Event = dict[str, Any]
-"""A CloudEvent, as the JSON parser gives it."""
+"""A CloudEvent, as the JSON parser returns it."""
 Step = tuple[Executable, dict[str, Any]]
 
 _upsert = insert(MirrorAttempt)
@@ -59,14 +60,14 @@ def database_url(driver: str) -> URL:
 
 
 def apply(connection: Connection, event: Event) -> None:
-    """Within the caller's transaction."""
+    """Runs within the caller's transaction."""
     first, then = _steps(event)
     if connection.execute(*first).rowcount and then:
         connection.execute(*then)
 
 
 def _steps(event: Event) -> tuple[Step, Step | None]:
-    """What is done, and what is done if that changed something."""
+    """The first statement, and the one to run if that changed something."""
     kind, data = event["type"], event["data"]
     started_at = datetime.fromisoformat(data["started_at"])
     if kind == "script.run":
@@ -94,7 +95,7 @@ def run_each(
     arguments: Iterable[Any],
     end: Callable[[Process], None] = Process.terminate,
 ) -> None:
-    """Runs `target` with each of the arguments in a process of its own; SIGTERM ends them all."""
+    """Runs `target` with each of the arguments, each in its own process; SIGTERM ends them all."""
     nodes = [Process(target=target, args=[argument]) for argument in arguments]
     for node in nodes:
         node.start()

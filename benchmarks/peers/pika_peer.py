@@ -1,6 +1,6 @@
-"""The loop one writes with pika alone, one for each queue: `python -m benchmarks.peers.pika_peer`.
+"""The loop you would write with pika alone, one per queue: `python -m benchmarks.peers.pika_peer`.
 
-It takes from our partition queues, and so keeps the order of each branch.
+It consumes our partition queues, and so keeps the order of each branch.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What processes take: a consumer with its children, a server with its helpers."""
+"""What processes use: a consumer with its children, a server with its helpers."""
 
 from contextlib import suppress
 
@@ -21,14 +21,14 @@ class Meter:
         self._before = list(map(_cpu_seconds, self._roots))
 
     def read(self, events: int) -> list[float]:
-        """Seconds since then for 1,000 of the events: the consumer's, the broker's, the database's;
-        NaN for a server that is not a process of this machine."""
+        """Seconds since then per 1,000 events: the consumer's, the broker's, the database's. NaN
+        for a server that does not run on this machine."""
         now = map(_cpu_seconds, self._roots)
         return [1000 * (end - begin) / events for begin, end in zip(self._before, now, strict=True)]
 
 
 def megabytes(root: int) -> float:
-    """PSS, in MB of 10^6 bytes: of memory that n processes share, each counts the nth part."""
+    """PSS, in MB of 10^6 bytes: memory shared by n processes counts one nth for each."""
     size = 0
     for process in family_of(psutil.Process(root)):
         with suppress(psutil.NoSuchProcess):
@@ -37,12 +37,12 @@ def megabytes(root: int) -> float:
 
 
 def _listener(port: int) -> psutil.Process | None:
-    """The server that listens on the port, and no proxy of a container's."""
+    """The server that listens on the port; a container engine's proxy does not count."""
     for connection in psutil.net_connections("tcp"):
         is_listening = connection.status == psutil.CONN_LISTEN
         if is_listening and connection.laddr.port == port and connection.pid is not None:
             process = psutil.Process(connection.pid)
-            # A server's child has what its parent listens on until it closes that.
+            # A server's child shares its parent's listening socket until it closes it.
             while (parent := process.parent()) and parent.name() == process.name():
                 process = parent
             if process.name().startswith(SERVER_NAMES):
@@ -51,7 +51,7 @@ def _listener(port: int) -> psutil.Process | None:
 
 
 def _cpu_seconds(root: psutil.Process | None) -> float:
-    """Of the process and its descendants since they began, those included that have ended."""
+    """Used by the process and its descendants since they started, ended ones included."""
     if root is None:
         return float("nan")
     seconds = 0.0
@@ -63,7 +63,7 @@ def _cpu_seconds(root: psutil.Process | None) -> float:
 
 
 def family_of(root: psutil.Process) -> list[psutil.Process]:
-    """It and all its descendants; none if it has ended."""
+    """The process and all its descendants; empty if it has ended."""
     with suppress(psutil.NoSuchProcess):
         return [root, *root.children(recursive=True)]
     return []

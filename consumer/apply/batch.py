@@ -1,7 +1,8 @@
 """One batch, one transaction. Knows no AMQP.
 
-The rows are a pure function of the set of events, so a batch may be applied twice, split otherwise
-or come late: attempts are upserted under their natural key, and branch rows computed from attempts.
+The rows are a pure function of the set of events, so a batch may be applied twice, split
+differently or come late: attempts are upserted under their natural key, and branch rows are
+computed from attempts.
 """
 
 from collections import Counter
@@ -48,7 +49,7 @@ from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, un
 from mirrorfeed.contract.events import Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 
-# So that a deferred constraint names its offender, not only at the commit.
+# So that a deferred constraint is checked before the commit, while its offender can be found.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
 TRY_EACH = text("""
@@ -56,18 +57,18 @@ TRY_EACH = text("""
 """)
 
 PIECE = 16
-"""Events that are tried together before each is by itself: most batches have few offenders."""
+"""Events tried together before each is tried alone: most batches have few offenders."""
 
 Applicable = tuple[Message, Envelope]
-"""A message that may be applied, and what it says."""
+"""A message that can be applied, and its content."""
 Dead = tuple[Message, Rejection]
 """A message that cannot be applied, and why."""
 Writing = Callable[[Sequence[Applicable]], list[Statement]]
-"""By which statements events are written."""
+"""Turns events into the statements that write them."""
 
 
 class Tally(Struct, frozen=True):
-    """What became of a batch."""
+    """How many messages of a batch were applied, and how many buried."""
 
     applied: int
     buried: Counter[Reason]
@@ -84,7 +85,7 @@ class Applier:
         """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable if one
         cannot run.
 
-        What is subscribed to while the database cannot take it only goes back and forth.
+        Subscribing while the database cannot take anything would only send messages back and forth.
         """
         try:
             with self._engine.begin() as connection:
@@ -135,8 +136,8 @@ class Applier:
 
 
 def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dead]:
-    """Applies what can be applied, within the caller's transaction, and returns what cannot; all of
-    it is noted as having arrived.
+    """Applies what can be applied, within the caller's transaction, and returns the rest. All of it
+    is noted as having arrived.
 
     Raises DBAPIError if the database is in trouble.
     """
@@ -153,7 +154,7 @@ def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dea
 def _sift(
     connection: Connection, messages: Iterable[Message]
 ) -> tuple[list[Applicable], list[Dead]]:
-    """Locks the batch's branches; what is to be applied, and what cannot be."""
+    """Locks the batch's branches; returns what can be applied, and what cannot."""
     registered = lock_branches(connection, branch_ids_of(messages))
     events: list[Applicable] = []
     dead: list[Dead] = []
@@ -175,17 +176,17 @@ def _sift(
 
 
 def _shortcut(events: Sequence[Applicable]) -> list[Statement]:
-    """All that the events do, at the price of what changes, not of what is there."""
+    """Everything that the events do; the cost depends on what changes, not on what is there."""
     return [(CHECK_CONSTRAINTS, {}), *_inserts(events, APPLY_ATTEMPTS)]
 
 
 def _writes(events: Sequence[Applicable]) -> list[Statement]:
-    """The same step by step, so that each event can be tried by itself."""
+    """The same, step by step, so that each event can be tried alone."""
     return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
 
 
 def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS) -> list[Statement]:
-    """The rows that the events insert; of each attempt what holds in the end."""
+    """Inserts the events' rows; if several are about one attempt, the one that holds."""
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
     for _, envelope in events:
@@ -209,15 +210,15 @@ def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS)
 
 
 def _projections(events: Sequence[Applicable]) -> list[Statement]:
-    """The branches that are computed from all that is known of them."""
+    """Computes the events' branches from all their attempts."""
     branch_ids = sorted(branch_ids_of(message for message, _ in events))
     return [(PROJECT_BRANCHES, {"branch_ids": branch_ids})] if branch_ids else []
 
 
 def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
-    """Runs the statements, or none if the database refuses one; returns whether it took them.
+    """Runs all the statements, or none if the database refuses one; returns whether it took them.
 
-    In one round trip, which is most of what a few rows cost; in another if something came late.
+    In one round trip, which is most of the cost of a few rows; if something came late, in two.
     """
     prepare(connection)
     script = as_trial(tuple((statement, *given) for statement, given in statements))
@@ -239,12 +240,12 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
 
 
 def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]:
-    """Writes what the database accepts and returns what it does not.
+    """Writes what the database accepts and returns the rest.
 
-    It mostly refuses a row that an event inserts, and that is found out without computing any
-    branch. Only if it refuses what follows from the rows, each event is tried with all it does.
+    Usually it refuses a row that an event inserts, and no branch needs to be computed to find out
+    which. Only if it refuses what follows from the rows is each event tried with all its effects.
     """
-    # Offenders are often of one branch, and so side by side.
+    # Offenders often belong to one branch: sorting puts them side by side.
     events = sorted(events, key=lambda event: event[1].event.partition_key)
     trial = connection.begin_nested()
     dead = _try_pieces(connection, events, _inserts)
@@ -272,7 +273,7 @@ def _try_pieces(
 def _try_each(
     connection: Connection, pieces: Sequence[Sequence[Applicable]], writing: Writing
 ) -> list[tuple[Sequence[Applicable], str]]:
-    """Writes each piece by itself, all in one round trip; returns those refused, and why."""
+    """Writes each piece separately, all in one round trip; returns those refused, and why."""
     cursor: Any = connection.connection.cursor()
     scripts = [as_script(writing(piece), cursor.mogrify) for piece in pieces]
     cursor.close()

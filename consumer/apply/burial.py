@@ -1,4 +1,7 @@
-"""Burying: a message that cannot be applied is kept whole, with why, in the same transaction."""
+"""Burying: keeping a message that cannot be applied, whole and with the reason.
+
+It happens in the transaction that applies the rest of the batch.
+"""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ MAX_ATTEMPTS = 2**31 - 1
 _insert = insert(DeadLetter)
 _is_resolved = or_(
     DeadLetter.state == "discarded",
-    # The message as it was is a duplicate of what was put right and applied.
+    # The original message is a duplicate of the corrected one that was applied.
     and_(DeadLetter.state == "replayed", DeadLetter.original_body.is_not(None)),
 )
 _is_edited = DeadLetter.original_body.is_not(None)
@@ -29,7 +32,7 @@ _bury = _insert.on_conflict_do_update(
         ),
         "reason": case((_is_edited, DeadLetter.reason), else_=_insert.excluded.reason),
         "detail": case((_is_edited, DeadLetter.detail), else_=_insert.excluded.detail),
-        # What was replayed before, and now cannot be applied any more, is dead again.
+        # A letter that was replayed, and can no longer be applied, is dead again.
         "state": case((_is_resolved, DeadLetter.state), else_="dead"),
         "resolved_at": case((_is_resolved, DeadLetter.resolved_at), else_=null()),
     },
@@ -37,7 +40,7 @@ _bury = _insert.on_conflict_do_update(
 
 
 def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -> None:
-    """One row a distinct body, however often it was delivered before or within `letters`."""
+    """Keeps one row per distinct body, however often it came before or is in `letters`."""
     rows: dict[bytes, dict[str, Any]] = {}
     for message, rejection in letters:
         counted = rows[message.body]["attempts"] if message.body in rows else 0
@@ -53,17 +56,17 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
             "attempts": counted + message.deliveries,
         }
     if rows:
-        # In one order everywhere, so that two workers burying the same cannot deadlock.
+        # Always in the same order, so that two workers burying the same messages cannot deadlock.
         connection.execute(_bury, [rows[body] for body in sorted(rows)])
 
 
 def detail_of(rejection: Rejection) -> str:
-    """What the letter says, as PostgreSQL can hold it."""
+    """The rejection's detail in a form that PostgreSQL can store."""
     return str(storable(rejection.detail))[:MAX_DETAIL_LENGTH]
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """The value as jsonb can hold it: no NUL, no bytes, no numbers that are none, no abyss."""
+    """The value in a form that jsonb can store: no NUL, no bytes, no NaN, no bottomless nesting."""
     match value:
         case str():
             return value.replace("\0", "\ufffd").encode(errors="replace").decode()

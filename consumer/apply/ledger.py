@@ -1,9 +1,9 @@
-"""Which numbered events have arrived, by source: what shows that nothing was lost.
+"""Which numbered events have arrived, by source: the evidence that nothing was lost.
 
-A source numbers its events 1, 2, 3 … without holes. Whoever commits a batch notes the numbers in
-it (RECORD), which is an insert and waits for nobody. Now and then one worker merges the notes
-into ranges (`fold`), so that the ledger's size follows what is missing, not what has passed.
-`audit` reads both, and so is right whether and whenever anybody folds.
+A source numbers its events 1, 2, 3 … without gaps. The transaction of each batch notes its numbers
+(RECORD), which is an insert and waits for nobody. Now and then one worker merges the notes into
+ranges (`fold`), so that the ledger grows with what is missing, not with what has passed. `audit`
+reads both, and so is right whether or not anybody has folded.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from mirrorfeed.consumer.apply.message import Message
 FOLD_LOCK = 0x6C6564676572  # "ledger" in ASCII
 PIECE_NOTES = 2000
 PIECE_BYTES = 64 * 1024
-"""Notes that are folded in one transaction: so many, or those with so many bytes of numbers."""
+"""The most notes, and the most bytes of numbers in them, that one transaction folds."""
 
 RECORD = text("""
     INSERT INTO ledger_arrival (source, sequences)
@@ -29,9 +29,9 @@ TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({FOLD_LOCK})")
 
 
 def _islands(piece: str, island: str) -> str:
-    """Gaps and islands: the pieces of each source, with those that overlap or touch made one.
+    """Gaps and islands: joins those pieces of each source that overlap or touch.
 
-    A piece begins an island if it does not touch what came before it.
+    A piece starts an island if it does not touch anything before it.
     """
     return f"""
     {island}_begun AS (
@@ -54,9 +54,9 @@ def _islands(piece: str, island: str) -> str:
     """
 
 
-# Only the ranges that the notes change are read and written: however many holes there are between
-# them, each island of numbers finds what it touches in the index. What is noted a second time
-# changes none. The size of an array is that of its stored form, which need not be unpacked for it.
+# Only the ranges that the notes change are read and written: no matter how many gaps lie between
+# them, each island of numbers finds what it touches through the index. A number noted again changes
+# no range. An array's size is that of its stored form, so measuring it does not unpack it.
 FOLD = text(f"""
     WITH waiting AS (
         SELECT place, sum(size_bytes) OVER (ORDER BY place) - size_bytes AS bytes_before
@@ -114,7 +114,7 @@ FOLD = text(f"""
     SELECT count(*) FROM taken
 """)
 
-# What is missing below an island is so since the first arrival of anything above it.
+# A number counts as missing since the first arrival of anything above it.
 AUDIT = text(f"""
     WITH piece AS (
         SELECT source, first, last, recorded_at
@@ -137,7 +137,10 @@ COUNT_DEAD = text("""
 
 
 class MissingRange(Struct, frozen=True):
-    """Numbers that have not arrived, both ends included, though higher ones have for so long."""
+    """Numbers that have not arrived, both ends included, although higher ones have.
+
+    `missing_seconds` is how long ago the first of the higher ones arrived.
+    """
 
     first: int
     last: int
@@ -145,7 +148,7 @@ class MissingRange(Struct, frozen=True):
 
 
 class SourceAccount(Struct, frozen=True):
-    """What is known of one source's events."""
+    """What is known about one source's events."""
 
     source: str
     highest: int
@@ -177,10 +180,10 @@ def arrivals_of(messages: Iterable[Message]) -> str | None:
 
 
 def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:
-    """Merges what was noted into ranges, until nothing is left to merge or `until` says so; False
-    if another worker is doing just that.
+    """Merges the notes into ranges until none are left or `until` returns True. Returns False if
+    another worker is folding at the moment.
 
-    It goes on in pieces, each a short transaction that nobody waits for.
+    It works in pieces, each a short transaction that nobody waits for.
     """
     while folded := fold_piece(engine):
         if until():
@@ -189,7 +192,7 @@ def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:
 
 
 def fold_piece(engine: Engine) -> int | None:
-    """Merges some of the notes, and returns how many; None if another worker is doing just that."""
+    """Merges some of the notes, and returns how many; None if another worker is folding."""
     with engine.begin() as connection:
         if not connection.scalar(TRY_LOCK):
             return None
@@ -200,8 +203,8 @@ def fold_piece(engine: Engine) -> int | None:
 def audit(connection: Connection, *, grace_seconds: float = 0.0) -> list[SourceAccount]:
     """Every numbered source's account, by name.
 
-    What is missing for less than `grace_seconds` may still be on its way, and does not count.
-    That the latest events of a source never arrived, only its publisher's status can show.
+    A number missing for less than `grace_seconds` may still be on its way, and does not count.
+    If a source's latest events never arrived, only its publisher's status can show that.
     """
     dead = {row.source: row.dead for row in connection.execute(COUNT_DEAD)}
     islands: dict[str, list[tuple[int, int, float]]] = {}

@@ -1,6 +1,6 @@
-"""What a branch's attempts say of it: attempts are upserted, and branch rows computed from them.
+"""What a branch's attempts say about it: attempts are upserted, and branch rows computed from them.
 
-The applier, replay, takeover and rebuild all compute a branch by these statements, and by no other.
+The applier, replay, takeover and rebuild all compute branches with these statements, and no others.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, MirrorStar
 
 
 class Attempt(Struct, frozen=True, gc=False):
-    """What is said of one attempt: a row of `mirror_attempt`."""
+    """What is said about one attempt: a row of `mirror_attempt`."""
 
     branch_id: int
     started_at: datetime
@@ -24,16 +24,16 @@ class Attempt(Struct, frozen=True, gc=False):
     failure_reason: str | None = None
 
     def supersedes(self, known: "Attempt | None") -> bool:
-        """Whether it says more than what is known, as UPSERT decides it too."""
+        """Whether it says more than is known. UPSERT decides in the same way."""
         return known is None or (
             self.outcome is not None and (known.outcome is None or self.rank() > known.rank())
         )
 
     def rank(self) -> tuple[datetime, bool, bool, str]:
-        """Of two outcomes the one of higher rank holds, as UPSERT decides it too.
+        """Of two outcomes the one with the higher rank holds. UPSERT decides in the same way.
 
-        The contract orders by time, then completed before failed; that two outcomes of one kind at
-        one time differ is settled by their text, so that the order of arrival never matters.
+        The contract orders by time, then ranks completed above failed. If two outcomes of the same
+        kind and time differ, their text decides, so that the order of arrival never matters.
         """
         told = self.failure_reason if self.outcome == "failed" else self.revision_id
         finished_at = self.finished_at or self.started_at
@@ -41,7 +41,7 @@ class Attempt(Struct, frozen=True, gc=False):
 
 
 def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
-    """What one event says of its attempt."""
+    """What one event says about its attempt."""
     match event:
         case MirrorCompleted(branch_id, started_at, revision_id):
             return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
@@ -51,7 +51,7 @@ def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFa
             return Attempt(event.branch_id, event.started_at)
 
 
-# Locks are taken in the order of the ids, by every transaction, so that none waits in a circle.
+# Every transaction takes its locks in the order of the ids, so that none deadlock.
 LOCK_BRANCHES = text("""
     SELECT id FROM branch WHERE id = ANY(CAST(:branch_ids AS bigint[]))
     ORDER BY id FOR NO KEY UPDATE
@@ -59,14 +59,14 @@ LOCK_BRANCHES = text("""
 
 
 def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
-    """Locks those of the branches that are registered, and returns them."""
+    """Locks the branches that are registered, and returns their ids."""
     if not branch_ids:
         return set()
     return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
 
 
 def _rank(of: str) -> str:
-    """The columns by which one outcome holds rather than another: `Attempt.rank`."""
+    """The columns that decide which of two outcomes holds: `Attempt.rank`."""
     told = f"coalesce({of}.revision_id, {of}.failure_reason)"
     return f"""
         {of}.finished_at,
@@ -98,13 +98,13 @@ UPSERT_ATTEMPTS = text(UPSERT)
 
 
 def upsert_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None:
-    """Adds what is new of the attempts, no two of which may be the same one."""
+    """Adds what is new in the attempts. No attempt may be given twice."""
     document = msgspec.json.encode(attempts).decode()
     connection.execute(UPSERT_ATTEMPTS, {"attempts": document})
 
 
-# How much is said of an attempt, in order of what is given, and how much of it is known, as UPSERT
-# compares them; 0 for an attempt that is not known.
+# For each given row, in order: how much it says about its attempt, and how much is known about that
+# attempt, as UPSERT compares them; 0 for an attempt that is not known.
 RANK_ATTEMPTS = text(f"""
     WITH said AS (
         SELECT * FROM ROWS FROM (json_to_recordset(CAST(:said AS json)) AS ({COLUMNS}))
@@ -182,7 +182,7 @@ PROJECT_BRANCHES = text("""
 
 
 def project_branches(connection: Connection, branch_ids: Sequence[int]) -> None:
-    """Computes the rows of these branches from all that is known of their attempts."""
+    """Computes the rows of these branches from all their attempts."""
     connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
 
 
@@ -190,10 +190,10 @@ IS_FAILURE = """
     is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
 """
 
-# Both at once, for a batch: the row as it was, and what changes from the first changed attempt on,
-# say all of a branch whose last success began before that. However many attempts it has, or
-# failures, none of them is read. Returns the other branches, of which something came late: these
-# PROJECT_BRANCHES must compute.
+# Does both at once for a batch. If a branch's last success began before its first changed attempt,
+# the old row and the attempts from there on are enough to compute the new row. However many earlier
+# attempts or failures the branch has, none are read. Returns the other branches, for which
+# something came late: PROJECT_BRANCHES must compute these.
 APPLY_ATTEMPTS = text(f"""
     WITH changed AS (
         {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
@@ -204,7 +204,7 @@ APPLY_ATTEMPTS = text(f"""
     recent AS (
         SELECT *, true AS is_so, false AS was_failed FROM changed
         UNION ALL
-        -- As it was before: a statement does not see its own changes.
+        -- The rows as they were before: a statement does not see its own changes.
         SELECT known.*,
             (known.branch_id, started_at) NOT IN (SELECT branch_id, started_at FROM changed),
             outcome IS NOT DISTINCT FROM 'failed'
@@ -212,7 +212,7 @@ APPLY_ATTEMPTS = text(f"""
             SELECT branch_id, started_at, outcome, revision_id, failure_reason
             FROM mirror_attempt
             WHERE branch_id = touched.branch_id AND started_at >= touched.first
-            OFFSET 0  -- by its index, branch by branch
+            OFFSET 0  -- to use the index, branch by branch
         ) known
     ),
     dated AS (
@@ -240,7 +240,7 @@ APPLY_ATTEMPTS = text(f"""
             last_mirrored_id =
                 CASE WHEN success_at IS NULL THEN last_mirrored_id ELSE revision_id END,
             mirror_failures = failures + CASE
-                -- Not below 0, whoever changed the row by hand.
+                -- Not below 0, even if somebody changed the row by hand.
                 WHEN success_at IS NULL THEN greatest(0, mirror_failures - failures_before)
                 ELSE 0
             END,

@@ -1,1 +1,1 @@
-"""The branch table: who is registered, and what is known of each branch and script."""
+"""The branch table: its rows, and what is known about each branch and script."""

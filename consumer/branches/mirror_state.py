@@ -1,4 +1,4 @@
-"""The mirror columns of branches, before something and after it."""
+"""The mirror columns of branches, before and after a change."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ MIRROR_COLUMNS = (
 
 
 class Difference(Struct, frozen=True):
-    """A branch whose mirror columns something has changed, or would."""
+    """A branch whose mirror columns changed, or would change."""
 
     branch_id: int
     before: MirrorState
@@ -37,7 +37,7 @@ class Difference(Struct, frozen=True):
 
 
 def mirror_states(connection: Connection, branch_ids: Collection[int]) -> dict[int, MirrorState]:
-    """The mirror columns of those of the branches that are registered, by id."""
+    """The mirror columns by branch id, for those branches that are registered."""
     rows = connection.execute(
         select(Branch.id, *MIRROR_COLUMNS).where(Branch.id.in_(branch_ids)).order_by(Branch.id)
     )

@@ -1,4 +1,4 @@
-"""Checking the branch table against its attempts, and forgetting what can no longer matter."""
+"""Computing branch rows from all their attempts, as a check and as a cure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,11 +11,11 @@ from mirrorfeed.consumer.errors import UnknownBranches
 from mirrorfeed.consumer.tables import Branch
 
 CHUNK = 1000
-"""Rows in one transaction: what others may have to wait for."""
+"""Rows in one transaction; others may have to wait for these."""
 
 
 class Rebuilt(Struct, frozen=True):
-    """How many branch rows were looked at, and those that were not what their attempts say."""
+    """How many branch rows were checked, and those that were not what their attempts say."""
 
     checked: int
     differed: list[Difference]
@@ -26,7 +26,7 @@ def rebuild(
 ) -> Rebuilt:
     """Computes the rows of these branches, or of all, from their attempts.
 
-    Raises UnknownBranches, having changed nothing, where one is not registered.
+    Raises UnknownBranches, having changed nothing, if one is not registered.
     """
     checked = 0
     differed: list[Difference] = []

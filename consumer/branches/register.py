@@ -1,4 +1,4 @@
-"""Registering branches: an event about any other goes to `dead_letter`."""
+"""Registering branches. An event about any other branch goes to `dead_letter`."""
 
 import csv
 import re
@@ -23,7 +23,7 @@ STATE_COLUMNS = set(KnownState.__struct_fields__)
 
 
 class NewBranch(Struct, frozen=True):
-    """A branch to register. Raises InvalidEvent for what cannot be one."""
+    """A branch to register. Raises InvalidEvent for values that no branch can have."""
 
     id: int
     unique_name: str
@@ -39,9 +39,9 @@ class NewBranch(Struct, frozen=True):
 
 
 def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
-    """Registers those that are not yet, and returns how many they were.
+    """Registers the branches that are new, and returns how many there were.
 
-    Raises BranchConflict, having registered none, where one of them is not what is registered.
+    Raises BranchConflict, having registered none, if one differs from what is registered.
     """
     known = connection.execute(
         select(Branch.id, Branch.unique_name, Branch.url).where(
@@ -63,7 +63,9 @@ def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
             new.append(branch)
             by_id[branch.id] = by_name[branch.unique_name] = branch
         elif not _is_same(branch, other):
-            conflicts.append(f"branch {_shown(branch)}: registered is {_shown(other)}")
+            conflicts.append(
+                f"branch {_shown(branch)} conflicts with registered branch {_shown(other)}"
+            )
     if conflicts:
         raise BranchConflict("\n".join(conflicts))
     if new:
@@ -73,12 +75,14 @@ def register(connection: Connection, branches: Sequence[NewBranch]) -> int:
                 [{"id": each.id, "unique_name": each.unique_name, "url": each.url} for each in new],
             )
         except IntegrityError as error:
-            raise BranchConflict(f"registered by somebody else: {first_line(error)}") from error
+            raise BranchConflict(
+                f"somebody else registered one meanwhile: {first_line(error)}"
+            ) from error
     return len(new)
 
 
 def read_branches(path: Path) -> list[NewBranch]:
-    """Reads CSV with a heading: id, unique_name and, if you like, url and the mirror columns of the
+    """Reads CSV with a heading: id, unique_name and, optionally, url and the mirror columns of the
     branch table, which are taken over. Raises BadBranchFile."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -103,7 +107,7 @@ def _parse(path: Path, rows: "csv.DictReader[str]") -> Iterator[NewBranch]:
     heading = set(rows.fieldnames or ())
     if not {"id", "unique_name"} <= heading <= COLUMNS | STATE_COLUMNS:
         raise BadBranchFile(
-            f"{path} must begin with a heading of id, unique_name and perhaps url,"
+            f"{path} must begin with a heading of id, unique_name and optionally url,"
             f" {', '.join(KnownState.__struct_fields__)};"
             f" got {shown(','.join(rows.fieldnames or ()))}"
         )

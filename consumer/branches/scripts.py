@@ -1,4 +1,4 @@
-"""What scripts have run, and which should have."""
+"""Which scripts have run, and which should have."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,8 +10,8 @@ from sqlalchemy import Connection, text
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 
-# Hops from one (name, hostname) to the next in the unique index, and takes the end of each: the
-# cost follows how many scripts there are, not how often they have run.
+# Hops from one (name, hostname) to the next in the unique index, taking the last run of each: the
+# cost depends on how many scripts there are, not on how often they have run.
 LAST_RUNS = text("""
     WITH RECURSIVE script AS (
         (
@@ -35,7 +35,7 @@ LAST_RUNS = text("""
     ORDER BY name, hostname
 """)
 
-# Runs may overlap, and so the last one to start need not be the last one to complete.
+# Runs may overlap, so the last one to start need not be the last one to complete.
 LAST_COMPLETED = text("""
     SELECT (
         SELECT max(date_completed) FROM script_activity
@@ -59,7 +59,7 @@ class Watched(Struct, frozen=True):
 
     @classmethod
     def parse(cls, value: str) -> "Watched":
-        """Reads HOST:SCRIPT, where the first colon divides. Raises ValueError."""
+        """Reads HOST:SCRIPT, split at the first colon. Raises ValueError."""
         hostname, colon, name = value.partition(":")
         if not (hostname and colon and name):
             raise ValueError(f"{shown(value)} is not HOST:SCRIPT, such as vostok:branch-puller")
@@ -70,19 +70,19 @@ class Watched(Struct, frozen=True):
 
 
 class Sighting(Struct, frozen=True):
-    """When a run of a script last completed; None where there was none."""
+    """When a run of a script last completed; None if there was none."""
 
     script: Watched
     last_seen: datetime | None
     age_seconds: float | None
     has_run: bool
-    """Whether that is recent enough."""
+    """Whether that was recent enough."""
 
 
 def last_runs(
     connection: Connection, name: str | None = None, *, now: datetime | None = None
 ) -> list[dict[str, Any]]:
-    """The run that started last of each script on each host, or of those with one name.
+    """The latest run, by start, of each script on each host, or of the scripts with one name.
 
     `age_seconds` is the time since it completed. `now` is the database's time unless given.
     """

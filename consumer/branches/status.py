@@ -1,4 +1,4 @@
-"""What the branch table says, as people and programs want to read it."""
+"""What the branch table says, in the form that people and programs want."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ STUCK_AFTER = timedelta(hours=1)
 
 
 class BranchState(StrEnum):
-    """What a branch's latest attempt says; first what needs attention most."""
+    """What a branch's latest attempt says; what needs attention most comes first."""
 
     STUCK = "stuck"
     FAILING = "failing"
@@ -63,12 +63,12 @@ def branch_states(
     success_older_than: timedelta | None = None,
     now: datetime | None = None,
 ) -> list[dict[str, Any]]:
-    """The columns of one branch or of all, with a `state` (`stuck` for an attempt that has not
-    ended within `stuck_after`) and `last_success_age_seconds`.
+    """The columns of one branch or of all, with a `state` (`stuck` if an attempt has not ended
+    within `stuck_after`) and `last_success_age_seconds`.
 
-    First what needs attention: by state, then what is stuck for longest, what failed most often,
-    what succeeded longest ago. `states` and `success_older_than` leave out the others; a branch
-    that never succeeded is older than anything. `now` is the database's time unless given.
+    Ordered by need for attention: by state, then longest stuck, most failures, oldest success.
+    `states` and `success_older_than` leave out all other branches; a branch that never succeeded
+    counts as older than anything. `now` is the database's time unless given.
     """
     now = database_now(connection) if now is None else in_utc(now)
     rows = connection.execute(
@@ -96,9 +96,9 @@ def is_registered(connection: Connection, branch_id: int) -> bool:
 def attempts(
     connection: Connection, branch_id: int, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A branch's attempts, the latest first, with `duration_seconds`, None for one that has no end.
+    """A branch's attempts, latest first, with `duration_seconds`, None for one that has not ended.
 
-    As its host's clock measured it: below zero where that was set back meanwhile.
+    Measured by the host's clock, so it is negative if that was set back meanwhile.
     """
     rows = connection.execute(
         select(

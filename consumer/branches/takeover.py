@@ -1,7 +1,7 @@
-"""Taking branches over with the mirror state that another system knew of them.
+"""Taking over branches with the mirror state they had in another system.
 
-A branch row is a pure function of its attempts. So what is known is told as attempts that say the
-same, and whatever happens after the move continues from there.
+A branch row is a pure function of its attempts. So the known state is expressed as attempts that
+lead to it, and whatever happens after the move continues from there.
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ from mirrorfeed.contract.events import (
 )
 
 MAX_FAILURES = 100_000
-UNKNOWN_REASON = "failed before the branch was taken over; why is not known"
+UNKNOWN_REASON = "failed before the branch was taken over; the reason is not known"
 STEP = timedelta(microseconds=1)
 
 
 class KnownState(Struct, frozen=True):
     """The mirror columns of a branch as another system had them.
 
-    Raises InvalidEvent for what no history of attempts could have led to.
+    Raises InvalidEvent for a state that no history of attempts could have led to.
     """
 
     last_mirror_attempt: datetime | None = None
@@ -67,7 +67,7 @@ class KnownState(Struct, frozen=True):
             return "mirror_status_message is given, but mirror_failures is 0"
         if latest is None:
             if success is not None or self.mirror_failures:
-                return "last_mirror_attempt must be given where an attempt succeeded or failed"
+                return "last_mirror_attempt is missing, but an attempt succeeded or failed"
             return None
         if success is not None and success > latest:
             return f"last_mirrored {shown(str(success))} is after last_mirror_attempt"
@@ -79,7 +79,7 @@ class KnownState(Struct, frozen=True):
         return None
 
     def attempts(self, branch_id: int) -> list[Attempt]:
-        """A history that leads to this state: only the latest of the failures has its real time."""
+        """A history that leads to this state. Only the latest failure has its real time."""
         latest, success = self.last_mirror_attempt, self.last_mirrored
         history: list[Attempt] = []
         if success is not None:
@@ -99,9 +99,9 @@ class KnownState(Struct, frozen=True):
 
 
 def take_over(connection: Connection, states: Mapping[int, KnownState]) -> int:
-    """Gives registered branches the state they had elsewhere, and returns how many took one.
+    """Gives registered branches the state they had elsewhere, and returns how many took one over.
 
-    A branch that has attempts already keeps what these say.
+    A branch that already has attempts keeps what they say.
     """
     lock_branches(connection, states.keys())
     with_attempts = set(

@@ -1,4 +1,4 @@
-"""`mirror-consumer audit` and `prune`: is anything missing, and how much is kept."""
+"""`mirror-consumer audit` and `prune`: is anything missing, and how much is kept?"""
 
 from datetime import timedelta
 from typing import Annotated
@@ -26,16 +26,16 @@ def audit(
             metavar="SECONDS",
             min=0,
             max=MAX_SECONDS,
-            help="What is missing for less than that may still be on its way, and does not count.",
+            help="Ignore events missing for less than this: they may still be on their way.",
         ),
     ] = 0.0,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show which numbered events of each source have not arrived; exit 1 where any is missing.
+    """Show which numbered events of each source have not arrived; exit 1 if any is missing.
 
-    Where `highest` is a source's `spooled`, as mirror-publisher status shows it on that host, and
-    nothing is missing, all that it ever reported has arrived.
+    If nothing is missing, and `highest` equals `spooled` in `mirror-publisher status` on that host,
+    then everything the host ever reported has arrived.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def audit(
             ],
         )
         print_table(
-            ("missing from", "from", "to", "for"),
+            ("missing from", "first", "last", "for"),
             [
                 (account.source, each.first, each.last, span(each.missing_seconds))
                 for account in accounts
@@ -77,15 +77,16 @@ def audit(
 @app.command()
 def prune(
     keep_days: Annotated[
-        float, typer.Option("--keep", metavar="DAYS", min=0, max=36_500, help="How much to keep.")
+        float,
+        typer.Option("--keep", metavar="DAYS", min=0, max=36_500, help="How many days to keep."),
     ],
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Remove attempts older than DAYS and than their branch's last success, and letters that were
+    """Delete attempts older than both DAYS and their branch's last success, and letters that were
     replayed or discarded more than DAYS ago. No branch row changes.
 
-    Keep more than the longest outage that a spool may sit out.
+    Keep more than the longest outage that a spool may have to wait out.
 
     \b
     Example:
@@ -95,4 +96,4 @@ def prune(
     if as_json_document:
         print_json(to_builtins(pruned))
     else:
-        print(f"removed {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")
+        print(f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")

@@ -28,12 +28,12 @@ from mirrorfeed.consumer.commands.program import as_consumer_error
 from mirrorfeed.consumer.errors import DatabaseUnavailable, UsageError
 
 CELLS_WITH_REVISIONS = 100
-"""On a narrower terminal the failure messages need the room."""
+"""On a narrower terminal, failure messages need the room."""
 SHORTENED = ("name", "revision", "message")
 
 
 class Reading(Struct, frozen=True):
-    """What is known of some branches, and when that was so."""
+    """What `status` has read, and when."""
 
     branches: list[dict[str, Any]]
     now: datetime
@@ -90,14 +90,14 @@ def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def watch(read: Callable[[], Reading], seconds: float) -> None:
-    """Shows what is read again and again, until Ctrl-C or SIGTERM.
+    """Reads and shows again and again, until Ctrl-C or SIGTERM.
 
-    What cannot be read again stays on the screen, marked as stale.
+    If a read fails, the last result stays on the screen, marked as stale.
     """
     console = Console()
     if not console.is_terminal:
-        raise UsageError("--watch needs a terminal; for a file or a pipe, ask again instead")
-    # The default would leave the terminal on its alternate screen, without a cursor.
+        raise UsageError("--watch needs a terminal; for a file or a pipe, run status repeatedly")
+    # The default handler would leave the terminal on its alternate screen, without a cursor.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         reading, trouble = read(), ""
@@ -112,7 +112,7 @@ def watch(read: Callable[[], Reading], seconds: float) -> None:
 
 
 def frame(console: Console, reading: Reading, trouble: str, seconds: float) -> Group:
-    """As many branches as the terminal has lines for, below a summary."""
+    """A summary, and below it as many branches as the terminal has lines for."""
     with_revisions = shows_revisions(console)
     shown = reading.branches[: max(1, console.height - 3)]
     heading = f"{summary(reading.branches)}; {reading.now:{TIME}} UTC, every {seconds:g} s"

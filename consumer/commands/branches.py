@@ -1,4 +1,4 @@
-"""`mirror-consumer branches` and `rebuild`: the register, and the rows computed again."""
+"""`mirror-consumer branches` and `rebuild`: the register, and recomputing its rows."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ app.add_typer(branches_app, name="branches")
 @branches_app.command("add")
 def add_branch(
     branch_id: Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")],
-    unique_name: Annotated[str, typer.Argument(help="Its name, which no other branch has.")],
+    unique_name: Annotated[str, typer.Argument(help="Its name; no other branch may have it.")],
     url: Annotated[str | None, typer.Option(help="Where it is mirrored from.")] = None,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -42,11 +42,11 @@ def import_branches(
     file: Annotated[Path, typer.Argument(help="CSV with a heading: id, unique_name, url.")],
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Register all branches of a file, or none where one of them cannot be. Safe to repeat.
+    """Register all branches in a file, or none if one of them cannot be. Safe to repeat.
 
-    The file may have the mirror columns of the branch table, too: last_mirror_attempt,
+    The file may also have the mirror columns of the branch table: last_mirror_attempt,
     last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message. A branch that has no
-    attempts yet takes them over, and what happens from now on continues from there.
+    attempts yet takes them over, and continues from there.
 
     \b
     Example:
@@ -57,26 +57,26 @@ def import_branches(
         new = register(connection, branches)
         states = {branch.id: branch.state for branch in branches if branch.state is not None}
         taken = take_over(connection, states)
-    print(f"{new} branches registered, {len(branches) - new} were already")
+    print(f"branches registered: {new} new, {len(branches) - new} already there")
     if states:
-        print(f"{taken} took over their mirror state")
+        print(f"mirror states taken over: {taken}")
 
 
 @app.command()
 def rebuild(
     branch_ids: Annotated[
-        list[int] | None, typer.Argument(metavar="ID", help="All branches if not given.")
+        list[int] | None, typer.Argument(metavar="ID", help="Branches by number. [default: all]")
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Change nothing, and exit 1 where a row is not right."),
+        typer.Option("--dry-run", help="Change nothing, and exit 1 if a row is wrong."),
     ] = False,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Compute branch rows from their attempts anew, and show every row that was not right.
+    """Recompute branch rows from their attempts, and show every row that was wrong.
 
-    There should be none: this is the check, and the cure after somebody changed rows by hand.
+    There should be none: use this as a check, and as the cure if somebody edited rows by hand.
 
     \b
     Example:
@@ -89,6 +89,6 @@ def rebuild(
         print_json({"checked": rebuilt.checked, "differed": as_document(rebuilt.differed)})
     else:
         print_differences(rebuilt.differed)
-        print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} not right")
+        print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} wrong")
     if dry_run and rebuilt.differed:
         raise typer.Exit(exit_codes.NOT_MET)

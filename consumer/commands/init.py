@@ -36,9 +36,9 @@ def init(
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
 ) -> None:
-    """Create the tables, or bring older ones to this version; declare the exchanges and queues.
+    """Create the tables, or upgrade older ones; declare the exchanges and queues.
 
-    Safe to repeat. Workers of the version before go on beside it.
+    Safe to repeat. Workers of the previous version can keep running meanwhile.
 
     \b
     Examples:
@@ -59,8 +59,10 @@ def init(
         if sql:
             print(script, end="")
         elif script:
-            found = "there are no tables" if version is None else f"the tables are of {version}"
-            raise ConditionNotMet(f"{found}: mirror-consumer init brings {migrations.newest()}")
+            found = (
+                "there are no tables" if version is None else f"the tables have version {version}"
+            )
+            raise ConditionNotMet(f"{found}: mirror-consumer init makes it {migrations.newest()}")
         return
     addresses = connection_parameters(amqp_url)
     migrations.bring_forward(engine)

@@ -1,4 +1,4 @@
-"""How letters, and what became of them, are shown to people and programs, and edited by them."""
+"""How letters and the results of a replay are shown to people and programs, and edited."""
 
 import base64
 import sys
@@ -25,7 +25,7 @@ from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
 
 SHOWN_LETTERS = 100
-"""What a person is shown of a long list; programs get it whole."""
+"""How much of a long list a person is shown; programs get all of it."""
 
 
 def show_list(found: list[Row[Any]], total: int) -> None:
@@ -78,7 +78,7 @@ def show_letter(letter: Row[Any], as_json_document: bool) -> None:
             print(f"{name}: {printable(str(value))}")
     print(f"\n{readable(letter.body)}")
     if letter.original_body is not None:
-        print(f"\nas it was delivered:\n{readable(letter.original_body)}")
+        print(f"\nas delivered:\n{readable(letter.original_body)}")
 
 
 def show_outcomes(
@@ -101,17 +101,17 @@ def show_outcomes(
             ("dead", "reason", "detail"),
             [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
         )
-    would = "would be " if dry_run else ""
+    would = "dry run: " if dry_run else ""
     print(
-        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} known already,"
+        f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} already known,"
         f" {totals['dead']:,} still dead"
     )
     if skipped:
-        print(f"{plural(skipped, 'letter')} skipped: somebody else has them in hand")
+        print(f"{plural(skipped, 'letter')} skipped: another operator is working on them")
 
 
 def edited(letter: Row[Any]) -> bytes:
-    """What the operator makes of the body in their editor."""
+    """The body as the operator changed it in their editor."""
     text = text_of(bytes(letter.body))
     if text is None:
         raise ConditionNotMet(
@@ -123,7 +123,7 @@ def edited(letter: Row[Any]) -> bytes:
         raise ConditionNotMet(f"{error.message}; set $EDITOR, or give --body-file") from error
     except UnicodeDecodeError as error:
         raise ConditionNotMet(
-            f"the editor saved what is not UTF-8 ({error}): give --body-file"
+            f"the editor did not save UTF-8 ({error}): give --body-file"
         ) from error
     if new is None:
         raise ConditionNotMet(f"nothing was changed: letter {letter.id} is as it was")
@@ -131,7 +131,7 @@ def edited(letter: Row[Any]) -> bytes:
 
 
 def document(letter: Row[Any]) -> dict[str, Any]:
-    """A letter for programs: bytes as text where they are UTF-8, and always as base64."""
+    """A letter for programs: bytes as text if they are UTF-8, and always as base64."""
     fields: dict[str, Any] = {"age_seconds": age(letter.first_seen_at)}
     for name, value in as_json(letter._asdict()).items():
         if not name.endswith("body"):
@@ -144,7 +144,7 @@ def document(letter: Row[Any]) -> dict[str, Any]:
 
 
 def readable(body: bytes) -> str:
-    """For a person: JSON in lines, and nothing that commands the terminal."""
+    """For a person: indented JSON, with no control characters for the terminal."""
     text = text_of(bytes(body))
     if text is None:
         return f"{bytes(body)!r} (not UTF-8)"

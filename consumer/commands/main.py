@@ -1,4 +1,4 @@
-"""`mirror-consumer`: the commands beside the database."""
+"""`mirror-consumer`: the commands that run beside the database."""
 
 import logging
 import re
@@ -34,10 +34,10 @@ PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
 STOP_SECONDS = 9.0
-"""How long a worker that was told to stop may take; what is not acked by then is applied again."""
+"""How long a worker may take to stop; what it has not acked by then is applied again."""
 
 app = typer.Typer(
-    help="Applies what pullers report to PostgreSQL, and shows what it says.",
+    help="Applies what pullers report to PostgreSQL, and shows the result.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -57,18 +57,18 @@ def run(
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     partitions: PartitionsOption = routing.DEFAULT_PARTITIONS,
     drain: Annotated[
-        bool, typer.Option("--drain", help="End once the queues are empty and all is committed.")
+        bool, typer.Option("--drain", help="Exit once the queues are empty and all is committed.")
     ] = False,
     share: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="As the I-th of N workers: take every N-th partition. Without it the workers that"
-            " run share the partitions evenly.",
+            help="Be the I-th of N workers: take every N-th partition. By default the running"
+            " workers share the partitions evenly.",
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Messages in one transaction, at most.")
+        int, typer.Option(min=1, max=10_000, help="The most messages in one transaction.")
     ] = 1000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     required_users: Annotated[
@@ -76,14 +76,14 @@ def run(
         typer.Option(
             "--require-user",
             metavar="NAME",
-            help="Bury what the broker does not vouch for as published by this user; may be"
-            " repeated.",
+            help="Apply only messages that the broker says were published by this user, and bury"
+            " the rest. Can be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Apply what the queues hold to the database: the worker service.
+    """Apply what is in the queues to the database: the worker service.
 
-    It comes back by itself when a server was away. SIGTERM ends it after the batch in hand.
+    It recovers by itself when a server was down. On SIGTERM it finishes its batch and exits.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def health(
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
 ) -> None:
-    """Exit 0 where the database can be written and every partition has a worker, else say why not.
+    """Exit 0 if the database can be written to and every partition has a worker, else say why.
 
     \b
     Example:
@@ -150,7 +150,7 @@ def log_as_json() -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its troubles are reported as ours
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we report its problems ourselves
 
 
 def run_until_signal(worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""The options that operators' commands share; `contract.options` has what pullers share, too."""
+"""The options that operators' commands share; `contract.options` has the ones of both sides."""
 
 import re
 from datetime import timedelta
@@ -22,7 +22,7 @@ DatabaseUrlOption = Annotated[
         "--database-url",
         envvar=environment.DATABASE_URL,
         callback=given_or_in_file(environment.DATABASE_URL),
-        help=f"The database. Or in a file that {environment.DATABASE_URL}_FILE names.",
+        help=f"The database's URL. Can also be in a file named by {environment.DATABASE_URL}_FILE.",
     ),
 ]
 
@@ -33,7 +33,7 @@ PartitionsOption = Annotated[
         envvar=environment.PARTITIONS,
         min=1,
         max=routing.SLOTS,
-        help="How many partition queues share the slots, where the database does not say so yet.",
+        help="How many partition queues to begin with. Ignored once the database has a number.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -50,11 +50,11 @@ FutureToleranceOption = Annotated[
 
 
 def duration(text: str) -> timedelta:
-    """What an operator types: a whole number and its unit. Raises ValueError."""
+    """Reads a duration as operators type it: a whole number and a unit. Raises ValueError."""
     match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
     if match is None or (seconds := int(match[1]) * UNITS[match[2]]) > MAX_SECONDS:
         raise ValueError(
-            f"the duration {shown(text)} cannot be read: a whole number and s, m, h or d, such as"
-            " 90s, 15m, 6h or 2d"
+            f"the duration {shown(text)} cannot be read: give a whole number and s, m, h or d, such"
+            " as 90s, 15m, 6h or 2d"
         )
     return timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""How the operators' commands print: tables, documents, durations, and nothing raw."""
+"""What the operators' commands print: tables, documents, durations, and never raw text."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 TIME = "%Y-%m-%d %H:%M:%S"
-"""How a person is shown an instant, in UTC."""
+"""How an instant is shown to a person, in UTC."""
 
 
 def print_json(document: object) -> None:
@@ -23,10 +23,10 @@ def print_table(
     *,
     shorten: Collection[str] = (),
 ) -> None:
-    """Prints a table: on a terminal within its width, else each row whole, on a line of its own.
+    """Prints a table: on a terminal within its width, else each row complete, on its own line.
 
-    On a terminal the columns that `shorten` names are cut where there is no room, and each row
-    keeps to one line; without any, what is too long takes several lines.
+    On a terminal the columns in `shorten` are cut if there is no room, and each row stays on one
+    line; if `shorten` is empty, long cells take several lines.
     """
     console = Console()
     if console.is_terminal:
@@ -54,7 +54,7 @@ def terminal_table(
 
 
 def whole_lines(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The rows in aligned columns; a line is as long as what it says."""
+    """The rows in aligned columns; nothing is cut, however long a line gets."""
     lines = [headings, *([printable(shown_cell(cell)) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -71,7 +71,7 @@ def shown_cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Nothing that comes from a puller may command the operator's terminal."""
+    """The text without control characters: a puller's text must not control a terminal."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
@@ -80,7 +80,7 @@ def in_one_line(text: str | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration as a person says it: its largest unit."""
+    """A duration as people say it: in its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -88,7 +88,7 @@ def span(seconds: float) -> str:
 
 
 def exact_span(seconds: float) -> str:
-    """A duration as a person measures it: its two largest units."""
+    """A duration as people measure it: in its two largest units."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

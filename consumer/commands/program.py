@@ -1,4 +1,4 @@
-"""How an operators' command begins, and how it ends: connections, signals, errors, exit codes."""
+"""How an operators' command starts and ends: connections, signals, errors, exit codes."""
 
 import signal
 import sys
@@ -17,8 +17,8 @@ from mirrorfeed.consumer.errors import ConsumerError, ServerUnavailable, UsageEr
 
 
 def run_app(app: typer.Typer, program: str) -> None:
-    """Runs a console script. An error ends it with one line and the exit code that it means; a
-    defect of ours keeps its traceback."""
+    """Runs a console script. An error ends it with one line and the matching exit code; a bug keeps
+    its traceback."""
     try:
         app()
     except Exception as error:
@@ -30,7 +30,7 @@ def run_app(app: typer.Typer, program: str) -> None:
 
 
 def as_consumer_error(error: Exception) -> ConsumerError | None:
-    """What an error means to whoever called the command; None for a defect of ours."""
+    """What an error means to the command's caller; None if it is a bug."""
     match error:
         case ConsumerError():
             return error
@@ -45,7 +45,7 @@ def as_consumer_error(error: Exception) -> ConsumerError | None:
 
 
 def ready_engine(database_url: str) -> Engine:
-    """Raises DatabaseUnavailable or SchemaMissing if nothing could be written."""
+    """An engine for a usable database. Raises DatabaseUnavailable or SchemaMissing."""
     engine = open_engine(database_url)
     check_database(engine)
     return engine
@@ -59,7 +59,7 @@ def transaction(database_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def until_signal() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event; the second ends the process as ever."""
+    """The first SIGINT or SIGTERM sets the event; the second one ends the process as usual."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -53,7 +53,7 @@ from mirrorfeed.version import root
 PROGRAM = "mirror-replay"
 
 app = typer.Typer(
-    help="Puts dead letters right: messages that could not be applied to the database.",
+    help="Deals with dead letters: messages that could not be applied to the database.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -79,7 +79,7 @@ def list_letters(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show letters, the oldest first; all that are dead where nothing is named.
+    """Show letters, oldest first. By default all that are dead.
 
     \b
     Examples:
@@ -109,7 +109,7 @@ def show(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show one letter whole: what is known of it, its AMQP headers, and its message.
+    """Show all of one letter: what is known about it, its AMQP headers, and its message.
 
     \b
     Example:
@@ -140,10 +140,10 @@ def apply(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Apply dead letters again, by what they are about and then by when that began.
+    """Apply dead letters again, ordered by what they are about and then by when that began.
 
-    Exactly those that fit when it begins; what comes meanwhile waits for the next call. Ctrl-C ends
-    it between two transactions. Exit 1 where some remain dead.
+    Takes exactly the letters that match when it starts; later ones wait for the next call. Ctrl-C
+    stops it between two transactions. Exits 1 if some remain dead.
 
     \b
     Examples:
@@ -153,7 +153,7 @@ def apply(
     """
     selection = selected(ids, reason, event_type, branch, since, limit)
     if selection == Selection() and not everything:
-        raise UsageError("name letters by ID or by an option such as --reason, or say --all")
+        raise UsageError("name letters by ID or by an option such as --reason, or give --all")
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         letters.check_ids(
@@ -190,13 +190,13 @@ def edit(
     letter_id: IdArgument,
     body_file: Annotated[
         typer.FileBinaryRead | None,
-        typer.Option(help="The new body; - is standard input. [default: $EDITOR on the old one]"),
+        typer.Option(help="The new body; - is standard input. [default: edit in $EDITOR]"),
     ] = None,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Replace a letter's body by one that can be applied; the original is kept beside it.
+    """Replace a letter's body with one that can be applied. The original is kept beside it.
 
     The letter stays dead until it is applied.
 
@@ -228,7 +228,7 @@ def discard(
     note: Annotated[str, typer.Option(help="Why they do not matter.")],
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Take letters from the list because they do not matter. They are kept, and can be restored.
+    """Take letters off the list because they do not matter. They are kept, and can be restored.
 
     \b
     Example:
@@ -265,7 +265,7 @@ def export_letters(
     everything: AllOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Print letters whole, as lines of JSON; all that are dead where nothing is named.
+    """Print complete letters as lines of JSON. By default all that are dead.
 
     \b
     Example:
@@ -279,23 +279,25 @@ def export_letters(
 
 @app.command("import")
 def import_letters(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(help="As exported; - is standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="An exported file; - is standard input.")
+    ],
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Add exported letters, as dead. Those that are here already stay as they are.
+    """Add exported letters, as dead. Letters that are already here stay as they are.
 
     \b
     Example:
       mirror-replay import letters.jsonl
     """
-    lines = list(file)  # before the transaction begins: who writes them may take their time
+    lines = list(file)  # before the transaction begins, because the writer may take its time
     with transaction(database_url) as connection:
         new, there = transfer.import_lines(connection, lines)
     if as_json_document:
         print_json({"imported": new, "already_there": there})
     else:
-        print(f"{plural(new, 'letter')} imported, {there:,} here already")
+        print(f"{plural(new, 'letter')} imported, {there:,} already here")
 
 
 def main() -> None:

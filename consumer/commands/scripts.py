@@ -1,4 +1,4 @@
-"""The commands of `mirror-consumer` that show what scripts have run: the script monitor."""
+"""`mirror-consumer scripts` and `check-scripts`: the script monitor."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 class MonitorCommand(TyperCommand):
-    """With --nagios, bad usage is UNKNOWN: its usual exit code 2 would say CRITICAL."""
+    """With --nagios, bad usage is UNKNOWN: the usual exit code 2 would mean CRITICAL."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         is_nagios = "--nagios" in args
@@ -49,7 +49,7 @@ class MonitorCommand(TyperCommand):
 @app.command()
 def scripts(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A script's name; all if not given.")
+        str | None, typer.Argument(metavar="NAME", help="A script's name. [default: all]")
     ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
@@ -68,35 +68,33 @@ def scripts(
         print_table(("name", "host", "started", "completed", "took", "age"), map(run_cells, runs))
     if name is not None and not runs:
         raise ConditionNotMet(
-            f"no run of a script {name!r} is known: mirror-consumer scripts lists all"
+            f"no run of a script {name!r} is known: mirror-consumer scripts lists all scripts"
         )
 
 
 @app.command(cls=MonitorCommand)
 def check_scripts(
-    minutes: Annotated[
-        float, typer.Argument(metavar="MINUTES", help="How recent a run must be; above 0.")
-    ],
+    minutes: Annotated[float, typer.Argument(metavar="MINUTES", help="How recent a run must be.")],
     watched: Annotated[
         list[str],
-        typer.Argument(metavar="HOST:SCRIPT", help="What should run, and where."),
+        typer.Argument(metavar="HOST:SCRIPT", help="Which script should run on which host."),
     ],
     nagios: Annotated[
         bool,
         typer.Option(
             "--nagios",
-            help="Print one line for Nagios and its kin, and exit 0 (OK), 2 (CRITICAL) or 3"
+            help="Print one line as a Nagios plugin does, and exit 0 (OK), 2 (CRITICAL) or 3"
             " (UNKNOWN).",
         ),
     ] = False,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Say nothing and exit 0 where each script ran on its host in the last MINUTES, else 1.
+    """Say nothing and exit 0 if each script ran on its host in the last MINUTES, else exit 1.
 
-    A run counts where it completed within that time, both ends included. Each script without one
-    gets a line that says when it was last seen. Runs are dated by the clocks of their hosts; now is
-    what the database's clock says.
+    A run counts if it completed within that time, both ends included. Each script that did not run
+    gets a line that says when it was last seen. Runs are dated by their hosts' clocks; now is by
+    the database's clock.
 
     \b
     Examples:
@@ -105,7 +103,7 @@ def check_scripts(
     """
     with unknown_for_nagios(nagios):
         if nagios and as_json_document:
-            raise UsageError("--nagios and --json exclude each other: one line, or one document")
+            raise UsageError("--nagios and --json exclude each other: give one of them")
         if not 0 < minutes <= MAX_MINUTES:
             raise UsageError(
                 f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
@@ -185,5 +183,5 @@ def report_to_nagios(
 
 
 def nagios_line(level: str, message: str) -> str:
-    """One line; what follows a pipe sign would be taken for performance data."""
+    """One line. Nagios would take what follows a pipe sign for performance data."""
     return printable(f"{level} - {in_one_line(message)}").replace("|", "\N{BROKEN BAR}")

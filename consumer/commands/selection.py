@@ -1,4 +1,4 @@
-"""How the letters are named that a command is about: by number, or by what is known of them."""
+"""How a command's letters are selected: by number, or by what is known about them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,9 +14,7 @@ from mirrorfeed.contract.reasons import Reason
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
 NeededIdsArgument = Annotated[list[int], typer.Argument(metavar="ID", help="Letters by number.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
-ReasonOption = Annotated[
-    Reason | None, typer.Option("--reason", help="Letters that are dead for this reason.")
-]
+ReasonOption = Annotated[Reason | None, typer.Option("--reason", help="Letters with this reason.")]
 TypeOption = Annotated[
     str | None, typer.Option("--type", help="Letters of this event type, such as mirror.failed.")
 ]
@@ -28,12 +26,12 @@ SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="Letters first seen since then, such as 2026-07-05 or 2026-07-05T19:32+02:00; UTC"
-        " where no offset is given.",
+        help="Letters first seen since this time, such as 2026-07-05 or 2026-07-05T19:32+02:00;"
+        " UTC if it has no offset.",
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only so many, the oldest first.")
+    int | None, typer.Option("--limit", min=1, help="At most this many, oldest first.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every letter that is dead.")]
 

@@ -1,4 +1,4 @@
-"""The commands of `mirror-consumer` that show how the branches are."""
+"""`mirror-consumer status` and `history`: how the branches are."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -37,13 +37,13 @@ from mirrorfeed.contract.events import check_branch_id
 
 WATCH_SECONDS = "2"
 SHOWN_ATTEMPTS = 100
-"""What a person is shown of a long list; programs get it whole."""
+"""How much of a long list a person is shown; programs get all of it."""
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 class WatchCommand(TyperCommand):
-    """Lets --watch stand with or without its number, which Typer has no option for."""
+    """Allows --watch with or without a number, which Typer does not support."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         return super().make_context(info_name, with_watch_seconds(args), *rest, **extra)
@@ -52,24 +52,24 @@ class WatchCommand(TyperCommand):
 @app.command(cls=WatchCommand)
 def status(
     branch_id: Annotated[
-        int | None, typer.Argument(metavar="ID", help="The branch's number; all if not given.")
+        int | None, typer.Argument(metavar="ID", help="The branch's number. [default: all]")
     ] = None,
     states: Annotated[
         list[BranchState] | None,
-        typer.Option("--state", help="Only branches in this state; may be repeated."),
+        typer.Option("--state", help="Only branches in this state. Can be repeated."),
     ] = None,
     older_than: Annotated[
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Only branches whose last success began longer ago than that, such as 90s, 15m, 6h"
+            help="Only branches whose last success began longer ago than this, such as 90s, 15m, 6h"
             " or 2d, or that never had one.",
         ),
     ] = None,
     stuck_after_seconds: Annotated[
         float,
         typer.Option(
-            min=0, max=MAX_SECONDS, help="When an attempt that has not ended counts as stuck."
+            min=0, max=MAX_SECONDS, help="After this long an unfinished attempt counts as stuck."
         ),
     ] = STUCK_AFTER.total_seconds(),
     watch_seconds: Annotated[
@@ -79,18 +79,18 @@ def status(
             metavar="[SECONDS]",
             min=0.1,
             max=86_400,
-            help=f"Fill the terminal, and look again every SECONDS ({WATCH_SECONDS} if not given)"
-            " until Ctrl-C.",
+            help=f"Fill the terminal, and refresh every SECONDS (default {WATCH_SECONDS}) until"
+            " Ctrl-C.",
         ),
     ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show the mirror state of one branch or of all, first what needs attention.
+    """Show the mirror state of one branch or of all, those that need attention first.
 
-    stuck (for longest first), failing (most failures first), never-mirrored, mirroring, mirrored
-    (oldest success first); --json is in the order of the ids. All times are the starts of
-    attempts, measured by the database's clock.
+    stuck (longest first), failing (most failures first), never-mirrored, mirroring, mirrored
+    (oldest success first); --json is ordered by id. All ages are since the start of an attempt, by
+    the database's clock.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def status(
     if branch_id is not None:
         check_branch_id(branch_id)
     if watch_seconds is not None and as_json_document:
-        raise UsageError("--watch and --json exclude each other: a program can ask again itself")
+        raise UsageError("--watch and --json exclude each other: a program can simply ask again")
     success_older_than = None if older_than is None else duration(older_than)
     engine = ready_engine(database_url)
 
@@ -138,14 +138,13 @@ def history(
         typer.Option(
             min=1,
             metavar="N",
-            help="Only so many, the latest first."
-            f" [default: {SHOWN_ATTEMPTS}; with --json, all of them]",
+            help=f"At most this many, latest first. [default: {SHOWN_ATTEMPTS}; with --json, all]",
         ),
     ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show the attempts to mirror one branch, the latest first, and how long each took.
+    """Show the attempts to mirror one branch, latest first, and how long each took.
 
     \b
     Example:
@@ -164,7 +163,7 @@ def history(
         return
     print_attempts(found[:shown])
     if len(found) > shown:
-        typer.echo(f"there are more than these {shown}: see --limit", err=True)
+        typer.echo(f"only the latest {shown} are shown: see --limit", err=True)
 
 
 def with_watch_seconds(arguments: Sequence[str]) -> list[str]:
@@ -185,7 +184,7 @@ def not_registered(branch_id: int) -> ConditionNotMet:
 
 @contextmanager
 def printed_where_not_so(document: object) -> Iterator[None]:
-    """Programs get their document also where the answer is that there is nothing."""
+    """Programs get their document even if the answer is that there is nothing."""
     try:
         yield
     except ConditionNotMet:

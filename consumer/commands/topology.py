@@ -1,4 +1,4 @@
-"""The command of `mirror-consumer` that shows the partitions, and changes how many there are."""
+"""`mirror-consumer topology`: shows the partitions, and changes how many there are."""
 
 import sys
 from typing import Annotated
@@ -33,9 +33,9 @@ class Partition(Struct, frozen=True):
     queue: str
     slots: list[int]
     backlog: int
-    """Messages that wait, without those that a worker has in hand."""
+    """Waiting messages, not counting those a worker has in hand."""
     worker: WorkerProcess | None
-    """Whose turn it is to consume it."""
+    """The worker that is to consume it."""
     is_consumed: bool
     """Whether that worker is subscribed."""
 
@@ -48,18 +48,18 @@ def topology(
             "--partitions",
             min=1,
             max=routing.SLOTS,
-            help="Move to so many partitions, while events come and workers run.",
+            help="Change to this many partitions, while events come and workers run.",
         ),
     ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
 ) -> None:
-    """Show each partition, how much waits in it and which worker consumes it; or change how many
-    there are.
+    """Show each partition, how much is waiting in it and which worker consumes it; or change how
+    many partitions there are.
 
-    A move waits until the workers have applied what the old queues hold. Interrupted, it goes on
-    when it is called again.
+    A change waits until the workers have applied what is in the old queues. If it is interrupted,
+    run it again and it continues.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def topology(
     )
     if layout.stage is not Stage.STEADY:
         print(
-            f"a move to {layout.moving_to} partitions was begun: go on with"
+            f"a move to {layout.moving_to} partitions has begun: continue it with"
             f" mirror-consumer topology --partitions {layout.moving_to}"
         )
 

@@ -1,4 +1,4 @@
-"""Replacing what a dead letter says by what can be applied."""
+"""Replacing the body of a dead letter with one that can be applied."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which letters say what the database did not know: these are applied, others change nothing."""
+"""Which letters tell the database something new: these are applied, others change nothing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from mirrorfeed.consumer.apply.message import Message
 from mirrorfeed.consumer.apply.projection import RANK_ATTEMPTS, Attempt, attempt_of
 from mirrorfeed.contract.events import Envelope, Event, ScriptRun
 
-# All that is said of a run is that it was; the database knows that already, or it does not.
+# A run event only says that the run took place: the database knows that already, or it does not.
 RANK_RUNS = text("""
     SELECT 1 AS rank, CAST(EXISTS (
         SELECT FROM script_activity AS known
@@ -24,14 +24,14 @@ RANK_RUNS = text("""
 
 
 class News:
-    """Tells events that say something new from those that repeat, or that newer ones supersede.
+    """Tells events that say something new from those that are repeated or superseded.
 
-    How much each of them says of its attempt or run, and how much of that is known, the database
-    ranks.
+    The database ranks how much each of them says about its attempt or run, and how much of that is
+    known.
     """
 
     def __init__(self, connection: Connection, messages: Sequence[Message]) -> None:
-        """Asks the database, which is to be told only then what the messages say."""
+        """Asks the database. The messages must not have been applied yet."""
         attempts: dict[int, Attempt] = {}
         runs: dict[int, ScriptRun] = {}
         for message in messages:
@@ -48,8 +48,8 @@ class News:
         self._rank(connection, RANK_RUNS, runs)
 
     def learn(self, envelope: Envelope) -> bool:
-        """Whether the event, which is one of the messages and is applied, says something new; from
-        now on it is known."""
+        """Whether the event says something new; from now on it is known. The event must be one of
+        the messages, and applied."""
         rank, subject = self._ranks[id(envelope)], _subject(envelope.event)
         is_news = rank > self._known_ranks[subject]
         if is_news:
@@ -70,5 +70,5 @@ class News:
 
 
 def _subject(said: Attempt | Event) -> object:
-    """What is said something of: an attempt, or a run."""
+    """What the event is about: an attempt, or a run."""
     return said if isinstance(said, ScriptRun) else (said.branch_id, said.started_at)

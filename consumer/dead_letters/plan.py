@@ -1,4 +1,4 @@
-"""In which order dead letters are applied: each in its place in the story that they tell."""
+"""In which order dead letters are applied: by what they are about, and when that began."""
 
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -15,18 +15,18 @@ FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 class Planned(Struct, frozen=True, gc=False, order=True):
-    """A letter whose turn will come: in order of what it is about and when that began."""
+    """A letter waiting for its turn, ordered by what it is about and when that began."""
 
     partition_key: str
     started_at: datetime
     occurred_at: datetime
     id: int
     digest: bytes
-    """Of the body: one that somebody edits meanwhile is not what was looked at."""
+    """Of the body, to notice if somebody edits the letter meanwhile."""
     branch_id: int | None = None
 
     def is_still(self, body: bytes | None) -> bool:
-        """Whether what could be claimed, if anything, is what was looked at."""
+        """Whether the claimed body is the one that was planned; None if it could not be claimed."""
         return body is not None and _digest(body[:LOOKED_AT_BYTES]) == self.digest
 
 
@@ -44,7 +44,7 @@ def plan(connection: Connection, selection: Selection) -> list[Planned]:
 
 def _planned(letter_id: int, body: bytes) -> Planned:
     position = position_of(body)
-    if position is None:  # it will stay dead, whenever its turn comes
+    if position is None:  # it stays dead whenever it is tried
         return Planned("", FIRST, FIRST, letter_id, _digest(body))
     return Planned(
         position.partition_key,

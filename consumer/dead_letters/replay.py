@@ -1,8 +1,8 @@
-"""Applying dead letters again, through the applier of live events.
+"""Applying dead letters again, through the same code that applies live events.
 
-A letter is marked in the transaction that applies it: so it can neither be lost nor applied twice,
-whoever is killed when. Rows are claimed with SKIP LOCKED, so that two operators share the work
-rather than repeat it, and branches are locked before letters, as the worker does.
+A letter is marked in the transaction that applies it, so a kill at any moment can neither lose it
+nor apply it twice. Rows are claimed with SKIP LOCKED, so that two operators share the work instead
+of repeating it, and branches are locked before letters, as the worker does.
 """
 
 import threading
@@ -33,9 +33,9 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
 
 CHUNK = 1000
-"""Letters in one transaction, at most."""
+"""The most letters in one transaction."""
 RATE_SECONDS = 0.25
-"""How much of what a rate allows is done in one transaction."""
+"""With a rate limit, one transaction takes this many seconds' worth of letters."""
 TRIES = 5
 
 # Another operator may have claimed or resolved some since they were selected.
@@ -72,11 +72,11 @@ class Progress(Struct, frozen=True):
     skipped: int
     """Letters in another operator's hands, edited meanwhile, or no longer dead."""
     differences: list[Difference]
-    """Branch rows before and after; told by a dry run only."""
+    """Branch rows before and after; only a dry run reports them."""
 
 
 class Replay:
-    """Applies planned letters, a transaction at a time; with `dry_run` each is rolled back."""
+    """Applies planned letters, one transaction at a time; with `dry_run` each is rolled back."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class Replay:
         self._future_tolerance = future_tolerance
 
     def run(self, stopping: threading.Event, *, rate: float | None = None) -> Iterator[Progress]:
-        """Says after each transaction what it did, until all are done or `stopping` is set.
+        """Yields what each transaction did, until all letters are done or `stopping` is set.
 
-        At most `rate` letters a second. Raises DBAPIError for a database that stays in trouble;
-        what was said before is done.
+        At most `rate` letters a second. Raises DBAPIError if the database stays in trouble;
+        everything yielded before that is committed.
         """
         retry = Retrying(
             retry=retry_if_exception_type(DBAPIError),  # such as a deadlock
@@ -115,7 +115,7 @@ class Replay:
 
     def _chunks(self, rate: float | None) -> Iterator[Sequence[Planned]]:
         if self._dry_run:
-            # What happens to a branch is one story, told from one state: it is not cut.
+            # All of a branch's letters are tried from one state, so they go into one transaction.
             chunk: list[Planned] = []
             for _, letters in groupby(self._planned, key=lambda each: each.partition_key):
                 chunk += letters

@@ -1,4 +1,4 @@
-"""The operator's side of `dead_letter`: finding, showing, discarding and moving letters."""
+"""The operator's side of `dead_letter`: finding, discarding and restoring letters."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ CHUNK = 1000
 
 
 class LetterState(StrEnum):
-    """Where a letter is in its life."""
+    """What has become of a letter."""
 
     DEAD = "dead"
     REPLAYED = "replayed"
@@ -28,14 +28,14 @@ class LetterState(StrEnum):
 
 
 class Selection(Struct, frozen=True):
-    """Which letters: those that fit every criterion given, of them the first `limit` by id."""
+    """Which letters: those that meet every given criterion, the first `limit` of them by id."""
 
     ids: tuple[int, ...] = ()
     reason: Reason | None = None
     type: str | None = None
     branch_id: int | None = None
     since: datetime | None = None
-    """When the letter was first seen, at the earliest."""
+    """The earliest time that the letter may have been first seen."""
     state: LetterState = LetterState.DEAD
     limit: int | None = None
 
@@ -55,7 +55,7 @@ class Selection(Struct, frozen=True):
 
 
 def count(connection: Connection, selection: Selection) -> int:
-    """How many fit, whatever the limit."""
+    """How many letters match, ignoring the limit."""
     query = select(func.count()).select_from(LETTERS).where(*selection.conditions())
     return connection.scalar(query) or 0
 
@@ -84,7 +84,7 @@ def group(connection: Connection, selection: Selection) -> list[Row[Any]]:
         .limit(selection.limit)
         .subquery()
     )
-    # What differs from one letter of an error to the next is mostly a number.
+    # Letters with the same error mostly differ in a number.
     error = func.regexp_replace(chosen.c.detail, r"\d+", "#", "g").label("error")
     letters = func.count().label("letters")
     query = (
@@ -103,17 +103,15 @@ def group(connection: Connection, selection: Selection) -> list[Row[Any]]:
 
 
 def get(connection: Connection, letter_id: int) -> Row[Any]:
-    """The whole letter, in whatever state. Raises LetterError where there is none."""
+    """The whole letter, in any state. Raises LetterError if there is none."""
     row = connection.execute(select(LETTERS).where(LETTERS.c.id == letter_id)).one_or_none()
     if row is None:
-        raise LetterError(
-            f"there is no letter {letter_id}: mirror-replay list shows those there are"
-        )
+        raise LetterError(f"there is no letter {letter_id}: mirror-replay list shows the letters")
     return row
 
 
 def check_ids(connection: Connection, ids: Iterable[int], *states: LetterState) -> None:
-    """Raises LetterError naming those of the letters that are in none of the states."""
+    """Raises LetterError naming the letters that are in none of the states."""
     wanted = set(ids)
     query = select(LETTERS.c.id, LETTERS.c.state).where(LETTERS.c.id.in_(wanted))
     found = {row.id: row.state for row in connection.execute(query)}
@@ -129,22 +127,22 @@ def check_ids(connection: Connection, ids: Iterable[int], *states: LetterState) 
 
 
 def discard(connection: Connection, ids: Sequence[int], note: str) -> None:
-    """Takes letters from the list because they do not matter; `note` says why.
+    """Takes letters off the list because they do not matter; `note` says why.
 
-    Raises LetterError, having changed nothing, where one of them is not dead.
+    Raises LetterError, having changed nothing, if one of them is not dead.
     """
     lock(connection, ids, LetterState.DEAD)
     _update(connection, ids, state=LetterState.DISCARDED, resolved_at=func.now(), note=note)
 
 
 def restore(connection: Connection, ids: Sequence[int]) -> None:
-    """Undoes `discard`; the note stays. Raises LetterError where one of them is not discarded."""
+    """Undoes `discard`; the note stays. Raises LetterError if one of them is not discarded."""
     lock(connection, ids, LetterState.DISCARDED)
     _update(connection, ids, state=LetterState.DEAD, resolved_at=None)
 
 
 def lock(connection: Connection, ids: Sequence[int], state: LetterState) -> None:
-    """Keeps others off these letters. Raises LetterError where one is not in this state."""
+    """Keeps others off these letters. Raises LetterError if one is not in this state."""
     query = select(LETTERS.c.id).where(LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id)
     connection.execute(query.with_for_update())
     check_ids(connection, ids, state)

@@ -17,7 +17,7 @@ from mirrorfeed.contract.reasons import Reason
 
 
 class Exported(Struct, frozen=True, omit_defaults=True):
-    """One letter as a line of JSON; `bytes` are base64 there."""
+    """One letter as a line of JSON, in which `bytes` are base64."""
 
     reason: Reason
     detail: str
@@ -41,7 +41,7 @@ class Exported(Struct, frozen=True, omit_defaults=True):
 
 
 def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes]:
-    """Each letter as a line of JSON, whole; whoever reads them may take their time."""
+    """Each letter, complete, as a line of JSON. The reader may take its time."""
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     for row in find(connection, selection, with_message=True):
         fields = {name: row._mapping[name] for name in Exported.__struct_fields__}
@@ -53,16 +53,16 @@ def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes
 
 
 def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, int]:
-    """Adds exported letters, as dead; returns how many were new, and how many here already.
+    """Adds exported letters as dead ones; returns how many were new and how many already there.
 
-    Raises BadLetterFile, having added none, where a line is not a letter.
+    Raises BadLetterFile, having added none, if a line is not a letter.
     """
     new = there = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         values = _read_line(number, line)
-        # One at a time: a letter is short, and a file of them may hold one twice.
+        # One at a time: a letter is short, and a file may contain one twice.
         inserted = connection.execute(
             insert(LETTERS).values(values).on_conflict_do_nothing().returning(LETTERS.c.id)
         ).one_or_none()

@@ -1,7 +1,7 @@
-"""Tables of an older version become those of this one, by Alembic's revisions in plain SQL.
+"""Upgrades tables of an older version, with Alembic revisions in plain SQL.
 
-`schema.sql` is what the tables are now; a new database is made from it and never sees a revision.
-Revisions expand first, so that workers of the version before go on beside the new ones.
+`schema.sql` is what the tables are now; a new database is created from it and never sees a
+revision. Revisions only expand, so that workers of the previous version can run beside new ones.
 """
 
 import io
@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 FIRST = "0001"
-"""What 0.1.0 published, before anything noted which version the tables are of."""
+"""The tables of 0.1.0, which had no version yet."""
 VERSION_TABLE = "schema_version"
 INIT_LOCK = 0x6D6972726F72  # "mirror" in ASCII
 
@@ -30,7 +30,7 @@ def newest() -> str:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the tables are of; None if there are no tables."""
+    """The revision of the tables; None if there are no tables."""
     if not connection.scalar(IS_THERE):
         return None
     if not connection.scalar(HAS_VERSION):
@@ -40,8 +40,8 @@ def current(connection: Connection) -> str | None:
 
 
 def bring_forward(engine: Engine) -> None:
-    """Creates the tables or brings them to this version. Safe to repeat, also by several processes
-    at once; all of it happens or nothing."""
+    """Creates the tables or upgrades them to this version. Safe to repeat, even by several
+    processes at once; it all happens or nothing does."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({INIT_LOCK})")
         version = current(connection)
@@ -55,7 +55,7 @@ def bring_forward(engine: Engine) -> None:
 
 
 def script(connection: Connection) -> str:
-    """The SQL that `bring_forward` would run, for a DBA; empty if there is nothing to do."""
+    """The SQL that `bring_forward` would run, for a DBA to review; empty if there is none."""
     version = current(connection)
     if version is None:
         return _schema()
@@ -70,7 +70,7 @@ def script(connection: Connection) -> str:
 
 
 def _knows(version: str) -> bool:
-    """Whether the tables are of this version or an older one; a newer one's stay as they are."""
+    """Whether it is this program's version or an older one. Newer tables are left alone."""
     known = ScriptDirectory.from_config(_config()).walk_revisions()
     return version in {revision.revision for revision in known}
 

@@ -1,4 +1,4 @@
-"""Where Alembic runs revisions: on the connection that is given, else as SQL to print."""
+"""Where Alembic runs the revisions: on the given connection or, without one, as SQL to print."""
 
 from alembic import context
 

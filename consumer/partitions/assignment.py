@@ -1,9 +1,9 @@
-"""Which workers there are, and which of them consumes what.
+"""Which workers are running, and which of them consumes what.
 
-Every worker keeps one row of the table `worker`, and holds an advisory lock for as long as its
-process lives. Once a second it says what it is subscribed to and reads what the others say. From
-that each computes by itself who owns which queue; nobody is in charge. While two disagree for a
-moment, the single active consumer of each queue keeps the order.
+Every worker keeps a row in the table `worker`, and holds an advisory lock for as long as its
+process lives. Once a second it writes what it is subscribed to and reads what the others wrote.
+From that each one computes for itself who owns which queue; nobody is in charge. If two workers
+disagree for a moment, the single active consumer of each queue keeps the order.
 """
 
 import os
@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Engine, text
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10
-"""A worker that has said nothing for so long is frozen, or its host is gone."""
+"""A worker that has been silent for this long is frozen, or its host is gone."""
 LOCK_CLASS = 0x6D697277  # "mirw" in ASCII
 
-# The lock is there before others see the row.
+# The lock is taken before others can see the row.
 JOIN = text("""
     WITH joined AS (
         INSERT INTO worker (hostname, pid, share_index, share_count, version)
@@ -31,7 +31,7 @@ JOIN = text("""
 
 SPEAK = text("UPDATE worker SET seen_at = now(), queues = :queues WHERE number = :number")
 
-# Whoever gets a worker's lock knows that its process has ended.
+# If we can get a worker's lock, its process has ended.
 FORGET_DEAD = text("""
     DELETE FROM worker WHERE number <> :number AND (
         seen_at < now() - make_interval(secs => :silent_seconds)
@@ -49,14 +49,14 @@ LEAVE = text("DELETE FROM worker WHERE number = :number")
 
 
 class Share(Struct, frozen=True):
-    """What the operator wants a worker to take first: every `count`-th queue from `index` on."""
+    """What a worker takes first: every `count`-th queue, starting with the `index`-th."""
 
     index: int
     count: int
 
 
 class Member(Struct, frozen=True):
-    """A worker that lives, and the queues that it is subscribed to."""
+    """A running worker, and the queues it is subscribed to."""
 
     number: int
     hostname: str
@@ -73,12 +73,12 @@ class Assignment(Struct, frozen=True):
     own: frozenset[str]
     """The queues to consume."""
     served: frozenset[str]
-    """Queues of others whose owner is subscribed already, and so safe to give up."""
+    """Queues whose new owner is already subscribed, so safe to release."""
 
 
 def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member]:
-    """The owner of each queue: the first worker in whose share it is. What is left is dealt out in
-    turn to the workers without a share, or to all of them if each has one."""
+    """The owner of each queue: the first worker that has it in its share. The rest are dealt out in
+    turn to the workers without a share, or to all workers if each has one."""
     dealt: dict[str, Member] = {}
     for index, queue in enumerate(queues):
         for member in members:
@@ -93,7 +93,7 @@ def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member
 
 
 def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member]) -> Assignment:
-    """The assignment of the worker of this number."""
+    """The assignment of the worker with this number."""
     dealt = owners(queues, members).items()
     return Assignment(
         own=frozenset(queue for queue, owner in dealt if owner.number == number),
@@ -113,7 +113,7 @@ class Membership:
         self._number = 0
 
     def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Assignment:
-        """Says what this worker is subscribed to; returns its assignment of the queues.
+        """Writes what this worker is subscribed to; returns its assignment of the queues.
 
         Raises DBAPIError if the database cannot be reached.
         """
@@ -121,7 +121,7 @@ class Membership:
             connection = self._connection or self._join()
             said = {"number": self._number, "queues": sorted(subscribed)}
             if not connection.execute(SPEAK, said).rowcount:
-                # It was frozen for so long that it was taken for dead.
+                # This worker was frozen for so long that the others took it for dead.
                 self._disconnect()
                 return self.take_part(subscribed, queues)
             connection.execute(
@@ -138,7 +138,7 @@ class Membership:
             raise
 
     def leave(self) -> None:
-        """Removes the row, so that the others need not find out. Raises DBAPIError."""
+        """Removes the row, so that the others know at once. Raises DBAPIError."""
         if self._connection is not None:
             try:
                 self._connection.execute(LEAVE, {"number": self._number})
@@ -162,7 +162,7 @@ class Membership:
         return self._connection
 
     def _disconnect(self) -> None:
-        """With the connection goes the lock."""
+        """Releases the lock with the connection."""
         if self._connection is not None:
             self._connection.invalidate()
             self._connection.close()
@@ -170,7 +170,7 @@ class Membership:
 
 
 def living(connection: Connection) -> list[Member]:
-    """The workers that have not been found dead, the one that came first first."""
+    """The workers that have not been found dead, the oldest first."""
     return [
         Member(
             row.number,

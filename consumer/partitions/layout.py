@@ -1,6 +1,6 @@
-"""Which queues the workers consume, as all of them read it from one row of the database.
+"""Which queues the workers consume: all of them read it from one row in the database.
 
-Their number is said once, by `mirror-consumer init`, and changed by `mirror-consumer topology`.
+`mirror-consumer init` sets their number once, and `mirror-consumer topology` changes it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from mirrorfeed.contract import routing
 LOCK = 0x746F706F  # "topo" in ASCII
 
 IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
-"""A transaction here waits for the broker to declare or delete many queues."""
+"""A transaction here waits while the broker declares or deletes many queues."""
 
 BEGIN_WITH = text("INSERT INTO topology (partitions) VALUES (:partitions) ON CONFLICT DO NOTHING")
 READ = text("SELECT partitions, moving_to, stage FROM topology")
@@ -24,7 +24,7 @@ WRITE = text("UPDATE topology SET partitions = :partitions, moving_to = :moving_
 
 
 class Stage(StrEnum):
-    """How far a change of the number of partitions has come; `schema.sql` draws the way."""
+    """How far a change in the number of partitions has come; `schema.sql` has a drawing."""
 
     STEADY = "steady"
     TO_INTERIM = "to-interim"
@@ -34,7 +34,7 @@ class Stage(StrEnum):
 
 
 class Layout(Struct, frozen=True):
-    """The row."""
+    """The row of the table `topology`."""
 
     partitions: int
     moving_to: int | None = None
@@ -65,7 +65,7 @@ class Layout(Struct, frozen=True):
 
     @property
     def under_way(self) -> str:
-        """What somebody is told who wants something else in the middle of a change."""
+        """The message for anybody who wants something else in the middle of a change."""
         return (
             f"a move to {self.moving_to} partitions is under way: finish it first, with"
             f" mirror-consumer topology --partitions {self.moving_to}"
@@ -79,10 +79,10 @@ class Layout(Struct, frozen=True):
 
 
 def read_layout(connection: Connection) -> Layout:
-    """Raises LayoutError if nobody has said yet how many partitions there are."""
+    """Raises LayoutError if the number of partitions has not been set yet."""
     row = connection.execute(READ).one_or_none()
     if row is None:
-        raise LayoutError("it is not known how many partitions there are: run mirror-consumer init")
+        raise LayoutError("the number of partitions has not been set: run mirror-consumer init")
     return Layout(row.partitions, row.moving_to, Stage(row.stage))
 
 
@@ -99,8 +99,8 @@ def write_layout(connection: Connection, layout: Layout) -> None:
 
 @contextmanager
 def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layout]:
-    """The layout, which nobody changes meanwhile: for whoever declares it on the broker. Where
-    none was said yet, there are so many partitions from now on."""
+    """The layout, which nobody can change inside the block: use it to declare queues on the broker.
+    If the number of partitions has not been set, it is `default_partitions` from now on."""
     with engine.begin() as connection:
         connection.exec_driver_sql(IDLE_TIMEOUT)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
@@ -110,7 +110,7 @@ def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layou
 
 @contextmanager
 def changing_layout(engine: Engine) -> Iterator[Connection]:
-    """For whoever changes it: nobody declares meanwhile what was so far."""
+    """For changing the layout: nobody declares the old one meanwhile."""
     with engine.begin() as connection:
         connection.exec_driver_sql(IDLE_TIMEOUT)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")

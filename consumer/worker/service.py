@@ -1,4 +1,4 @@
-"""The worker service: one session after another, whatever happens to the servers."""
+"""The worker service: runs one session after another, whatever happens to the servers."""
 
 import logging
 import math
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Consumes until it is stopped or, where its settings say so, until the queues are empty."""
+    """Consumes until it is stopped or, if its settings say so, until the queues are empty."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Worker:
         share: Share | None,
         default_partitions: int,
     ) -> None:
-        """Each session is tried with the next of the addresses. `default_partitions` holds where
-        the database does not say yet how many there are."""
+        """Each session tries the next address. `default_partitions` applies if the database does
+        not say yet how many partitions there are."""
         self._engine = engine
         self._addresses = cycle(addresses)
         self._address_count = len(addresses)
@@ -77,9 +77,9 @@ class Worker:
         self._is_drained = False
 
     def run(self) -> None:
-        """A service comes back for ever. A drain gives up after some seconds without a server.
+        """A service keeps trying forever. A drain gives up after some seconds without a server.
 
-        Raises BrokerUnavailable or ServerUnavailable where a drain gives up, SchemaMissing where
+        Raises BrokerUnavailable or ServerUnavailable if a drain gives up, SchemaMissing if
         `mirror-consumer init` was never run.
         """
         give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
@@ -109,7 +109,7 @@ class Worker:
             session.stop()
 
     def _run_session(self) -> None:
-        """Returns once a session that was of use has ended; raises for one that was not."""
+        """Returns when a useful session has ended; raises if the session was not useful."""
         check_database(self._engine)
         self._applier.check()
         address = next(self._addresses)
@@ -130,7 +130,7 @@ class Worker:
             ended.set()
             beating.join(LAST_BEAT_SECONDS)
         self._session = None
-        # In the middle of a change, events wait in queues that nobody consumes yet.
+        # While the number of partitions changes, events wait in queues that nobody consumes yet.
         self._is_drained = session.is_drained and layout.stage is Stage.STEADY
         if session.is_drained and not self._is_drained:
             self._stopping.wait(BEAT_SECONDS)
@@ -141,7 +141,7 @@ class Worker:
             self._recover(session, session.error)
 
     def _declared_layout(self, address: pika.URLParameters) -> Layout:
-        """What is to be consumed, and is there unless it was deleted in the middle of a change."""
+        """The queues to consume. They exist, unless one was deleted while the layout changes."""
         try:
             with (
                 broker_channel([address]) as channel,
@@ -154,12 +154,12 @@ class Worker:
             raise unavailable(error) from error
 
     def _beat(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
-        """For as long as the session lasts, once a second: takes part as one of the workers, tells
-        the session what it is to consume while others come and go, and folds what the ledger noted
-        meanwhile, for as long as the next beat is not due."""
+        """Runs as long as the session does. Once a second it reports this worker as alive, tells
+        the session what to consume as others come and go, and then folds the ledger's new notes
+        until the next beat is due."""
         membership = Membership(self._engine, self._share)
         try:
-            # A worker that cannot reach the broker does not keep others from it.
+            # A worker that cannot reach the broker must not claim queues from others.
             while not session.opened.wait(POLL_SECONDS):
                 if ended.is_set():
                     return
@@ -168,7 +168,7 @@ class Worker:
                 self._consult(membership, session, layout)
                 self._fold(ended, next_beat_at)
                 ended.wait(next_beat_at - time.monotonic())
-        except Exception as error:  # handed to the thread that can end the session
+        except Exception as error:  # passed to the thread that can end the session
             session.fail(error)
         finally:
             _leave(membership)
@@ -181,8 +181,8 @@ class Worker:
         except DBAPIError as error:
             if self._settings.drain:
                 raise
-            # The applier has the same trouble, and deals with it.
-            logger.warning("cannot ask for the other workers: %s", first_line(error))
+            # The applier sees the same trouble and handles it.
+            logger.warning("cannot ask the database about the other workers: %s", first_line(error))
             return
         if layout_now.queues != layout.queues:
             logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
@@ -193,7 +193,7 @@ class Worker:
     def _fold(self, ended: threading.Event, until: float = math.inf) -> None:
         try:
             fold(self._engine, until=lambda: ended.is_set() or time.monotonic() >= until)
-        except DBAPIError as error:  # nothing is wrong but its size: the next one does more
+        except DBAPIError as error:  # only the size suffers: the next fold does more
             logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
 
     def _recover(self, session: ConsumingSession, error: BaseException) -> None:
@@ -206,7 +206,7 @@ class Worker:
             case AMQPConnectorException() | AMQPError() | OSError():
                 trouble = BrokerUnavailable(every_reason(error))
             case _:
-                raise error  # a defect: the process ends, its deliveries go back
+                raise error  # a bug: the process ends, and its deliveries go back
         if session.applied + session.buried == 0:
             raise trouble
         logger.warning("beginning again", extra={"because": str(trouble)})
@@ -216,7 +216,7 @@ def _leave(membership: Membership) -> None:
     try:
         membership.leave()
     except DBAPIError as error:
-        logger.warning("the other workers will notice the end later: %s", first_line(error))
+        logger.warning("the other workers will notice this one's end later: %s", first_line(error))
 
 
 def _log_backoff(state: RetryCallState) -> None:

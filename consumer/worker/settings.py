@@ -12,4 +12,4 @@ class Settings:
     future_tolerance: timedelta
     drain: bool
     required_users: frozenset[str] = frozenset()
-    """Who may have published what is applied, by the broker's word; empty for anybody."""
+    """Users whose messages are applied, as the broker vouches for them; empty means any user."""

@@ -1,6 +1,6 @@
 """The methods of the original authserver: an XML-RPC call becomes an event in the spool.
 
-The codes of faults are those of the Specification for Fault Code Interoperability
+Fault codes are those of the Specification for Fault Code Interoperability
 (https://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php); they do not change.
 """
 
@@ -22,7 +22,7 @@ from mirrorfeed.publisher.client import BranchStatusClient, reason_from
 from mirrorfeed.publisher.errors import AttemptNotStarted, SpoolError
 
 TIME_FIELDS = 9
-"""As in Python's `utctimetuple`: year, month, day, hour, minute, second, and three to spare."""
+"""As in Python's `utctimetuple`: year, month, day, hour, minute, second, and three unused."""
 DATE_FIELDS = 6
 MAX_DETAIL_LENGTH = 200
 XML = (b"content-type", b"text/xml")
@@ -31,31 +31,31 @@ logger = logging.getLogger(__name__)
 
 
 class FaultCode(IntEnum):
-    """What was wrong, for programs; the fault's text tells people."""
+    """What was wrong, for programs; the fault's text is for people."""
 
     NOT_WELL_FORMED = -32700
-    """The body is no XML."""
+    """The body is not XML."""
     INVALID_REQUEST = -32600
-    """It is XML, but no XML-RPC call, or holds what only attackers send."""
+    """It is XML, but not an XML-RPC call, or it contains what only attackers send."""
     UNKNOWN_METHOD = -32601
     INVALID_PARAMETERS = -32602
     INTERNAL_ERROR = -32603
     """A bug of ours; the log has more."""
     NOT_STARTED = -32500
-    """A mirroring was completed that nobody started."""
+    """An attempt was completed that had not been started."""
     SPOOL_UNUSABLE = -32400
     """The spool is full or broken: the event was not taken."""
     TRANSPORT = -32300
-    """Too large, too slow, or not sent as HTTP wants it."""
+    """Too large or too slow."""
 
 
 class InvalidParameter(ValueError):
-    """A value is not of the type that its parameter has; the text follows the parameter's name."""
+    """A value has the wrong type for its parameter; the text follows the parameter's name."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is called: its parameters in order, each with what makes a value of it."""
+    """How a method is called: its parameters in order, each with what converts its value."""
 
     parameters: Mapping[str, Callable[[Any], Any]]
     run: Callable[..., Any]
@@ -64,7 +64,7 @@ class Method:
 
 @dataclass
 class Call:
-    """A call and, once it was made, its result or error."""
+    """A call and, once it has been made, its result or error."""
 
     name: str
     run: Callable[..., Any]
@@ -74,7 +74,7 @@ class Call:
 
     @property
     def is_report(self) -> bool:
-        """Whether it needs the spool: others ask for what the server can do."""
+        """Whether it needs the spool; other calls ask what the server can do."""
         return not self.name.startswith("system.")
 
     def make(self) -> None:
@@ -86,24 +86,24 @@ class Call:
 
 
 class XmlRpcCalls:
-    """The methods, as one client carries them out."""
+    """The methods, carried out by one client."""
 
     def __init__(self, client: BranchStatusClient) -> None:
         self._methods = {
             "startMirroring": Method(
                 {"id": whole_number},
                 client.start_mirroring,
-                "The mirroring of a branch begins now.",
+                "A mirror attempt of a branch begins now.",
             ),
             "mirrorComplete": Method(
                 {"id": whole_number, "revision": text_or_nil},
                 client.mirror_complete,
-                "The mirroring that was started last succeeded, up to this revision.",
+                "The branch's latest attempt succeeded, up to this revision.",
             ),
             "mirrorFailed": Method(
                 {"id": whole_number, "reason": reason},
                 client.mirror_failed,
-                "The mirroring that was started last failed, for this reason.",
+                "The branch's latest attempt failed, for this reason.",
             ),
             "recordSuccess": Method(
                 {
@@ -113,8 +113,8 @@ class XmlRpcCalls:
                     "completed": xmlrpc_instant,
                 },
                 client.record_success,
-                "A script ran and ended normally. A time is a dateTime or an array of nine"
-                " integers as Python's utctimetuple() makes it, in UTC.",
+                "A script ran and ended normally. A time is a dateTime, or an array of nine"
+                " integers as made by Python's utctimetuple(), in UTC.",
             ),
             "system.listMethods": Method({}, self._list_methods, "The names of all methods."),
             "system.methodHelp": Method(
@@ -123,7 +123,7 @@ class XmlRpcCalls:
         }
 
     def call_of(self, body: bytes) -> Call:
-        """The call that a request asks for, to be made. Raises Fault."""
+        """The call that a request asks for, not made yet. Raises Fault."""
         name, values = parse_call(body)
         method = self._method(name)
         if len(values) != len(method.parameters):
@@ -144,7 +144,7 @@ class XmlRpcCalls:
         if method is None:
             raise Fault(
                 FaultCode.UNKNOWN_METHOD,
-                f"there is no method {shown(name)}: there is {', '.join(self._methods)}",
+                f"there is no method {shown(name)}: the methods are {', '.join(self._methods)}",
             )
         return method
 
@@ -157,7 +157,7 @@ class XmlRpcCalls:
 
 
 def answer_of(call: Call) -> bytes:
-    """The response to a call that was made: its result, True for a report, or a fault."""
+    """The response to a call that has been made: its result, True for a report, or a fault."""
     match call.error:
         case None:
             return TRUE if call.result is None else response(call.result)
@@ -192,27 +192,29 @@ def parse_call(body: bytes) -> tuple[str, tuple[Any, ...]]:
     except DefusedXmlException as error:
         raise Fault(
             FaultCode.INVALID_REQUEST,
-            "the request has a document type declaration or entities: send it without",
+            "the request has a document type declaration or entities: send it without them",
         ) from error
     except ExpatError as error:
         raise Fault(
             FaultCode.NOT_WELL_FORMED, f"the request is not well-formed XML: {error}"
         ) from error
-    except Exception as error:  # whatever can happen to the standard library on strange input
+    except Exception as error:  # the standard library raises many kinds on strange input
         detail = masked_start(str(error), MAX_DETAIL_LENGTH) or type(error).__name__
         raise Fault(
-            FaultCode.INVALID_REQUEST, f"the request is no XML-RPC call: {detail!r}"
+            FaultCode.INVALID_REQUEST, f"the request is not an XML-RPC call: {detail!r}"
         ) from error
     if name is None:
-        raise Fault(FaultCode.INVALID_REQUEST, "the request is no XML-RPC call: it has no method")
+        raise Fault(
+            FaultCode.INVALID_REQUEST, "the request is not an XML-RPC call: it has no method"
+        )
     return name, values
 
 
 def response(value: Any) -> bytes:
     if isinstance(value, Fault):
-        value = Fault(int(value.faultCode), value.faultString)  # xmlrpc knows no enum
+        value = Fault(int(value.faultCode), value.faultString)  # xmlrpc cannot write an enum
         logger.info("fault %d: %s", value.faultCode, value.faultString)
-    # Values are quoted, so no text of ours has control characters; a path may have surrogates.
+    # Values are quoted, so our texts have no control characters; a path may have surrogates.
     text = dumps(value if isinstance(value, Fault) else (value,), methodresponse=True)
     return text.encode(errors="replace")
 
@@ -232,7 +234,7 @@ def accepted(parameter: str, accept: Callable[[Any], Any], value: Any) -> Any:
 
 
 def whole_number(value: Any) -> int:
-    if type(value) is not int:  # a bool is an int to Python
+    if type(value) is not int:  # to Python a bool is an int
         raise InvalidParameter("an int")
     return value
 
@@ -248,12 +250,12 @@ def text_or_nil(value: Any) -> str | None:
 
 
 def reason(value: Any) -> str:
-    """Cut to what an event can hold: an unmodified puller knows no limit."""
+    """Cut to what an event can hold: an unmodified puller does not know the limit."""
     return reason_from(text(value))
 
 
 def xmlrpc_instant(value: Any) -> datetime:
-    """Where nothing else is said, a time is UTC, as for the original authserver."""
+    """A time without an offset is UTC, as it was for the original authserver."""
     if isinstance(value, DateTime):
         try:
             time = datetime.fromisoformat(value.value)
@@ -276,8 +278,8 @@ def xmlrpc_instant(value: Any) -> datetime:
 
 
 def described(value: Any) -> str:
-    """The value as a message quotes it, with its XML-RPC type; of a container the size only, for
-    what nests deeply cannot be shown."""
+    """The value as a message quotes it, with its XML-RPC type. For a container only the size: what
+    is nested deeply cannot be shown."""
     match value:
         case None:
             return "nil"

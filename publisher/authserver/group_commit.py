@@ -1,7 +1,7 @@
-"""Many callers, one spool: calls that come together share a commit, and so wait for the disk once.
+"""Many callers, one spool: calls that arrive together share a commit, and one wait for the disk.
 
-The thread of the event loop makes them. Whoever reports needs the disk, and a second thread of the
-same interpreter takes longer to be woken up, and to wake up this one, than a commit takes.
+The event loop's own thread commits. Every caller waits for the disk anyway, and waking a second
+thread of the same interpreter, and being woken by it, takes longer than a commit.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from mirrorfeed.publisher.client import BranchStatusClient
 from mirrorfeed.publisher.errors import SpoolBusy
 
 RETRY_SECONDS = 0.001
-"""How soon to ask again for a spool that another process, or the forwarder, writes to."""
+"""How soon to retry if another process, or the forwarder, is writing to the spool."""
 BUSY_TIMEOUT_SECONDS = 30.0
-"""How long to ask, from the first call that found it locked. All who wait by then are refused."""
+"""How long to retry, counted from the first refusal. Then all waiting calls are refused."""
 
 Batch = list[tuple[Call, asyncio.Future[None]]]
 
 
 class GroupCommit:
-    """Where calls wait to be made. Its methods are for the thread of the event loop."""
+    """Where calls wait to be made. Use it only in the event loop's thread."""
 
     def __init__(self, client: BranchStatusClient) -> None:
         self._client = client
@@ -27,7 +27,7 @@ class GroupCommit:
         self._busy_since: float | None = None
 
     async def make(self, call: Call) -> None:
-        """Returns when the call is made and what it did is durable, or else it has an error."""
+        """Returns once the call is made and durable, or has an error."""
         made = asyncio.get_running_loop().create_future()
         is_first = not self._waiting
         self._waiting.append((call, made))
@@ -36,8 +36,8 @@ class GroupCommit:
         await made
 
     def _gather(self, known: int) -> None:
-        """Makes what waits, once a turn of the loop, from a request to its call, brings no more.
-        Meanwhile those who got an answer can ask again."""
+        """Commits once a turn of the loop, the time it takes a request to become a call, brings no
+        more calls. Clients that just got an answer can send their next call meanwhile."""
         if len(self._waiting) > known:
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._gather, len(self._waiting))
@@ -46,7 +46,7 @@ class GroupCommit:
 
     def _commit(self) -> None:
         try:
-            # A locked spool keeps nobody waiting who does not need it.
+            # A locked spool must not delay requests that do not need it.
             with self._client.group_commit(timeout_seconds=0):
                 for call, _ in self._waiting:
                     call.make()
@@ -59,7 +59,7 @@ class GroupCommit:
         batch, self._waiting = self._waiting, []
         self._busy_since = None
         for _, made in batch:
-            if not made.done():  # a server that ends gives up who waits too long
+            if not made.done():  # a server shutting down gives up on requests that wait too long
                 made.set_result(None)
 
     def _is_to_ask_again(self) -> bool:

@@ -1,7 +1,7 @@
-"""The XML-RPC server that unmodified pullers of the original system call.
+"""The XML-RPC server for unmodified pullers of the original system.
 
-uvicorn speaks HTTP and TLS. Here a request's body becomes a call, the spooler makes it, and what
-came of it is the answer.
+uvicorn speaks HTTP and TLS. Here a request's body becomes a call, a group commit makes it, and its
+result is the answer.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ MAX_CONNECTIONS = 512
 BODY_SECONDS = 5.0
 """How long a client may take to send a body."""
 HEAD_SECONDS = 5
-"""After at least so long, and at most twice, a client that does not complete a head is left."""
+"""A client that does not complete a request's head is dropped after one to two times this."""
 END_SECONDS = 6
-"""How long requests in hand may take once the server is told to end: longer than a body."""
+"""How long requests in hand may take once the server is told to end; longer than a body may."""
 
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 class Authserver(Server):
-    """uvicorn, set up for calls that are small and many.
+    """uvicorn, set up for many small calls.
 
-    `token`, where there is one, must be the password of every request (HTTP Basic, any user).
+    If there is a `token`, it must be the password of every request (HTTP Basic, any user).
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Authserver(Server):
         self._silent: set[tuple[H11Protocol, object]] = set()
 
     def listen(self, host: str, port: int) -> None:
-        """Serves until `should_exit` is set or a signal comes, then finishes what is in hand.
+        """Serves until `should_exit` is set or a signal comes, then finishes the requests in hand.
 
-        Raises OSError where it cannot listen there.
+        Raises OSError if it cannot listen there.
         """
         with listener(host, port) as sock:
             scheme = "https" if self.config.is_ssl else "http"
@@ -63,7 +63,7 @@ class Authserver(Server):
             self.run([sock])
 
     async def _leave_silent_clients(self) -> None:
-        """uvicorn has no deadline for a head: who stands at the same one as last time is left."""
+        """uvicorn has no deadline for a head: drop clients still at the same one as last time."""
         silent = {
             (connection, connection.cycle)
             for connection in self.server_state.connections
@@ -76,10 +76,10 @@ class Authserver(Server):
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """Raises OSError where nobody can listen there."""
+    """Raises OSError if it cannot listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
-    # Connections inherit it: an answer's head and body are sent by themselves, and neither waits.
+    # Connections inherit this: an answer's head and body are sent separately, without waiting.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -89,7 +89,7 @@ def server_config(
     tls: ssl.SSLContext | None = None,
     on_tick: Callable[[], Awaitable[None]] | None = None,
 ) -> Config:
-    """Nothing here depends on which other packages are installed, as uvicorn's defaults do."""
+    """Unlike uvicorn's defaults, this does not depend on which other packages are installed."""
     return Config(
         app,
         loop="asyncio",
@@ -121,7 +121,7 @@ class App:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            text = b"this is an XML-RPC server, which is called with POST\n"
+            text = b"this is an XML-RPC server: call it with POST\n"
             await answer(send, HTTPStatus.METHOD_NOT_ALLOWED, text, (b"allow", b"POST"))
         elif not self._is_authorised(scope):
             text = b"the token is missing or wrong: give it as in http://any:TOKEN@host/\n"
@@ -154,12 +154,12 @@ class App:
 
 
 class Disconnected(Exception):
-    """The client is gone: nobody waits for an answer."""
+    """The client is gone: nobody is waiting for an answer."""
 
 
 async def body_of(scope: Message, receive: Receive) -> bytes:
     """Raises Disconnected, and Fault for a body that is too large or too slow."""
-    announced = int(header(scope, b"content-length") or 0)  # uvicorn takes nothing but digits
+    announced = int(header(scope, b"content-length") or 0)  # uvicorn accepts only digits
     body = bytearray()
     is_complete = False
     try:
@@ -184,7 +184,7 @@ async def body_of(scope: Message, receive: Receive) -> bytes:
 
 
 def header(scope: Message, name: bytes) -> bytes:
-    """The value of a header that comes once; empty where it does not."""
+    """The value of a header that appears once; empty if it is missing."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers.get(name, b"")
 

@@ -1,7 +1,7 @@
 """Spool -> broker, for as long as there is a process to do it.
 
 One thread forwards for all processes that use a spool: the one that holds the lock file beside it.
-Where that process ends, another takes over.
+If that process ends, another one takes over.
 """
 
 import fcntl
@@ -33,28 +33,28 @@ from mirrorfeed.publisher.forward.session import PublishingSession
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 WINDOW = 1000
-"""Unconfirmed events at once; past a few hundred more does not make a broker faster."""
+"""Unconfirmed events at once; beyond a few hundred, more do not make a broker faster."""
 MAX_BACKOFF_SECONDS = 15.0
 RECONNECT_SECONDS = 0.2
-"""How soon to connect again after a connection that was of use, or to ask for the lock again."""
+"""How soon to reconnect after a useful connection, or to try for the lock again."""
 STOP_TIMEOUT_SECONDS = 2.0
 POLL_SECONDS = 0.1
-"""How often to look at the spool for what another process's forwarder took away."""
+"""How often to check whether another process's forwarder removed events from the spool."""
 
 logger = logging.getLogger(__name__)
 
 
 class SessionFailed(Exception):
-    """A connection to the broker ended without having been of use."""
+    """A connection to the broker ended without having been useful."""
 
 
 class Forwarder:
-    """Sends what a spool holds, in a daemon thread of this process and of its forked children."""
+    """Sends what is in a spool, in a daemon thread of this process and of its forked children."""
 
     def __init__(self, spool_path: Path, amqp_urls: str, *, window: int = WINDOW) -> None:
-        """Each connection is tried with the next of the URLs in the list.
+        """Each connection uses the next URL in the list.
 
-        Raises ValueError for one that cannot be read. Nothing is opened before `wake`."""
+        Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = spool_path
         addresses = connection_parameters(amqp_urls, name="mirrorfeed publisher")
         self._addresses = cycle(addresses)
@@ -65,7 +65,7 @@ class Forwarder:
         _forwarders.add(self)
 
     def wake(self) -> None:
-        """There may be something to send. Starts the thread where none runs."""
+        """There may be something to send. Starts the thread if it is not running."""
         if self._thread is None:
             self._start()
         session = self._session
@@ -73,7 +73,7 @@ class Forwarder:
             session.wake()
 
     def stop(self) -> None:
-        """Ends the thread; what is not confirmed stays in the spool."""
+        """Ends the thread; unconfirmed events stay in the spool."""
         self._stopping.set()
         session = self._session
         if session is not None:
@@ -81,7 +81,7 @@ class Forwarder:
         self.join(STOP_TIMEOUT_SECONDS)
 
     def join(self, timeout_seconds: float) -> None:
-        """Waits for the thread to end, unless it is the thread that asks, as at a collection."""
+        """Waits for the thread to end, unless called in it, as by the garbage collector."""
         if self._thread not in (None, threading.current_thread()):
             self._thread.join(timeout_seconds)
 
@@ -91,22 +91,22 @@ class Forwarder:
 
     @property
     def holds_spool(self) -> bool:
-        """Whether it is this process that forwards the spool."""
+        """Whether this process is the one that forwards the spool."""
         return self._lock_file.is_held
 
     @property
     def reaches_broker(self) -> bool:
-        """Whether the latest connection, which may be over, got as far as an open channel."""
+        """Whether the latest connection got as far as an open channel, even if it is over now."""
         return self._session is not None and self._session.was_open
 
     @property
     def removals(self) -> int:
-        """How often this process took events away from the spool, or ceased to forward it."""
+        """How often this process removed events from the spool, or stopped forwarding it."""
         return self._removals
 
     def wait_for_removal(self, *, seen: int, timeout_seconds: float) -> None:
-        """Returns once `removals` is not `seen` any more, and at times without: other processes
-        give no signal."""
+        """Returns once `removals` differs from `seen`, or earlier, because other processes send no
+        signal."""
         if not self.holds_spool:
             timeout_seconds = min(timeout_seconds, POLL_SECONDS)
         with self._removed:
@@ -137,13 +137,13 @@ class Forwarder:
             thread = threading.Thread(target=self._run, name="mirrorfeed forwarder", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the event is safe: the next call tries again
+            except RuntimeError as error:  # the event is safe, and the next call tries again
                 logger.warning("cannot send yet: %s", error)
             else:
                 self._thread = thread
 
     def _run(self) -> None:
-        # Whatever happens, the spool is safe, and must be sent one day: never give up.
+        # The spool is safe whatever happens, and must be sent some day: never give up.
         retry = Retrying(
             retry=retry_if_exception_type(Exception),
             wait=after_each_round(
@@ -163,8 +163,8 @@ class Forwarder:
             self._note_removal()
 
     def _forward(self) -> None:
-        """Returns at once where another process forwards, else when a session that was of use has
-        ended. Raises SessionFailed for one that was not."""
+        """Returns at once if another process forwards, else when a useful session has ended.
+        Raises SessionFailed if the session was not useful."""
         if not self._lock_file.acquire():
             return
         spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
@@ -185,7 +185,7 @@ class Forwarder:
                 return
             if session.refused_user:
                 self._names_user = False
-                logger.warning("sending without the name of the user: %s", session.error)
+                logger.warning("sending without the user's name: %s", session.error)
                 return
             if session.refusal_code is not None:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
@@ -198,10 +198,11 @@ class Forwarder:
     def _learn(
         self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: BaseException
     ) -> None:
-        """The broker closed the channel over one of the unconfirmed events, not saying which.
+        """The broker closed the channel because of one of the unconfirmed events, without saying
+        which.
 
-        They go again one by one. What it will never take is then set aside; what it does not allow
-        may be allowed later, so its key is held and all others go first.
+        They are sent again one by one. An event that the broker will never take is then set aside;
+        one that it does not allow may be allowed later, so its key is held while all others go on.
         """
         if len(unconfirmed) > 1:
             self._careful_until = max(event.sequence for event in unconfirmed)
@@ -220,7 +221,7 @@ class ForwarderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Whether this process forwards now. Raises OSError where the file cannot be opened."""
+        """Whether this process forwards now. Raises OSError if the file cannot be opened."""
         if self._descriptor is not None:
             return True
         with fork_lock:

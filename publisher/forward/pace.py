@@ -1,26 +1,28 @@
-"""When a session looks into the spool for what was appended.
+"""When a session looks for new events in the spool.
 
-A call that comes alone is sent at once. Calls in quick succession are gathered, and go together
-when the broker has confirmed what went before, or a moment later: that is less work for this
-process, for the broker and for the disk that both wait for. Nothing here does I/O or asks a clock.
+The event of a single call is sent at once. Events of calls in quick succession are gathered and
+sent together, once the broker has confirmed the ones before or a moment later. That is less work
+for this process, for the broker, and for the disk that both wait for. Nothing here does I/O or
+reads a clock.
 """
 
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 
 LINGER_SECONDS = 0.02
-"""Where a look found LINGER_EVENTS or more, how long what comes next is gathered."""
+"""After a look that found LINGER_EVENTS or more, how long the next events are gathered."""
 LINGER_EVENTS = 4
-"""So many in that time are 200 a second: what comes more slowly is not kept waiting again."""
+"""This many in that time are 200 a second. At a lower rate, gathering ends."""
 CALLS_SECONDS = 0.01
+"""How long after a call more calls are expected."""
 STALL_SECONDS = 1.0
-"""How long no confirm comes until what is behind the unconfirmed events is read all the same."""
+"""How long without a confirm before the events behind the unconfirmed ones are read anyway."""
 
 
 class Pace:
-    """Of the session that publishes what `pipeline` gives out.
+    """The pace of the session that publishes the events of `pipeline`.
 
-    Times are seconds of one monotonic clock. All is called by the session's thread, but for
-    `appended`.
+    Times are seconds of one monotonic clock. Everything except `appended` is called by the
+    session's thread.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -33,8 +35,9 @@ class Pace:
     def appended(self, now: float) -> bool:
         """Something was appended to the spool. Returns whether the session must be told to look.
 
-        From any thread. While events are unconfirmed the last confirm makes the session look, and
-        while it lingers, the end of that: so its thread does not get in the way of calls."""
+        May be called from any thread. While events are unconfirmed, the last confirm makes the
+        session look; while it lingers, the end of that does. So its thread stays out of the way of
+        calls."""
         self._appended_at = now
         if self._has_appended:
             return False
@@ -42,12 +45,12 @@ class Pace:
         return self._pipeline.is_idle and not self._lingers
 
     def begin_look(self) -> None:
-        self._has_appended = False  # before reading: what is appended from now on wakes again
+        self._has_appended = False  # before reading: anything appended from now on wakes it again
         self._pipeline.look_again()
 
     def end_look(self, published: int) -> bool:
-        """The look found so many events to publish. Returns whether the session lingers from now
-        on: `end_lingering` follows after LINGER_SECONDS."""
+        """The look published this many events. Returns whether the session lingers from now on;
+        if so, call `end_lingering` after LINGER_SECONDS."""
         begins_lingering = published >= LINGER_EVENTS and not self._lingers
         self._lingers = self._lingers or begins_lingering
         return begins_lingering
@@ -58,8 +61,8 @@ class Pace:
         return self._has_appended
 
     def confirmed(self, now: float) -> bool:
-        """The pipeline was told of a confirm. Returns whether to look, and not only to publish what
-        waited for it."""
+        """The pipeline was told of a confirm. Returns whether to look for new events too, not only
+        to publish those that waited for the confirm."""
         self._confirmed_at = now
         return self._pipeline.is_idle and self._has_appended and not self._lingers
 
@@ -67,5 +70,5 @@ class Pace:
         return now - self._confirmed_at > STALL_SECONDS
 
     def is_called(self, now: float) -> bool:
-        """Whether calls come right now, and should have the interpreter between two events."""
+        """Whether calls are coming in, and should get the interpreter between two events."""
         return now - self._appended_at < CALLS_SECONDS

@@ -1,8 +1,8 @@
 """Which event may be published next: in order within a key, pipelined across keys.
 
 A nack for one message does not stop the broker from taking the next. So a partition key has at
-most one unconfirmed event, and a key whose event was nacked or returned is held until it is tried
-again; all other keys go on. Nothing here does I/O but reading the spool.
+most one unconfirmed event, and a key whose event was nacked or returned is held until it is
+retried; all other keys go on. Reading the spool is the only I/O here.
 """
 
 from collections import deque
@@ -13,8 +13,8 @@ from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 READ_AHEAD = 500
 KEPT_BYTES = 8 * 1024**2
-"""How much is kept in memory of events whose key is busy. Nothing is read beyond until some of them
-are confirmed, or it is known that none will be for now."""
+"""How many bytes of events with a busy key are kept in memory. Beyond that nothing is read until
+some of them are confirmed, or it is clear that none will be for now."""
 
 
 class Pipeline:
@@ -28,31 +28,31 @@ class Pipeline:
         careful_until: int = 0,
         held: Collection[str] = (),
     ) -> None:
-        """At most `window` events are unconfirmed at once; up to sequence `careful_until` only
-        one, so that it is known which of them makes the broker close the channel. The keys `held`
-        wait for `retry_held` from the beginning."""
+        """At most `window` events are unconfirmed at once, but only one up to sequence
+        `careful_until`, so that it is known which event makes the broker close the channel. The
+        keys in `held` wait for `retry_held` from the start."""
         self._spool = spool
         self._window = window
         self._careful_until = careful_until
         self._read: deque[SpooledEvent] = deque()
         self._may_have_more = True
-        self._cursor = 0  # every event up to here was taken, or its key is busy
+        self._cursor = 0  # every event up to here was taken, or has a busy key
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
         # A key is busy, and listed here, while one of its events is unconfirmed, held or ready to
-        # be published. Those of its events that were read meanwhile wait here, in order: first
-        # those of which only the numbers are kept.
+        # be published. Its events read meanwhile wait here, in order: first those of which only
+        # the numbers are kept.
         self._waiting: dict[str, deque[SpooledEvent | int]] = {key: deque() for key in held}
         self._kept_bytes = 0
         self._ready: deque[str] = deque()
         self.held: set[str] = set(held)
         """Keys whose event was nacked or returned."""
         self.confirmed: list[int] = []
-        """Sequences that the spool may forget."""
+        """Sequences that the spool may delete."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether no confirm is to come. Any thread may ask."""
+        """Whether no confirm is outstanding. Any thread may ask."""
         return not self._unconfirmed
 
     @property
@@ -60,7 +60,7 @@ class Pipeline:
         return list(self._unconfirmed.values())
 
     def take(self) -> SpooledEvent | None:
-        """The next event to publish, or None while there is none or the window is full."""
+        """The next event to publish, or None if there is none or the window is full."""
         careful = self._cursor < self._careful_until
         if len(self._unconfirmed) >= (1 if careful else self._window):
             return None
@@ -79,14 +79,14 @@ class Pipeline:
                 return event
             waiting.append(self._keep(event))
         if not self._waiting and not self.confirmed:
-            self._cursor = 0  # what was refused before may have been put back, behind it
+            self._cursor = 0  # refused events may have been put back behind it
         return None
 
     def published(self, delivery_tag: int, event: SpooledEvent) -> None:
         self._unconfirmed[delivery_tag] = event
 
     def returned(self, message_id: str) -> None:
-        """The broker could not route the event; it will ack it all the same, after this."""
+        """The broker could not route the event; it will ack it anyway, after this."""
         self._returned.add(message_id)
 
     def acked(self, delivery_tag: int, *, multiple: bool) -> None:
@@ -112,12 +112,12 @@ class Pipeline:
         self.held.clear()
 
     def look_again(self) -> None:
-        """The spool may hold events that it did not hold when it was read to its end."""
+        """The spool may have new events since it was read to its end."""
         self._may_have_more = True
 
     def read_on(self) -> None:
-        """No confirm comes, as from a queue without a leader: of what waits for one only the
-        numbers are kept, so that what is behind it can be read."""
+        """No confirm comes, as from a queue without a leader. Keeps only the numbers of the events
+        that wait for one, so that the events behind them can be read."""
         for key in self._waiting:
             self._keep_numbers(key)
 

@@ -1,4 +1,4 @@
-"""One connection to the broker, from opening to its end, publishing what the spool holds."""
+"""One connection to the broker, from opening to end, which publishes the spool's events."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 USER_REFUSED = "user_id property set to"
-"""What RabbitMQ's reply says where a message names another user than the connection's."""
+"""RabbitMQ's reply contains this if a message names a user other than the connection's."""
 POLL_SECONDS = 0.1
-"""How often the spool is asked for what other processes appended."""
+"""How often the spool is checked for events that other processes appended."""
 GIVE_WAY_SECONDS = 50e-6
-"""How long a call of this process may have the interpreter between two events."""
+"""How long a call in this process gets the interpreter between two events."""
 REMOVE_SECONDS = 0.25
 """How long confirmed events stay in the spool, so that many are removed at once."""
 RETRY_REMOVE_SECONDS = 1.0
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class PublishingSession(Session):
     """Publishes with confirms until the connection ends or `close` is called.
 
-    Everything runs in the thread that calls `run`, but for `wake` and `close`.
+    Everything except `wake` and `close` runs in the thread that calls `run`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PublishingSession(Session):
         super().__init__(SelectConnection, parameters)
 
     def run(self) -> None:
-        """Returns when the connection has ended; `error` says why, None where `close` ended it."""
+        """Returns when the connection has ended; `error` says why, or is None after `close`."""
         try:
             self._ioloop.start()
         finally:
@@ -72,12 +72,12 @@ class PublishingSession(Session):
             self._ioloop.close()
 
     def wake(self) -> None:
-        """Something was appended to the spool. From any thread."""
+        """Something was appended to the spool. May be called from any thread."""
         if self._pace.appended(time.monotonic()):
             self._ioloop.add_callback_threadsafe(self._look)
 
     def close(self) -> None:
-        """From any thread."""
+        """Ends the session. May be called from any thread."""
         self._ioloop.add_callback_threadsafe(self._end)
 
     @property
@@ -86,7 +86,7 @@ class PublishingSession(Session):
 
     @property
     def refusal_code(self) -> int | None:
-        """The AMQP reply code by which the broker closed the channel over an event, else None."""
+        """The AMQP reply code if the broker closed the channel because of an event, else None."""
         if not isinstance(self.error, ChannelClosedByBroker):
             return None
         code: int = self.error.reply_code
@@ -94,8 +94,8 @@ class PublishingSession(Session):
 
     @property
     def refused_user(self) -> bool:
-        """Whether the broker knows this connection's user by another name than it logged in with,
-        as after a login with a token."""
+        """Whether the broker knows this connection's user by a different name than the login, as it
+        does after a login with a token."""
         return self.refusal_code == PRECONDITION_FAILED and USER_REFUSED in str(self.error)
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
@@ -116,7 +116,7 @@ class PublishingSession(Session):
             content_type=wire.CONTENT_TYPE,
             user_id=self._user_id,
         )
-        if self._pipeline.held:  # what the broker did not allow just now
+        if self._pipeline.held:  # the broker did not allow these just now
             self._hold_seconds = MAX_HOLD_SECONDS
         self._await_held()
         self._poll()
@@ -128,7 +128,7 @@ class PublishingSession(Session):
         self._ioloop.call_later(POLL_SECONDS, self._poll)
 
     def _look(self) -> None:
-        """Publishes what was appended, too."""
+        """Reads the spool for new events, then publishes."""
         self._pace.begin_look()
         if self._pace.end_look(self._pump()):
             self._ioloop.call_later(LINGER_SECONDS, self._end_lingering)
@@ -138,7 +138,7 @@ class PublishingSession(Session):
             self._look()
 
     def _pump(self) -> int:
-        """Publishes what may be published and returns how many events that were."""
+        """Publishes every event that may be published now, and returns how many there were."""
         if not self.is_open:
             return 0
         count = 0

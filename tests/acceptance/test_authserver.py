@@ -230,7 +230,7 @@ def test_the_server_tells_what_it_can_do(shared: str) -> None:
         ("recordSuccess", ("n", "h", (2**31 - 1,) * 9, BEGAN), -32602, "a time that exists"),
         ("recordSuccess", ("n", "h", DateTime("today"), BEGAN), -32602, "got the dateTime 'today'"),
         ("system.methodHelp", ("x",), -32601, "there is no method 'x'"),
-        ("stopMirroring", (1,), -32601, "no method 'stopMirroring': there is startMirroring, "),
+        ("stopMirroring", (1,), -32601, "no method 'stopMirroring': the methods are start"),
     ],
 )  # fmt: skip
 def test_a_wrong_call_gets_a_fault(
@@ -249,10 +249,10 @@ def test_a_wrong_call_gets_a_fault(
         (b"", -32700, "not well-formed"),
         (b"\xff\xfe\x00", -32700, "not well-formed"),
         (b"<methodCall><methodName>startMirroring", -32700, "not well-formed"),
-        (b"<html/>", -32600, "no XML-RPC call"),
+        (b"<html/>", -32600, "not an XML-RPC call"),
         (dumps((1,), methodresponse=True).encode(), -32600, "it has no method"),
         (dumps(("x",), "startMirroring").replace("string", "int").encode(), -32600, "'x'"),
-        (dumps((1,), "startMirroring").replace("1<", "9" * 5000 + "<").encode(), -32600, "no XML"),
+        (dumps((1,), "startMirroring").replace("1<", "9" * 5000 + "<").encode(), -32600, "not an"),
         (b"<methodCall><methodName>startMirroring</methodName><params><param>"
          + b"<value><array><data>" * 20_000 + b"</data></array></value>" * 20_000
          + b"</param></params></methodCall>", -32602, "id must be an int, got an array of 1"),
@@ -392,7 +392,9 @@ def test_a_full_spool_gets_a_fault(offline: Shell, path: Path) -> None:
         while (fault := fault_or_none(proxy)) is None:
             taken += 1
     assert fault.faultCode == -32400
-    assert "is full, its limit is 1048576 bytes: see that a forwarder runs" in fault.faultString
+    assert (
+        "is full, its limit is 1048576 bytes: make sure that a forwarder runs" in fault.faultString
+    )
     assert len(spooled(path)) == taken > 10
 
 
@@ -466,9 +468,9 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
     [
         (("--port", "{busy}"), "cannot listen on 127.0.0.1 port"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 8999"),
-        (("--tls-key", "{file}"), "--tls-key needs its certificate"),
-        (("--tls-certificate", "{file}"), "no TLS with the certificate"),
-        (("--token", ""), "the token is empty: put one into MIRRORFEED_AUTHSERVER_TOKEN"),
+        (("--tls-key", "{file}"), "--tls-key needs a certificate"),
+        (("--tls-certificate", "{file}"), "cannot use the certificate"),
+        (("--token", ""), "the token is empty: set MIRRORFEED_AUTHSERVER_TOKEN to one"),
         (("--amqp-url", "http://x"), "the AMQP URL cannot be read"),
     ],
 )

@@ -137,7 +137,7 @@ def test_what_remains_dead_is_told_by_the_exit_code(
     publish_events(topology, started(404, 0))
     drain(shell)
     result = shell.run("mirror-replay", "apply", "--all", expect=1)
-    assert "0 applied, 0 known already, 1 still dead" in result.stdout
+    assert "0 applied, 0 already known, 1 still dead" in result.stdout
     assert "branch 404 is not registered" in " ".join(result.stdout.split())
     (letter,) = told(shell, "apply", "--all", expect=1)["letters"]
     assert (letter["outcome"], letter["reason"]) == ("dead", "unknown-branch")
@@ -179,7 +179,7 @@ def test_the_editor_is_the_operators(
 @pytest.mark.parametrize(
     ("arguments", "expect", "words"),
     [
-        (["apply"], 2, "say --all"),
+        (["apply"], 2, "give --all"),
         (["apply", "99"], 1, "there is no letter 99"),
         (["show", "99"], 1, "there is no letter 99"),
         (["list", "--since", "yesterday"], 2, "'yesterday'"),

@@ -112,7 +112,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing(
 
     assert re.search(r"^spooled +13\nconfirmed +13\npending +0$", output, re.MULTILINE)
     assert "nightly-gc ran on " in output
-    assert "Both services ended with 0 at SIGTERM." in output
+    assert "Both services exited with 0 on SIGTERM." in output
     assert_as_before(amqp_url, empty_url, tmp_path)
 
 

@@ -207,9 +207,18 @@ def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_p
         ("id,unique_name\n3,three\n0,four\n", "line 3: branch_id must be a whole number"),
         ("id,unique_name\n3,three\n4\n", "line 3: expected 2 fields"),
         ("id,unique_name\n3,three\n4,\n", "line 3: unique_name must not be empty"),
-        ("id,unique_name\n3,three\n1,uno\n", "branch 1 'uno' (no URL): registered is 1 'one'"),
-        ("id,unique_name\n3,three\n9,one\n", "branch 9 'one' (no URL): registered is 1 'one'"),
-        ("id,unique_name\n3,three\n3,four\n", "branch 3 'four' (no URL): registered is 3 'three'"),
+        (
+            "id,unique_name\n3,three\n1,uno\n",
+            "branch 1 'uno' (no URL) conflicts with registered branch 1 'one'",
+        ),
+        (
+            "id,unique_name\n3,three\n9,one\n",
+            "branch 9 'one' (no URL) conflicts with registered branch 1 'one'",
+        ),
+        (
+            "id,unique_name\n3,three\n3,four\n",
+            "branch 3 'four' (no URL) conflicts with registered branch 3 'three'",
+        ),
         ("id,unique_name\n3,\udcff\n", "cannot be read"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_move_that_was_interrupted_goes_on(shell8: Shell, engine: Engine) -> N
         assert move.poll() is None
     publish_events(amqp_url, *(failed(branch, 1, "x") for branch in BRANCHES))
     second = shell8.run(*MOVE, "3", expect=2)
-    assert "another mirror-consumer topology --partitions is at work" in second.stderr
+    assert "another mirror-consumer topology --partitions is running" in second.stderr
     move.kill()
     move.communicate()
     assert topology_of(shell8)["stage"] == "to-interim"

@@ -132,7 +132,7 @@ def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
     assert len(others) == 1
     limited = shell.run("mirror-consumer", "history", "5", "--limit", "1")
     assert [line.split() for line in limited.stdout.splitlines()[1:]] == [newest.split()]
-    assert "more than these 1" in limited.stderr
+    assert "only the latest 1 are shown" in limited.stderr
     assert told(shell, "history", "3") == {"id": 3, "attempts": []}
     assert told(shell, "history", "9", expect=1) == {"id": 9, "attempts": []}
     refused = shell.run("mirror-consumer", "history", "9", expect=1)

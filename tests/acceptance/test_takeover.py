@@ -25,7 +25,8 @@ def test_the_first_events_after_the_move_continue_from_there(
     file.write_text(FILE)
     result = shell.run("mirror-consumer", "branches", "import", str(file))
     assert (
-        result.stdout == "2 branches registered, 0 were already\n1 took over their mirror state\n"
+        result.stdout
+        == "branches registered: 2 new, 0 already there\nmirror states taken over: 1\n"
     )
     assert branch(engine, 1).mirror_failures == 3
     publish_events(topology, failed(1, 0, "again"))

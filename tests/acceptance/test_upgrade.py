@@ -155,7 +155,10 @@ def test_a_dba_gets_the_sql_to_run(old_engine: Engine, engine: Engine, shell: Sh
     """`init --sql` prints it; what it prints does the whole work, and then there is no more."""
     shell = Shell({**shell.variables, environment.DATABASE_URL: url_of(old_engine)})
     check = shell.run("mirror-consumer", "init", "--check", expect=NOT_SO)
-    assert f"the tables are of 0001: mirror-consumer init brings {SCHEMA_VERSION}" in check.stderr
+    assert (
+        f"the tables have version 0001: mirror-consumer init makes it {SCHEMA_VERSION}"
+        in check.stderr
+    )
     script = shell.run("mirror-consumer", "init", "--sql").stdout
     assert rows(old_engine, "SELECT to_regclass('schema_version')") == [(None,)]
     with old_engine.connect() as connection:
@@ -172,7 +175,7 @@ def test_a_command_says_what_old_tables_need(old_engine: Engine, shell: Shell) -
     for command in (("status",), ("run", "--drain")):
         result = shell.run("mirror-consumer", *command, expect=USAGE)
         assert (
-            f"the tables are of version 0001, and this program needs {SCHEMA_VERSION}:"
+            f"the tables have version 0001, but this program needs {SCHEMA_VERSION}:"
             " run mirror-consumer init" in result.stderr
         )
 
@@ -180,7 +183,7 @@ def test_a_command_says_what_old_tables_need(old_engine: Engine, shell: Shell) -
 def test_the_schema_is_no_way_around_a_revision(old_engine: Engine) -> None:
     """`schema.sql` on older tables changes nothing, and says what does."""
     with (
-        pytest.raises(Exception, match=r"version 0001: mirror-consumer init"),
+        pytest.raises(Exception, match=r"version 0001: run mirror-consumer init"),
         old_engine.begin() as connection,
     ):
         connection.execution_options(no_parameters=True).exec_driver_sql(

@@ -1,1 +1,1 @@
-"""The README's two commands on machines that have nothing."""
+"""The README's two commands on machines with nothing installed."""

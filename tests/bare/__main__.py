@@ -1,6 +1,6 @@
 """Try the README's two commands on bare systems: `python -m tests.bare [SUITE...]`.
 
-Of what is committed. Takes two to three minutes for each suite.
+Uses the committed files only. Takes two to three minutes per suite.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SHORT_PART = " ".join(
         "tests/acceptance/test_tls.py",
     ]
 )
-"""Of `make test`: what differed between the versions of Python and the servers."""
+"""The part of `make test` that has behaved differently across Python and server versions."""
 MISSING = (
     "demo: rabbitmq-server and postgresql are not installed: install what is missing (as root:"
     " apt-get install --no-install-recommends rabbitmq-server postgresql), start Docker, or set"
@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bare", description=__doc__)
     parser.add_argument("suites", nargs="*", default=["bookworm", "trixie"], metavar="SUITE")
     parser.add_argument(
-        "--if-possible", action="store_true", help="end with 0 if this machine cannot have them"
+        "--if-possible", action="store_true", help="exit with 0 if this machine cannot run them"
     )
     parser.add_argument("--run", metavar="COMMAND", help="run this in a clone instead, as root")
     options = parser.parse_args()

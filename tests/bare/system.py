@@ -1,4 +1,4 @@
-"""A bare Debian: its smallest system, with make, git, python3 and python3-venv beside it."""
+"""A bare Debian: the smallest system, plus make, git, python3 and python3-venv."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from sandbox.programs import run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("/var/tmp/mirrorfeed-bare")
-"""Systems as they were made, of which each run gets a copy, and pip's cache."""
+"""The pristine systems, of which each run gets a copy, and pip's cache."""
 FRESH_SECONDS = 7 * 24 * 3600
 INCLUDED = "make,git,python3,python3-venv,ca-certificates"
 USER = "ada"
@@ -36,11 +36,11 @@ exec chroot "$0" "$@"
 
 
 class NotPossible(Exception):
-    """This machine cannot have a bare system in it; the message says why."""
+    """This machine cannot run a bare system; the message says why."""
 
 
 class BareSystem:
-    """One that may be used up: a clone of what is committed lies in each user's `~/mirrorfeed`."""
+    """A disposable system, with a clone of the committed files in each user's `~/mirrorfeed`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,9 +48,9 @@ class BareSystem:
     def run(
         self, command: str, *, user: str = "root", expect: int = 0, timeout_seconds: float
     ) -> str:
-        """Runs a shell command in a user's clone and returns what it said.
+        """Runs a shell command in a user's clone and returns its output.
 
-        Nothing that it started outlives it. Raises AssertionError if it ends otherwise.
+        Nothing that it started outlives it. Raises AssertionError if the exit code is not `expect`.
         """
         home = "/root" if user == "root" else f"/home/{user}"
         clone = "[ -d mirrorfeed ] || git clone -q /repository mirrorfeed; cd mirrorfeed"
@@ -81,7 +81,7 @@ class BareSystem:
 
 
 def check_possible(suite: str) -> None:
-    """Raises NotPossible without root, without the right to mount, and without packages."""
+    """Raises NotPossible without root, the right to mount, or a mirror of Debian."""
     if os.geteuid() != 0:
         raise NotPossible("a bare system needs root")
     try:
@@ -98,7 +98,7 @@ def check_possible(suite: str) -> None:
 
 @contextmanager
 def bare_system(suite: str) -> Iterator[BareSystem]:
-    """A copy of the suite's bare system, of which nothing remains."""
+    """A copy of the suite's bare system; nothing of it remains afterwards."""
     base = HOME / suite
     ready = base / "repository"
     if not ready.exists() or time.time() - ready.stat().st_mtime > FRESH_SECONDS:
@@ -130,7 +130,7 @@ def _make(suite: str, base: Path) -> None:
         ],
         timeout_seconds=900,
     )
-    # As Debian's installer has it, and with a name of its own that resolves.
+    # As Debian's installer writes it, with the host's own name, so that this resolves.
     (base / "etc" / "hosts").write_text("127.0.0.1\tlocalhost\n127.0.1.1\tbare\n::1\tlocalhost\n")
     (base / "etc" / "hostname").write_text("bare\n")
     shutil.copy("/etc/resolv.conf", base / "etc" / "resolv.conf")
@@ -148,7 +148,7 @@ def _apt_get(*arguments: str) -> None:
 
 
 def _mirror() -> str:
-    """Where this machine has Debian from."""
+    """The mirror of Debian that this machine uses."""
     targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     uris = run(targets, timeout_seconds=60).stdout.split()
     of_debian = [uri for uri in uris if uri.endswith("/debian/")]
@@ -158,13 +158,13 @@ def _mirror() -> str:
 
 
 def _apt_settings() -> list[str]:
-    """How this machine reaches it."""
+    """How this machine reaches the mirror, such as through a proxy."""
     dump = run(["apt-config", "dump", "--format", '%f "%v"%n', "Acquire"], timeout_seconds=60)
     return re.findall(r'^Acquire::(?:https?::.+|Check-.+) ".+"$', dump.stdout, re.MULTILINE)
 
 
 def _give_pip_settings(base: Path) -> None:
-    """How this machine's pip reaches its index; folders of this machine are not there."""
+    """Gives it this machine's pip settings, except folders, which it does not have."""
     listed = run([sys.executable, "-m", "pip", "config", "list"], timeout_seconds=60).stdout
     shared = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
     settings = {

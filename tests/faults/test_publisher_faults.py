@@ -191,7 +191,7 @@ def test_a_full_disk_refuses_calls_and_still_drains(small_disk: Path, topology: 
     """What was taken before is sent, and then there is room again."""
     path = small_disk / "spool.db"
     client = BranchStatusClient(path, forward=False)
-    with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: make room"):
+    with pytest.raises(SpoolFull, match=r"the disk under the spool .* is full: free at least"):
         fail_for_ever(client)
     client.close()
     taken = status_of(path).spooled

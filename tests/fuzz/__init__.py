@@ -1,1 +1,1 @@
-"""Whatever comes in: each input is taken or refused, and nothing crashes or hangs."""
+"""Whatever comes in is taken or refused, and nothing crashes or hangs."""

@@ -1,7 +1,7 @@
-"""Looks for input that breaks a property, guided by what code it reaches:
+"""Looks for input that breaks a property, guided by code coverage:
 `python -m tests.fuzz NAME [SECONDS]`, with NAME one of decoding, applying, answering.
 
-Ends with 0 where it found none. `applying` needs MIRRORFEED_DATABASE_URL, a database to fill.
+Exits with 0 if it finds none. `applying` fills the database in MIRRORFEED_DATABASE_URL.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Message bodies that are nearly events: most of them differ from one in a place or two."""
+"""Message bodies that are almost events: most differ from one in a place or two."""
 
 import json
 from typing import Any
@@ -55,7 +55,7 @@ def documents(draw: st.DrawFn) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, inner: st.SearchStrategy[bytes]) -> bytes:
-    """With a part replaced by something else."""
+    """A body with a part replaced by something else."""
     body = draw(inner)
     begin = draw(st.integers(0, len(body)))
     end = draw(st.integers(begin, len(body)))

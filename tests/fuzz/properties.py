@@ -1,4 +1,4 @@
-"""What holds whatever comes in. Hypothesis looks for a counterexample, and so does a fuzzer."""
+"""What holds whatever comes in. Hypothesis looks for counterexamples, and so does a fuzzer."""
 
 from typing import Any
 from xmlrpc.client import Fault, loads
@@ -17,13 +17,13 @@ from tests.fuzz.bodies import BRANCHES, bodies
 from tests.fuzz.requests import requests
 
 Property = Any
-"""A function that hypothesis has wrapped: without types."""
+"""A function wrapped by hypothesis, which loses its types."""
 
 
 @given(bodies)
 def decoding(body: bytes) -> None:
-    """A body is an event, which means the same when it is encoded again, or is refused with words
-    that can be stored."""
+    """A body is an event, which means the same when encoded again, or is refused with a text that
+    can be stored."""
     content = read_message(body).content
     if isinstance(content, Envelope):
         assert wire.decode(wire.encode(content)) == content

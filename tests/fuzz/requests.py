@@ -1,4 +1,4 @@
-"""XML-RPC requests that are nearly calls."""
+"""XML-RPC requests that are almost calls."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -51,7 +51,7 @@ def amqps_url(
 
     class Greeter(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            # Who does not like the certificate hangs up.
+            # A client that refuses the certificate hangs up.
             with suppress(OSError), tls.wrap_socket(self.request, server_side=True) as connection:
                 connection.recv(1)
 

@@ -79,8 +79,8 @@ def test_a_state_is_taken_over_once(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"last_mirrored": at(0)}, "last_mirror_attempt must be given"),
-        ({"mirror_failures": 2}, "last_mirror_attempt must be given"),
+        ({"last_mirrored": at(0)}, "last_mirror_attempt is missing"),
+        ({"mirror_failures": 2}, "last_mirror_attempt is missing"),
         ({"last_mirror_attempt": at(0), "last_mirrored": at(1)}, "is after"),
         ({"last_mirrored_id": "x"}, "without last_mirrored"),
         ({"mirror_status_message": "x", "last_mirror_attempt": at(0)}, "mirror_failures is 0"),

@@ -64,7 +64,7 @@ def test_a_mirror_without_a_known_revision_is_a_mirror(
 ) -> None:
     """A revision command that fails does not make the mirror a failure."""
     result = shell.run(*mirror("true", "--revision-command", revision_command))
-    assert "no revision came from" in result.stderr
+    assert "printed no revision; the branch is reported" in result.stderr
     end = spooled(path)[-1].event
     assert isinstance(end, MirrorCompleted)
     assert end.revision_id is None
@@ -241,7 +241,7 @@ def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
         (("completed", "1", "rev"), "branch 1 has no attempt under way"),
         (("failed", "1", "x" * 8193), "reason must be at most 8192 characters"),
         (("script-run", "gc", "--started", "today", "--completed", "2026-01-01T00:00:00Z"),
-         "--started 'today' is no RFC 3339 time"),
+         "--started 'today' is not an RFC 3339 time"),
         (("script-run", "gc", "--started", "2026-01-01T00:00:00",
           "--completed", "2026-01-01T00:00:00Z"), "no time zone"),
         (("run", "--branch", "1"), "command"),
@@ -289,7 +289,7 @@ def test_draining_without_a_broker_exits_3(shell: Shell) -> None:
         "mirror-publisher", "forward", "--drain", "--stall-seconds", "0.5",
         "--amqp-url", "amqp://127.0.0.1:1", expect=3,
     )  # fmt: skip
-    assert "the broker cannot be reached, 1 events wait" in result.stderr
+    assert "the broker cannot be reached; events waiting: 1" in result.stderr
 
 
 def test_the_forwarder_service_ends_by_sigterm(shell: Shell, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The tables as 0.1.0 published them: where every older database begins."""
+"""The tables as published in 0.1.0, where every older database starts."""
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    """Nothing: they are there."""
+    """Does nothing: the tables are already there."""

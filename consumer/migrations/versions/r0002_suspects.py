@@ -1,4 +1,4 @@
-"""What may have ended a worker is noted by us, no longer counted by the broker."""
+"""The database notes messages that may have killed a worker; the broker no longer counts them."""
 
 from alembic import op
 

@@ -2,6 +2,6 @@
 
     python -m tests.faults.campaign --seed 7 --events 20000 --faults 20
 
-`history` says what the pullers do and `schedule` what is done to them; `proxy`, `puller`,
-`services` and `stand` are what it happens to; `faults` does it; `witness` watches; `checks` judges.
+`history` says what the pullers do, and `schedule` which faults occur. `proxy`, `puller`, `services`
+and `stand` are the victims, `faults` strikes, `witness` watches and `checks` judges.
 """

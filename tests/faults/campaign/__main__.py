@@ -1,4 +1,4 @@
-"""`python -m tests.faults.campaign`: a round of faults from a seed, and what came of it."""
+"""`python -m tests.faults.campaign`: a round of faults from a seed, and its outcome."""
 
 import argparse
 import logging
@@ -12,10 +12,12 @@ from tests.faults.campaign.schedule import PULLERS, WORKERS
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
-    parser.add_argument("--seed", type=int, help="the same seed, the same round; else by chance")
-    parser.add_argument("--events", type=int, default=40_000, help="what the pullers report")
-    parser.add_argument("--faults", type=int, default=40, help="what is done meanwhile")
-    parser.add_argument("--cluster", action="store_true", help="on three broker nodes")
+    parser.add_argument(
+        "--seed", type=int, help="the same seed gives the same round; by default a random one"
+    )
+    parser.add_argument("--events", type=int, default=40_000, help="how many the pullers report")
+    parser.add_argument("--faults", type=int, default=40, help="how many occur meanwhile")
+    parser.add_argument("--cluster", action="store_true", help="use three broker nodes")
     given = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     for noisy in ("pika", "tests.faults.campaign.proxy"):
@@ -42,14 +44,14 @@ def print_tally(tally: Tally) -> None:
         *((f"  {kind}", count) for kind, count in tally.faults.most_common()),
         *((f"  {kind}", f"skipped: {why}") for kind, why in tally.skipped.items()),
         ("calls refused by a full disk", tally.refused_calls),
-        ("sessions that workers began", tally.worker_sessions),
-        ("connections that pullers made", tally.puller_connections),
-        ("branch states that a reader saw", f"{tally.states_seen:,}"),
-        ("  of these out of sequence", tally.states_out_of_sequence),
+        ("sessions begun by workers", tally.worker_sessions),
+        ("connections made by pullers", tally.puller_connections),
+        ("branch states seen by a reader", f"{tally.states_seen:,}"),
+        ("  of which out of sequence", tally.states_out_of_sequence),
         ("longest stall", f"{tally.longest_stall_seconds:.1f} s"),
         *((f"memory, {who}", f"{most:.0f} MB") for who, most in tally.most_megabytes.items()),
-        ("drained after the last event in", f"{tally.drain_seconds:.1f} s"),
-        ("all in all", f"{tally.seconds:.0f} s"),
+        ("drained after the last event", f"{tally.drain_seconds:.1f} s"),
+        ("in total", f"{tally.seconds:.0f} s"),
     ]
     for name, value in rows:
         print(f"{name:38}{value}")

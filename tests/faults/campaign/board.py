@@ -1,4 +1,4 @@
-"""What a puller process and the campaign tell each other, in a file that outlives both."""
+"""How a puller process and the campaign talk: through a file that outlives both."""
 
 import mmap
 from pathlib import Path
@@ -20,7 +20,7 @@ class Board:
 
     @property
     def returned(self) -> int:
-        """How many calls have returned: at least so many events are in the spool."""
+        """How many calls have returned: the spool has at least this many events."""
         return self._get(0)
 
     @returned.setter

@@ -1,4 +1,4 @@
-"""What must hold once everything is healed and drained. Each check yields what is wrong."""
+"""What must hold once everything has healed and drained. Each check yields what is wrong."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from tests.spools import status_of
 
 MEMORY_LIMIT_MEGABYTES = 150.0
 SHOWN = 5
-"""How many of what is wrong in the same way are named."""
+"""How many complaints of one kind are shown."""
 SHOWN_CHARACTERS = 500
 
 
@@ -52,19 +52,19 @@ def complaints(stand: Stand, seed: int, told: list[list[Envelope]], witness: Wit
         wrong = list(check)
         found += [shorten(each, SHOWN_CHARACTERS) for each in wrong[:SHOWN]]
         if len(wrong) > SHOWN:
-            found.append(f"… and {len(wrong) - SHOWN:,} more of the kind")
+            found.append(f"… and {len(wrong) - SHOWN:,} more of this kind")
     return found
 
 
 def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]:
-    """Every call that returned is in the spool, as the call that it was, and nothing else is."""
+    """Every call that returned is in the spool, as it was made, and nothing else is."""
     for number, (puller, envelopes) in enumerate(zip(stand.pullers, told, strict=True)):
         status = status_of(puller.spool)
         counts = (puller.board.returned, status.spooled, status.confirmed, len(envelopes))
         if set(counts) != {stand.calls}:
             yield (
-                f"puller-{number} made {stand.calls} calls: returned, spooled, confirmed and kept"
-                f" are {counts}"
+                f"puller-{number} made {stand.calls} calls, but returned, spooled, confirmed and"
+                f" kept are {counts}"
             )
         for sequence, (step, envelope) in enumerate(
             zip(steps(seed, number), envelopes, strict=False), 1
@@ -74,7 +74,7 @@ def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]
 
 
 def accounts(stand: Stand) -> Iterator[str]:
-    """`mirror-consumer audit` misses nothing, and ends where each spool does."""
+    """`mirror-consumer audit` misses nothing, and agrees with each spool on its last event."""
     audit = json.loads(stand.run("mirror-consumer", "audit", "--json").stdout)
     if audit["missing_total"]:
         yield f"the audit misses {audit}"
@@ -84,18 +84,18 @@ def accounts(stand: Stand) -> Iterator[str]:
         if heard.pop(status.source, None) != (status.spooled, status.spooled):
             yield f"{status.source} spooled {status.spooled}, the audit says {audit}"
     if heard:
-        yield f"the audit knows sources that nobody has: {heard}"
+        yield f"the audit knows sources that do not exist: {heard}"
 
 
 def branch_rows(stand: Stand, history: list[Envelope]) -> Iterator[str]:
-    """Every branch row is the reference's fold of all that the spools took."""
+    """Every branch row is the reference's fold of everything the spools took."""
     expected = fold(history)
     with stand.engine.connect() as connection:
         for row in connection.execute(BRANCHES):
             branch_id, state = state_of(row)
             due = expected.get(branch_id, BranchState())
             if state != due:
-                yield f"branch {branch_id} is {state}, and should be {due}"
+                yield f"branch {branch_id} is {state}, but should be {due}"
     rebuild = stand.run("mirror-consumer", "rebuild", "--dry-run")
     if rebuild.returncode:
         yield f"mirror-consumer rebuild --dry-run: {rebuild.stdout}"
@@ -128,14 +128,14 @@ def differences(what: str, expected: set[Any], found: set[Any]) -> Iterator[str]
 
 
 def leftovers(stand: Stand) -> Iterator[str]:
-    """No letter, and nothing in any queue."""
+    """There is no letter, and nothing in any queue."""
     for letter in rows(stand.engine, "SELECT reason, detail, source, event_id FROM dead_letter"):
         yield f"a letter: {letter}"
     queues = [routing.DEAD_QUEUE, *map(routing.partition_queue, range(PARTITIONS))]
     with stand.admin_channel() as channel:
         for queue in queues:
             if count := channel.queue_declare(queue, passive=True).method.message_count:
-                yield f"{queue} holds {count} messages"
+                yield f"{queue} has {count} messages"
     if stand.cluster is not None:
         for queue in queues:
             if (members := len(stand.cluster.members_of(queue))) != len(stand.nodes):
@@ -153,8 +153,8 @@ def order_seen(witness: Witness) -> Iterator[str]:
 
 
 def states_out_of_sequence(witness: Witness, told: list[list[Envelope]]) -> int:
-    """Of branches that only one puller mirrors: how many states were seen through which the
-    branch's events do not pass in the order in which they were published. See guarantee 9."""
+    """How many states were seen, of branches that only one puller mirrors, that the branch would
+    not pass through if its events were applied in order. See guarantee 9."""
     return sum(
         state not in passed
         for envelopes in told
@@ -164,9 +164,9 @@ def states_out_of_sequence(witness: Witness, told: list[list[Envelope]]) -> int:
 
 
 def passed_through(envelopes: list[Envelope]) -> dict[int, set[BranchState]]:
-    """The states of each branch that is not shared, as its events come in order.
+    """The states that each branch that is not shared passes through, its events being in order.
 
-    A puller's client ends the attempt that it started last, so each step follows from the last.
+    A puller's client ends the attempt it started last, so each state follows from the one before.
     """
     passed: dict[int, set[BranchState]] = {}
     states: dict[int, BranchState] = {}
@@ -197,7 +197,7 @@ def after(state: BranchState, event: MirrorStarted | MirrorCompleted | MirrorFai
 
 
 def memory(witness: Witness) -> Iterator[str]:
-    """No service ever takes more than a bound that does not depend on the history's length."""
+    """No service ever exceeds a limit that does not depend on the history's length."""
     for name, megabytes in witness.megabytes.items():
         if max(megabytes) > MEMORY_LIMIT_MEGABYTES:
-            yield f"{name} took {max(megabytes):.0f} MB"
+            yield f"{name} used {max(megabytes):.0f} MB"

@@ -1,4 +1,4 @@
-"""How each fault is done, and what heals it. Each function returns when it is over."""
+"""How each fault is done and healed. Each function returns once it is over."""
 
 import os
 from collections.abc import Callable
@@ -25,18 +25,18 @@ from tests.faults.campaign.stand import Puller, Stand
 from tests.servers import rows
 
 CALM_SECONDS = 120.0
-"""How long workers may take to be subscribed again after a fault; they back off up to 30 s."""
+"""How long workers may take to subscribe again after a fault; they back off up to 30 s."""
 KEPT_SECONDS = 3.0
-"""RabbitMQ 3.10 may find no leader any more for a quorum queue whose only node is killed within a
-second of its declaration, and nothing that a client can ask tells when that second is over."""
+"""RabbitMQ 3.10 may never find a leader again for a quorum queue whose only node is killed within a
+second of its declaration, and a client has no way to find out when that second is over."""
 DUPLICATES = 100
 RESERVED_BYTES = 4 * 1024**2
-"""Less than what the spool leaves free, so that calls are refused and the forwarder goes on."""
+"""Less than the spool leaves free, so that calls are refused while the forwarder goes on."""
 WATERMARK = "512MB"
 
 
 class FaultFailed(Exception):
-    """A fault could not be done, or what it broke did not come back."""
+    """A fault could not be done, or what it broke did not recover."""
 
 
 def kill_worker(stand: Stand, fault: Fault) -> None:
@@ -73,12 +73,12 @@ def step_clock(stand: Stand, fault: Fault) -> None:
 
 
 def fill_disk(stand: Stand, fault: Fault) -> None:
-    """To the last byte, or so far that calls are refused and the forwarder can still write."""
+    """Fills it to the last byte, or until calls are refused but the forwarder can still write."""
     if stand.disk is None:
         return
     ballast = stand.disk / "ballast"
     left = RESERVED_BYTES if fault.amount < 0.5 else 0
-    # In pieces, for the spool grows meanwhile; the last ones of a page.
+    # In pieces, because the spool grows meanwhile; the last ones are one page each.
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while (room := free_bytes(stand.disk) - left) > 0:
             file.write(bytes(min(room, 1024**2)))
@@ -94,7 +94,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def kill_broker(stand: Stand, fault: Fault) -> None:
-    """The whole of it, as by a power cut."""
+    """All of it, as by a power cut."""
     restart(stand, fault, stand.nodes[0])
 
 
@@ -108,13 +108,13 @@ def kill_leader(stand: Stand, fault: Fault) -> None:
 
 
 def freeze_node(stand: Stand, fault: Fault) -> None:
-    """For longer than the others wait for it, or not. It must be one of the cluster again after."""
+    """Perhaps for longer than the others wait for it. Afterwards it must rejoin the cluster."""
     cluster = cluster_of(stand)
     node = cluster.nodes[fault.target % len(cluster.nodes)]
     node.freeze()
     hold(stand, fault)
     node.thaw()
-    wait_until(lambda: cluster.is_whole, CALM_SECONDS, "a thawed node to join again")
+    wait_until(lambda: cluster.is_whole, CALM_SECONDS, "a thawed node to rejoin")
 
 
 def raise_memory_alarm(stand: Stand, fault: Fault) -> None:
@@ -151,8 +151,8 @@ def disturb(stand: Stand, fault: Fault, how: Callable[[Proxy], None]) -> None:
 
 
 def publish_duplicates(stand: Stand, fault: Fault) -> None:
-    """Events that are in their queues, or were, once more and in any order. Where the broker is
-    away there are fewer of them."""
+    """Publishes events again, in any order, that are or were in their queues. Fewer if the broker
+    is down."""
     random = Random(fault.amount)
     bodies = puller_of(stand, fault).confirmed(random, DUPLICATES)
     with suppress(BrokerUnavailable, pika.exceptions.AMQPError), stand.admin_channel() as channel:
@@ -163,27 +163,27 @@ def publish_duplicates(stand: Stand, fault: Fault) -> None:
 
 
 def delete_queue(stand: Stand, fault: Fault) -> None:
-    """What a deleted queue holds is lost, so it is emptied before: nothing is routed to it any
-    more, and what it held is committed. Its pullers hold what they have, and a worker must bring
-    it back, with its bindings."""
+    """What a deleted queue holds is lost, so it is emptied first: nothing more is routed to it, and
+    everything in it is committed. Pullers hold its events, and a worker must bring back the queue
+    and its bindings."""
     partition = fault.target % PARTITIONS
     queue = routing.partition_queue(partition)
     wait_until(lambda: has_all_workers(stand), CALM_SECONDS, "every worker to be subscribed")
     with stand.admin_channel() as channel:
         for pattern in routing.bindings(partition, PARTITIONS):
             channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
-        # The second one is published when nobody can still be routing by the old bindings.
+        # When the second one is published, nobody can still be routing by the old bindings.
         for _ in range(2):
             probe(stand, channel, queue)
         lost = channel.queue_delete(queue).method.message_count
     if lost:
-        raise FaultFailed(f"the campaign itself lost {lost} messages, it deleted {queue} too early")
+        raise FaultFailed(f"the campaign itself lost {lost} messages by deleting {queue} too early")
     wait_until(lambda: has_all_workers(stand), CALM_SECONDS, f"a worker to bring {queue} back")
     stand.ended.wait(KEPT_SECONDS)
 
 
 def probe(stand: Stand, channel: BlockingChannel, queue: str) -> None:
-    """Returns when all that was in the queue is committed: the probe comes last."""
+    """Returns once everything in the queue is committed: the probe comes last."""
     ran_at = START + timedelta(days=1, seconds=len(stand.probes))
     run = ScriptRun("probe", "campaign", ran_at, ran_at)
     body = wire.encode(Envelope(str(uuid4()), "/campaign", ran_at, run))
@@ -199,8 +199,8 @@ def publish(channel: BlockingChannel, exchange: str, routing_key: str, body: byt
 
 
 def has_all_workers(stand: Stand) -> bool:
-    """Whether every worker consumes. Of a partition queue the broker counts only the active
-    consumer, but to the dead queue each worker is subscribed."""
+    """Whether every worker is consuming. Each is subscribed to the dead queue; of a partition queue
+    the broker counts only the active consumer."""
     needed = {routing.DEAD_QUEUE: WORKERS}
     needed |= {routing.partition_queue(partition): 1 for partition in range(PARTITIONS)}
     try:
@@ -220,7 +220,7 @@ def restart(stand: Stand, fault: Fault, node: PrivateRabbitMQ) -> None:
 
 
 def hold(stand: Stand, fault: Fault) -> None:
-    """What was broken stays so for a while."""
+    """Leaves it broken for a while."""
     stand.ended.wait(fault.seconds)
 
 

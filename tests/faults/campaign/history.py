@@ -1,4 +1,4 @@
-"""What every puller reports, from the seed: call by call, one event each."""
+"""What every puller reports, determined by the seed: one event per call."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from tests.builders import START
 
 OWN_BRANCHES = 40
 SHARED_BRANCHES = 5
-"""Branches that every puller mirrors, as after a move from host to host: their attempts are
-ordered by the hosts' clocks, which differ."""
+"""Branches that every puller mirrors, as if moved from host to host. Their attempts are ordered by
+the hosts' clocks, which differ."""
 MAX_PADDING = 600
 
 
 class Call(Enum):
-    """What a puller may call."""
+    """What a puller can call."""
 
     START = MirrorStarted
     COMPLETE = MirrorCompleted
@@ -38,12 +38,12 @@ class Step:
     call: Call
     branch_id: int = 0
     text: str = ""
-    """The revision, the reason or the script's name; no two outcomes have the same."""
+    """The revision, the reason or the script's name; unique among outcomes."""
     second: int = 0
-    """When a script ran, counted from the beginning of the tests' time."""
+    """When a script ran, counted from the tests' START."""
 
     def is_told_by(self, event: Event) -> bool:
-        """Whether the event says what the call said; its instants are the puller's clock's."""
+        """Whether the event says what the call said; instants come from the puller's clock."""
         if not isinstance(event, self.call.value):
             return False
         match event:
@@ -67,10 +67,10 @@ def branches(puller: int) -> list[int]:
 
 
 def steps(seed: int, puller: int) -> Iterator[Step]:
-    """What the puller calls, without an end; the n-th call becomes the n-th event of its spool.
+    """The puller's calls, without end; the n-th call becomes the n-th event in its spool.
 
     Attempts of many branches are under way at the same time. One in four fails, some fail as they
-    begin, a few are begun again without an end, as by a puller that was killed.
+    begin, and a few are started again without having ended, as if the puller was killed.
     """
     random = Random(f"{seed}/history/{puller}")
     mirrored = branches(puller)

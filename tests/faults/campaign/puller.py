@@ -1,7 +1,7 @@
 """One puller, a process: `python -m tests.faults.campaign.puller BOARD SEED NUMBER CALLS`.
 
-It takes up its history where the spool ends, so that its n-th call is the n-th event, whenever it
-was killed. Its client forwards from a thread, to the broker of the environment.
+It continues its history from where the spool ends, so that its n-th call is the n-th event no
+matter when it was killed. Its client forwards in a thread, to the broker in the environment.
 """
 
 import logging
@@ -34,7 +34,7 @@ def main(board_path: str, seed: str, number: str, calls: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     spooled = status_of(path).spooled
     if not board.returned <= spooled <= board.returned + 1:
-        logging.critical("%d calls had returned, %d were spooled", board.returned, spooled)
+        logging.critical("%d calls had returned, but %d were spooled", board.returned, spooled)
         return EXIT_LOST
     with patch("mirrorfeed.publisher.client.datetime", skewed_by(board)):
         client = BranchStatusClient()
@@ -70,7 +70,7 @@ def perform(client: BranchStatusClient, step: Step) -> None:
 
 
 def skewed_by(board: Board) -> type[datetime]:
-    """The clock of a host whose time differs from the others' by what the board says."""
+    """The clock of a host whose time is off by what the board says."""
 
     class SkewedDatetime(datetime):
         @classmethod

@@ -22,21 +22,21 @@ from tests.spools import status_of
 DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.05
 PACE_SECONDS_A_FAULT = 2.0
-"""Calls are spread over the time that the faults are thought to need, so that each meets some."""
+"""Calls are spread over the time the faults should take, so that each fault meets some calls."""
 FAULTS_AHEAD = 4
-"""How far pullers may go beyond the point of a fault that has to wait for its turn: so they call on
-while faults last, and yet the schedule holds."""
+"""How far pullers may run ahead of a fault that waits for its turn. So calls go on while faults
+last, and the schedule still holds."""
 
 logger = logging.getLogger(__name__)
 
 
 class RoundFailed(Exception):
-    """What the system promises did not hold; the text says what, and how to see it again."""
+    """A promise did not hold; the text says which, and how to see it again."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a round is; everything else follows from it."""
+    """What defines a round; everything else follows from it."""
 
     seed: int
     events: int
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tally:
-    """What happened in a round in which nothing went wrong."""
+    """What happened in a successful round."""
 
     events: int
     faults: Counter[Kind]
@@ -66,13 +66,13 @@ class Tally:
     states_out_of_sequence: int
     longest_stall_seconds: float
     most_megabytes: dict[str, float]
-    """In the first and in the second half: the most that any of these services had resident."""
+    """The most that any service of a kind had resident, in the first and in the second half."""
     drain_seconds: float
     seconds: float
 
 
 def run_round(plan: Plan) -> Tally:
-    """Raises RoundFailed, and SandboxError where servers cannot be started."""
+    """Raises RoundFailed, and SandboxError if servers cannot be started."""
     calls = plan.events // PULLERS
     faults = schedule(
         plan.seed, events=calls * PULLERS, faults=plan.faults, is_cluster=plan.is_cluster
@@ -117,7 +117,7 @@ def run_round(plan: Plan) -> Tally:
 
 
 def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
-    """Does each fault when its point in the history is reached; returns when all are over."""
+    """Does each fault when its point in the history is reached; returns once all are over."""
     events = stand.calls * PULLERS
     pace = events / (len(faults) * PACE_SECONDS_A_FAULT)
     ahead = FAULTS_AHEAD * events / len(faults)
@@ -126,12 +126,12 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
     with Lanes(stand) as lanes:
 
         def go_on(next_point: int) -> None:
-            """Lets pullers call, and looks whether all is well."""
+            """Lets pullers call, and checks that all is well."""
             due = (time.monotonic() - began_at) * pace
             grant(stand, min(next_point + ahead, due))
             for service in stand.services:
                 if (ended := service.ended_by_itself) is not None:
-                    raise RoundFailed(f"{ended}; it said last:\n{tail(service.log)}")
+                    raise RoundFailed(f"{ended}; the end of its log:\n{tail(service.log)}")
             for lane in [lane for lane, future in doing.items() if future.done()]:
                 doing.pop(lane).result()
             stand.ended.wait(POLL_SECONDS)
@@ -150,7 +150,7 @@ def is_free(lane: Lane, doing: dict[Lane, Future[None]]) -> bool:
 
 
 class Lanes:
-    """A thread a lane; however a round ends, none is left."""
+    """One thread per lane; however a round ends, none is left."""
 
     def __init__(self, stand: Stand) -> None:
         self._stand = stand
@@ -175,7 +175,7 @@ def grant(stand: Stand, calls: float) -> None:
 
 
 def drain(stand: Stand) -> None:
-    """Waits for the services to catch up by themselves: nothing is done to them any more."""
+    """Waits for the services to catch up by themselves, without further faults."""
     wait_until(
         lambda: all(status_of(puller.spool).pending == 0 for puller in stand.pullers),
         DRAIN_SECONDS,
@@ -185,7 +185,7 @@ def drain(stand: Stand) -> None:
 
 
 def end_services(stand: Stand) -> None:
-    """Each must end at SIGTERM with 0; what the workers left in the queues, one more takes."""
+    """Each must exit with 0 on SIGTERM; one more worker takes what they left in the queues."""
     wrong = [complaint for each in stand.services if (complaint := each.terminate())]
     if wrong:
         raise RoundFailed("\n".join(wrong))
@@ -196,7 +196,7 @@ def end_services(stand: Stand) -> None:
 
 @contextmanager
 def replayable(plan: Plan, stand: Stand) -> Iterator[None]:
-    """Keeps the logs and spools of a round that failed, and says how to see it again."""
+    """If the round fails, keeps its logs and spools, and says how to run it again."""
     try:
         yield
     except Exception as error:
@@ -209,7 +209,7 @@ def replayable(plan: Plan, stand: Stand) -> Iterator[None]:
             if server.folder is not None:
                 shutil.copytree(server.folder.path, kept / server.folder.path.name, ignore=not_logs)
         raise RoundFailed(
-            f"{type(error).__name__}: {error}\nlogs and spools: {kept}\nagain: {plan.command}"
+            f"{type(error).__name__}: {error}\nlogs and spools: {kept}\nrun again: {plan.command}"
         ) from error
 
 

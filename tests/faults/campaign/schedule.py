@@ -1,4 +1,4 @@
-"""What is done to whom, when and for how long: all of it from the seed."""
+"""Which fault hits what, when and for how long, all determined by the seed."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,11 +8,11 @@ PULLERS = 4
 WORKERS = 3
 PARTITIONS = 4
 MAX_SKEW_SECONDS = 25 * 60
-"""Of two clocks; so no event is an hour ahead of the worker's, which would bury it."""
+"""Twice this is below an hour, so no event is so far ahead of a clock that it is buried."""
 
 
 class Kind(StrEnum):
-    """What can be done."""
+    """The kinds of faults."""
 
     WORKER_KILLED = "worker killed"
     WORKER_FROZEN = "worker frozen"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 class Lane(StrEnum):
-    """Faults of one lane come one after the other, those of two lanes at the same time."""
+    """Faults in one lane follow each other; faults in different lanes overlap."""
 
     WORKERS = "workers"
     PULLERS = "pullers"
@@ -87,12 +87,12 @@ _LANES = {kind: habit.lane for kind, habit in {**_HABITS, **_ONE_NODE, **_CLUSTE
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is done once that many events were reported."""
+    """One fault, due once that many events have been reported."""
 
     at_event: int
     kind: Kind
     target: int
-    """Which worker, puller, partition or node; taken modulo how many there are."""
+    """Which worker, puller, partition or node, modulo how many there are."""
     way: Way
     """Which connections."""
     seconds: float
@@ -110,11 +110,11 @@ class Fault:
 
 
 def schedule(seed: int, *, events: int, faults: int, is_cluster: bool) -> list[Fault]:
-    """The faults in their order, evenly strewn over the history but for chance."""
+    """The faults in order, scattered at random over the history."""
     random = Random(f"{seed}/schedule")
     known = _HABITS | (_CLUSTER if is_cluster else _ONE_NODE)
     kinds = list(known)
-    # A round begins with one of each kind where there is room for that, so that all occur.
+    # If there is room, one of each kind is included, so that all kinds occur.
     drawn = random.sample(kinds, len(kinds)) if faults >= len(kinds) else []
     weights = [known[kind].weight for kind in kinds]
     drawn += random.choices(kinds, weights, k=faults - len(drawn))

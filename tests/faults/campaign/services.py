@@ -1,4 +1,4 @@
-"""The processes that faults happen to: started, killed, frozen, started again."""
+"""The processes that faults hit: started, killed, frozen, started again."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from tests.commands import SCRIPTS
 
 ROOT = Path(__file__).resolve().parents[3]
 TERM_SECONDS = 10.0
-"""How long a service may take to end (guarantee 13)."""
+"""How long a service may take to exit (guarantee 13)."""
 
 
 class Service:
-    """A process under a name, started again where the campaign killed it, as systemd would."""
+    """A named process, started again after the campaign killed it, as systemd would."""
 
     def __init__(
         self, name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
@@ -58,31 +58,31 @@ class Service:
         self._running.send_signal(signal.SIGCONT)
 
     def terminate(self) -> str | None:
-        """SIGTERM; what is wrong with how it ended, if anything."""
+        """Sends SIGTERM; returns what was wrong with how it ended, if anything."""
         process, self._is_killed = self._running, True
         process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(TERM_SECONDS)
         except subprocess.TimeoutExpired:
-            return f"{self.name} did not end within {TERM_SECONDS:g} s of SIGTERM"
-        return f"{self.name} ended with {code} at SIGTERM" if code else None
+            return f"{self.name} did not exit within {TERM_SECONDS:g} s of SIGTERM"
+        return f"{self.name} exited with {code} on SIGTERM" if code else None
 
     def clear_away(self) -> None:
-        """Ends it, however it is, for good."""
+        """Ends it for good, in whatever state it is."""
         if self._process is not None:
             self.kill()
 
     @property
     def ended_by_itself(self) -> str | None:
-        """What to say where it is not running although nobody ended it."""
+        """A complaint if it is not running although nobody ended it, else None."""
         with self._lock:
             if self._process is None or self._is_killed or (code := self._process.poll()) is None:
                 return None
-            return f"{self.name} ended by itself, with {code}"
+            return f"{self.name} exited by itself, with {code}"
 
     @property
     def resident_megabytes(self) -> float | None:
-        """What it has in memory now, in MB of 10^6 bytes; None where it does not run."""
+        """Its resident memory now, in MB of 10^6 bytes; None if it is not running."""
         with suppress(OSError, AttributeError):
             for line in Path(f"/proc/{self._running.pid}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):

@@ -83,13 +83,13 @@ class Stand:
     proxies: dict[Way, list[Proxy]]
     """One before each server that a way leads to."""
     disk: Path | None
-    """A small file system under the first puller's spool, where this user may mount one."""
+    """A small file system under the first puller's spool, if this user may mount one."""
     pullers: list[Puller] = field(default_factory=list)
     workers: list[Service] = field(default_factory=list)
     probes: list[ScriptRun] = field(default_factory=list)
     """Script runs that the campaign published itself."""
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set where the campaign ends early: faults that last are over then."""
+    """Set if the campaign ends early: then lasting faults end too."""
 
     @property
     def services(self) -> list[Service]:
@@ -148,7 +148,7 @@ class Stand:
 def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
     """Starts everything; the pullers are granted no call yet. Each is to make `calls`.
 
-    Raises SandboxError where a server cannot be started.
+    Raises SandboxError if a server cannot be started.
     """
     with ExitStack() as stack:
         cluster = stack.enter_context(PrivateCluster()) if is_cluster else None
