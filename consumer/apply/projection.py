@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, MirrorStarted
 
 
-class Attempt(Struct, frozen=True, gc=False):
+class Attempt(Struct, frozen=True, gc=False, omit_defaults=True):
     """What is said about one attempt: a row of `mirror_attempt`."""
 
     branch_id: int
@@ -126,13 +126,16 @@ RANK_ATTEMPTS = text(f"""
         ) AS rank
         FROM each
     )
-    SELECT rank, known_rank FROM (
+    SELECT
+        array_agg(CAST(rank AS integer) ORDER BY place) AS ranks,
+        array_agg(CAST(known_rank AS integer) ORDER BY place) AS known_ranks
+    FROM (
         SELECT place, rank, coalesce(max(rank) FILTER (WHERE place IS NULL) OVER (
             PARTITION BY branch_id, started_at
         ), 0) AS known_rank
         FROM ranked
     ) AS compared
-    WHERE place IS NOT NULL ORDER BY place
+    WHERE place IS NOT NULL
 """)
 
 # Backwards along the primary key: no row before the last success is read.

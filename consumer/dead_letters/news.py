@@ -11,15 +11,14 @@ from mirrorfeed.contract.events import Envelope, Event, ScriptRun
 
 # A run event only says that the run took place: the database knows that already, or it does not.
 RANK_RUNS = text("""
-    SELECT 1 AS rank, CAST(EXISTS (
+    SELECT array_agg(1) AS ranks, array_agg(CAST(EXISTS (
         SELECT FROM script_activity AS known
         WHERE (known.name, known.hostname) = (said.name, said.hostname)
             AND (date_started, date_completed) = (started_at, completed_at)
-    ) AS integer) AS known_rank
+    ) AS integer) ORDER BY place) AS known_ranks
     FROM ROWS FROM (json_to_recordset(CAST(:said AS json)) AS (
         name text, hostname text, started_at timestamptz, completed_at timestamptz
     )) WITH ORDINALITY AS said (name, hostname, started_at, completed_at, place)
-    ORDER BY place
 """)
 
 
@@ -62,11 +61,13 @@ class News:
         statement: TextClause,
         said: Mapping[int, Attempt | ScriptRun],
     ) -> None:
+        if not said:
+            return
         document = msgspec.json.encode(list(said.values())).decode()
-        ranked = connection.execute(statement, {"said": document})
-        for key, each, (rank, known_rank) in zip(said, said.values(), ranked, strict=True):
-            self._ranks[key] = rank
-            self._known_ranks[_subject(each)] = known_rank
+        ranks, known_ranks = connection.execute(statement, {"said": document}).one()
+        self._ranks.update(zip(said, ranks, strict=True))
+        subjects = map(_subject, said.values())
+        self._known_ranks.update(zip(subjects, known_ranks, strict=True))
 
 
 def _subject(said: Attempt | Event) -> object:
