@@ -165,7 +165,7 @@ def test_an_unmodified_puller_reports(offline: Shell, path: Path) -> None:
     assert isinstance(first, MirrorStarted)
     assert completed == MirrorCompleted(1, first.started_at, "rev-größe")
     assert isinstance(second, MirrorStarted)
-    assert failed == MirrorFailed(1, second.started_at, "cannot read https://jane:***@host/")
+    assert failed == MirrorFailed(1, second.started_at, "cannot read https://***@host/")
     assert isinstance(failed_as_it_began, MirrorFailed)
     assert failed_as_it_began.reason == "x" * 8192
     assert run == ScriptRun("branch-puller", "vostok", BEGAN, ENDED)
