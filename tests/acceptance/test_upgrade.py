@@ -4,8 +4,10 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
 
+from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer import migrations
 from mirrorfeed.consumer.database import SCHEMA_VERSION, open_engine
-from mirrorfeed.contract import environment
+from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.contract import environment, routing
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (
@@ -143,8 +147,6 @@ def test_what_is_in_the_tables_stays(old_engine: Engine, old_version: Path) -> N
 
 def test_init_can_be_repeated_by_several_at_once(old_engine: Engine) -> None:
     """Each waits for the one before, and finds nothing left to do."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor() as threads:
         for each in [threads.submit(migrations.bring_forward, old_engine) for _ in range(4)]:
             each.result()
@@ -241,3 +243,54 @@ def test_an_older_worker_goes_on_while_the_tables_change(
         output, _ = worker.communicate(timeout=30)
     assert worker.returncode == 0, output
     assert branch(old_engine, 1).last_mirror_attempt == at(60)
+
+
+OLDER_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    "x-delivery-limit": 20,
+    "x-dead-letter-exchange": "mirror.dead",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+"""Those of a partition queue of 0.1.0."""
+
+
+def test_older_queues_come_over_while_events_come(
+    engine: Engine, amqp_url: str, database_url: str
+) -> None:
+    """`init` waits until a worker runs, then replaces them: every event is applied, none is buried,
+    and the new queues have the new arguments."""
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        channel.exchange_declare("mirror.dead", "fanout", durable=True)
+        for queue in routing.partition_queues(4):
+            channel.queue_declare(queue, durable=True, arguments=OLDER_ARGUMENTS)
+        declare_topology(channel, 4)
+    register_branches(engine, *range(1, 9))
+    shell = Shell({environment.AMQP_URL: amqp_url, environment.DATABASE_URL: database_url})
+    assert "start one, then run mirror-consumer init again" in (
+        shell.run("mirror-consumer", "init").stderr
+    )
+    published = 0
+    stopping = Event()
+
+    def publish_on() -> None:
+        nonlocal published
+        while not stopping.is_set():
+            publish_events(amqp_url, *(failed(number, published, "why") for number in range(1, 9)))
+            published += 1
+
+    with shell.running("mirror-consumer", "run"), ThreadPoolExecutor(1) as threads:
+        wait_for_rows(engine, "SELECT count(*) FROM worker WHERE queues <> '{}'", [(1,)])
+        publishing = threads.submit(publish_on)
+        try:
+            shell.run("mirror-consumer", "init")
+        finally:
+            stopping.set()
+            publishing.result()
+        wait_for_rows(engine, "SELECT DISTINCT mirror_failures FROM branch", [(published,)])
+    assert published > 1
+    assert rows(engine, "SELECT count(*) FROM dead_letter") == [(0,)]
+    with broker_channel(connection_parameters(amqp_url)) as channel:
+        assert declare_topology(channel, 4) == []
+    assert shell.run("mirror-consumer", "init").stderr == ""
