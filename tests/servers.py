@@ -25,6 +25,16 @@ MOST_PARTITIONS = 11
 MAX_MESSAGE_BYTES = 4000
 """What the brokers that tests/faults kills take at most."""
 
+OLDER_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    "x-delivery-limit": 20,
+    "x-dead-letter-exchange": "mirror.dead",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+"""Those of a partition queue of 0.1.0."""
+
 fresh_branch_ids = count(1000)
 """Ids of branches that no other test, and no other example of one, has."""
 

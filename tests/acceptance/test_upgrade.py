@@ -23,6 +23,7 @@ from mirrorfeed.contract import environment, routing
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (
+    OLDER_ARGUMENTS,
     branch,
     new_database,
     publish,
@@ -243,17 +244,6 @@ def test_an_older_worker_goes_on_while_the_tables_change(
         output, _ = worker.communicate(timeout=30)
     assert worker.returncode == 0, output
     assert branch(old_engine, 1).last_mirror_attempt == at(60)
-
-
-OLDER_ARGUMENTS = {
-    "x-queue-type": "quorum",
-    "x-single-active-consumer": True,
-    "x-delivery-limit": 20,
-    "x-dead-letter-exchange": "mirror.dead",
-    "x-dead-letter-strategy": "at-least-once",
-    "x-overflow": "reject-publish",
-}
-"""Those of a partition queue of 0.1.0."""
 
 
 def test_older_queues_come_over_while_events_come(

@@ -17,7 +17,7 @@ from mirrorfeed.amqp.connections import (
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing, wire
 from tests.builders import START, bodies, failed, started
-from tests.servers import PATIENCE_SECONDS, publish_events, take_all
+from tests.servers import OLDER_ARGUMENTS, PATIENCE_SECONDS, publish_events, take_all
 
 
 def test_declaring_again_changes_nothing(topology: str) -> None:
@@ -67,17 +67,9 @@ def test_the_queues_are_as_the_contract_has_them(topology: str) -> None:
 
 def test_an_older_versions_queues_serve_as_well(amqp_url: str) -> None:
     """Their arguments cannot be changed, so they are named, bound and left as they are."""
-    older = {
-        "x-queue-type": "quorum",
-        "x-single-active-consumer": True,
-        "x-delivery-limit": 20,
-        "x-dead-letter-exchange": "mirror.dead",
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-    }
     with broker_channel(connection_parameters(amqp_url)) as channel:
         for queue in ("mirror.events.p1", "mirror.events.p3"):
-            channel.queue_declare(queue, durable=True, arguments=older)
+            channel.queue_declare(queue, durable=True, arguments=OLDER_ARGUMENTS)
         assert declare_topology(channel, 4) == ["mirror.events.p1", "mirror.events.p3"]
         assert declare_topology(channel, 4) == ["mirror.events.p1", "mirror.events.p3"]
     events = [started(branch_id, 0) for branch_id in range(1, 41)]
