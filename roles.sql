@@ -23,6 +23,13 @@ BEGIN
     END LOOP;
 END $$;
 
+-- PostgreSQL 14 lets every user create functions in `public`. An overload of, say, unnest(bigint[]) would run as
+-- whoever calls it, the owner included.
+DO $$
+BEGIN
+    EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+END $$;
+
 -- Start from nothing, so that rights granted only by an earlier version go away.
 REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
     suspect, worker, topology, schema_version

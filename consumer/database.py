@@ -25,6 +25,8 @@ CONNECTION: dict[str, str | int] = {
     # So that a vanished database host is noticed in seconds, not hours (libpq, section 34.1.2).
     "keepalives_idle": 10,
     "tcp_user_timeout": 15_000,
+    # A role, a database or PGCLIENTENCODING may ask for one that cannot hold every reason.
+    "client_encoding": "utf8",
 }
 SETTINGS = {
     "timezone": "UTC",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pika
 import typer
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
@@ -19,6 +19,12 @@ from mirrorfeed.consumer.partitions.repartition import repartition
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.options import AmqpUrlOption
+
+OPEN_SCHEMA = text("""
+    SELECT quote_ident(nspname) FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl)
+    WHERE nspname = current_schema() AND grantee = 0 AND privilege_type = 'CREATE'
+""")
+"""The schema of the tables, if everybody may create something in it: PostgreSQL 14's default."""
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -66,6 +72,13 @@ def init(
         return
     addresses = connection_parameters(amqp_url)
     migrations.bring_forward(engine)
+    with engine.connect() as connection:
+        if schema := connection.scalar(OPEN_SCHEMA):
+            report(
+                f"every user may create functions in the schema {schema}, which the statements of"
+                " others would call: apply roles.sql, or"
+                f" REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC"
+            )
     source = context.get_parameter_source("partitions")
     is_typed = source is not None and source.name == "COMMANDLINE"
     with broker_channel(addresses) as channel, unchanging_layout(engine, partitions) as layout:

@@ -451,3 +451,32 @@ def test_setup_changes_the_number_of_partitions(
             setup.run("mirror-consumer", "topology", "--partitions", count)
             publish_events(broker.url, failed(1, int(count), "x"))
         wait_for_rows(engine, "SELECT mirror_failures FROM branch", [(2,)])
+
+
+def test_nobody_can_put_a_function_in_anothers_way(
+    shells: Callable[..., Shell], owner_url: str
+) -> None:
+    """PostgreSQL 14 lets everybody create an overload of a function that others call. `init` warns
+    of it, and roles.sql ends it."""
+    owner = open_engine(owner_url)
+    reader = open_engine(database_url(owner_url, "rosa"))
+    overload = """
+        CREATE FUNCTION public.unnest(bigint[]) RETURNS SETOF bigint
+        LANGUAGE sql AS $$ SELECT 1::bigint $$
+    """
+    try:
+        with owner.begin() as connection:
+            connection.execute(text("GRANT CREATE ON SCHEMA public TO PUBLIC"))
+        warning = shells("setup", "owner").run("mirror-consumer", "init").stderr
+        assert "every user may create functions in the schema public" in warning
+        with owner.begin() as connection:
+            connection.connection.cursor().execute((ROOT / "roles.sql").read_text())
+        with (
+            pytest.raises(DBAPIError, match="permission denied for schema public"),
+            reader.begin() as connection,
+        ):
+            connection.exec_driver_sql(overload)
+        assert shells("setup", "owner").run("mirror-consumer", "init").stderr == ""
+    finally:
+        owner.dispose()
+        reader.dispose()
