@@ -191,9 +191,9 @@ def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_p
     file = tmp_path / "branches.csv"
     file.write_bytes('\ufeffid,unique_name,url\n1,one,https://host/1\n2,"zwei, größe",\n'.encode())
     result = shell.run("mirror-consumer", "branches", "import", str(file))
-    assert result.stdout == "2 branches registered, 0 were already\n"
+    assert result.stdout == "branches registered: 2 new, 0 already there\n"
     result = shell.run("mirror-consumer", "branches", "import", str(file))
-    assert result.stdout == "0 branches registered, 2 were already\n"
+    assert result.stdout == "branches registered: 0 new, 2 already there\n"
     found = rows(engine, "SELECT id, unique_name, url FROM branch ORDER BY id")
     assert found == [(1, "one", "https://host/1"), (2, "zwei, größe", None)]
 
