@@ -1,12 +1,12 @@
 """Repartitioning: a move to another number of partitions while events come. Nothing is lost, and
-all stays in order.
+order is kept.
 
-No queue may be consumed before all that came earlier, through other queues, is applied. So all
-slots are bound to interim queues that nobody consumes yet. Once the old queues are applied to their
-end, the workers go over to the interim ones, and the old ones are deleted. Then the same again,
-from the interim queues to the new ones. Every slot is bound to some queue all the time.
+No queue may be consumed before everything that came earlier, through other queues, is applied. So
+all slots are bound to interim queues that nobody consumes yet. Once everything in the old queues is
+applied, the workers switch to the interim ones, and the old ones are deleted. Then the same happens
+again, from the interim queues to the new ones. Every slot is bound to some queue at all times.
 
-How far the move has come is in the database (`layout`), so that one that was interrupted goes on.
+Progress is kept in the database (`layout`), so that an interrupted move can continue from there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun
 
 MARKERS = 2
-"""A publisher's message that was routed before the slots were unbound may arrive behind the first
-marker, not behind one that is published when that was applied."""
+"""A message that was routed before the slots were unbound may arrive behind the first marker, but
+not behind a second one, published once the first has been applied."""
 MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 PERSISTENT = 2
 
-# A marker that is buried has come as far: workers with --require-user do not apply it.
+# A buried marker counts too: workers with --require-user do not apply one.
 SETTLED = text("""
     SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS marker (queue, id)
     WHERE EXISTS (
@@ -61,12 +61,12 @@ def repartition(
     *,
     renew: bool = False,
 ) -> None:
-    """Moves to so many partitions, or goes on where an earlier call was interrupted.
+    """Moves to this number of partitions, or continues where an earlier call was interrupted.
 
-    With `renew` the queues are replaced even if their number stays, for other arguments. Waits for
-    the workers to apply what is in the old queues.
+    With `renew` the queues are replaced even if their number stays, to give them other arguments.
+    Waits for the workers to apply what is in the old queues.
 
-    Raises LayoutError if a move to another number is under way or another process is at it,
+    Raises LayoutError if a move to another number is under way or another process is moving,
     BrokerUnavailable or DBAPIError if a server cannot be reached.
     """
     with _alone(engine) as guard, broker_channel(addresses) as channel:
@@ -78,17 +78,17 @@ def repartition(
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Two moves at once would bind and delete what the other is done with. While the connection
-    that it yields answers, there is no other."""
+    """Two moves at once would each bind and delete what the other is done with. As long as the
+    yielded connection answers, there is no other move."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
             raise LayoutError(
-                "another mirror-consumer topology --partitions is at work: wait until it has ended"
+                "another mirror-consumer topology --partitions is running: wait until it has ended"
             )
         try:
             yield connection
         finally:
-            connection.invalidate()  # and with it goes the lock
+            connection.invalidate()  # releases the lock
 
 
 def _begin(engine: Engine, channel: BlockingChannel, partitions: int, renew: bool) -> Layout:
@@ -98,7 +98,7 @@ def _begin(engine: Engine, channel: BlockingChannel, partitions: int, renew: boo
             raise LayoutError(layout.under_way)
         if layout.stage is Stage.STEADY and (renew or layout.partitions != partitions):
             layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
-            # A user who may not declare learns it before anything is begun.
+            # So that a lack of rights shows before anything has begun.
             declare_queues(channel, layout.interim)
             write_layout(connection, layout)
         return layout
@@ -133,7 +133,7 @@ def _advance(
             return layout
     with changing_layout(engine) as connection:
         if read_layout(connection) != layout:
-            raise LayoutError("somebody else went on with this move: look at it, and call again")
+            raise LayoutError("somebody else continued this move meanwhile: run the command again")
         for queue in done_with:
             channel.queue_delete(queue)
         write_layout(connection, following)
@@ -143,13 +143,13 @@ def _advance(
 def _have_leftovers(channel: BlockingChannel, queues: Sequence[str], report: Report) -> bool:
     """Whether anything has come back to queues whose last message was applied.
 
-    What a worker has in hand is not counted, so first all of them must have left. A message that
-    was returned twice stands behind what was returned with it, and so perhaps behind the marker.
+    What a worker has in hand is not counted, so all workers must have left first. A message that
+    was returned twice goes behind those returned with it, and so perhaps behind the marker.
     """
     while any(consumer_count(channel, queue) for queue in queues):
         channel.connection.sleep(POLL_SECONDS)
     if leftovers := sum(message_count(channel, queue) for queue in queues):
-        report(f"{leftovers:,} messages came back: the workers apply them first")
+        report(f"{leftovers:,} messages came back: waiting until the workers have applied them")
     return bool(leftovers)
 
 
@@ -161,9 +161,9 @@ def _switch(
     target: Sequence[str],
     report: Report,
 ) -> None:
-    """Returns when all that ever came into the source queues is applied."""
-    declare_queues(channel, [*source, *target])  # the old ones, too: one may have been deleted
-    # Bound to both for a moment: that an event comes twice does no harm, that none comes would.
+    """Returns once everything that ever came into the source queues is applied."""
+    declare_queues(channel, [*source, *target])  # the old ones too: one may have been deleted
+    # Bound to both for a moment: an event that comes twice does no harm, a lost one would.
     bind_slots(channel, target)
     guard.exec_driver_sql("SELECT 1")
     unbind_slots(channel, source)
@@ -176,7 +176,7 @@ def _switch(
 
 
 def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
-    """Puts an event behind all others of each queue: where it is applied, they are. Their ids."""
+    """Puts a marker at the end of each queue: once it is applied, so is the rest. Returns ids."""
     ids = []
     for queue in queues:
         event = ScriptRun(MARKER_NAME, queue, at, at)
@@ -210,4 +210,4 @@ def _await_markers(
         if waiting != reported:
             report(f"waiting for the workers to apply {waiting:,} messages")
             reported = waiting
-        channel.connection.sleep(POLL_SECONDS)  # and answers the broker's heartbeats
+        channel.connection.sleep(POLL_SECONDS)  # also answers the broker's heartbeats

@@ -1,4 +1,4 @@
-"""Declares on the broker what `mirrorfeed.contract.routing` names; safe to repeat."""
+"""Declares on the broker what `mirrorfeed.contract.routing` names. Safe to repeat."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,20 +16,20 @@ from mirrorfeed.amqp.connections import (
 from mirrorfeed.contract import routing
 
 UNREACHED_DELIVERIES = 10**6
-"""What kills workers is counted in the database. The broker counts every return, and 4.x gives up
-after 20 unless told otherwise; -1 means no limit only from 4.0 on."""
+"""We count what kills workers, in the database. The broker counts every return, and 4.x by default
+gives up after 20; -1 means no limit only from 4.0 on."""
 DEAD_QUEUE_DELIVERIES = 2**31 - 1
-"""As 0.1.0 declared it: a queue's arguments cannot be changed, and this one's need not be."""
+"""As 0.1.0 declared it: a queue's arguments cannot be changed, and there is no need to."""
 SAFE_DEAD_LETTERING = (4, 0)
-"""On 3.10 a message with `expiration` and a forged `x-death` ends a queue that dead-letters at most
-once, and the process that does it at least once. So there nothing is dead-lettered."""
+"""On 3.10 a message with `expiration` and a forged `x-death` kills a queue that dead-letters at
+most once, and the process that does so at least once. So nothing is dead-lettered there."""
 EXCHANGES = (routing.EVENTS_EXCHANGE, routing.DEAD_EXCHANGE)
 
 
 def declare_topology(channel: BlockingChannel, partitions: int) -> list[str]:
     """Declares both exchanges, the dead queue, and the partition queues with their bindings.
 
-    Returns the queues that an older version declared with other arguments, which serve as well.
+    Returns the queues that an older version declared with other arguments, which work as well.
     """
     channel.exchange_declare(routing.EVENTS_EXCHANGE, "topic", durable=True)
     channel.exchange_declare(routing.DEAD_EXCHANGE, "fanout", durable=True)
@@ -46,8 +46,8 @@ def declare_topology(channel: BlockingChannel, partitions: int) -> list[str]:
 
 
 def delete_topology(channel: BlockingChannel, partitions: int) -> None:
-    """Takes back what `declare_topology` did, and what a change of the number of partitions may
-    have left; with the queues goes what they hold. Safe to repeat."""
+    """Undoes `declare_topology`, and deletes what a change in the number of partitions may have
+    left. Whatever the queues hold goes with them. Safe to repeat."""
     for queue in (*_queues(partitions), *routing.interim_queues(partitions)):
         channel.queue_delete(queue)
     for exchange in EXCHANGES:
@@ -55,15 +55,15 @@ def delete_topology(channel: BlockingChannel, partitions: int) -> None:
 
 
 def find_topology(channel: BlockingChannel, partitions: int) -> list[str]:
-    """What of it is there already, such as `exchange mirror.events`: none on a broker that nobody
-    uses for this."""
+    """What of it already exists, such as `exchange mirror.events`; nothing on a broker that nobody
+    uses for mirrorfeed."""
     names = [("exchange", each) for each in EXCHANGES]
     names += [("queue", each) for each in _queues(partitions)]
     return [f"{kind} {name}" for kind, name in names if _has(channel, kind, name)]
 
 
 def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
-    """Declares everything; as a user who may not declare, finds that every queue is there.
+    """Declares everything, or, if this user may not declare, checks that every queue is there.
 
     Raises BrokerUnavailable if a queue is missing that this user may not declare."""
     try:
@@ -75,12 +75,12 @@ def ensure_topology(channel: BlockingChannel, partitions: int) -> None:
             if not _has(channel, "queue", queue):
                 raise BrokerUnavailable(
                     f"there is no queue {queue}, and this user may not declare it: run"
-                    " mirror-consumer init as one who may"
+                    " mirror-consumer init as a user who may"
                 ) from error
 
 
 def declare_queues(channel: BlockingChannel, queues: Sequence[str]) -> list[str]:
-    """Declares partition queues; returns those that are there with an older version's arguments."""
+    """Declares partition queues; returns those that have an older version's arguments."""
     return [queue for queue in queues if not _declare_queue(channel, queue)]
 
 
@@ -110,14 +110,14 @@ def _declare_queue(channel: BlockingChannel, queue: str) -> bool:
 
 
 def bind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Deals the slots out to the queues, in turn."""
+    """Binds the slots to the queues, dealt out in turn."""
     for partition, queue in enumerate(queues):
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
 
 
 def unbind_slots(channel: BlockingChannel, queues: Sequence[str]) -> None:
-    """Takes back what `bind_slots` did."""
+    """Undoes `bind_slots`."""
     for partition, queue in enumerate(queues):
         for pattern in routing.bindings(partition, len(queues)):
             channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
@@ -128,7 +128,7 @@ def _queues(partitions: int) -> list[str]:
 
 
 def _has(channel: BlockingChannel, kind: str, name: str) -> bool:
-    # A refusal closes the channel, so each question has its own.
+    # A refusal closes the channel, so each question gets a new one.
     with channel.connection.channel() as asking:
         declare = asking.exchange_declare if kind == "exchange" else asking.queue_declare
         try:
