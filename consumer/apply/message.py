@@ -1,4 +1,4 @@
-"""What a queue delivered, read: an event that may be applied, or why not."""
+"""A delivered message, decoded: an event that may be applied, or the reason why not."""
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,7 @@ def read_message(
                 content,
                 Reason.FROM_THE_FUTURE,
                 f"{latest.isoformat()} is more than {future_tolerance} ahead of this clock:"
-                " set the publisher's clock right",
+                " correct the publisher's clock",
             )
     return Message(body, headers or {}, content, deliveries)
 
@@ -83,8 +83,8 @@ def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:
 
 
 def require_user(message: Message, user_id: str | None, users: Collection[str]) -> Message:
-    """The message, where the broker vouches that one of these users published it, else one that is
-    rejected and does not count as arrived: its source and number may be anybody's invention.
+    """The message, if the broker vouches that one of these users published it, else a rejected one
+    that does not count as arrived: anybody could have made up its source and number.
 
     `user_id` is the AMQP property, which RabbitMQ compares with the publishing connection's user
     (https://www.rabbitmq.com/docs/validated-user-id)."""
@@ -92,8 +92,8 @@ def require_user(message: Message, user_id: str | None, users: Collection[str]) 
         return message
     content = message.content
     detail = (
-        f"published by {'a user who is not named' if user_id is None else shown(user_id)}, not by"
-        f" {' or '.join(sorted(users))} as --require-user demands"
+        f"published by {'an unnamed user' if user_id is None else shown(user_id)}, but"
+        f" --require-user demands {' or '.join(sorted(users))}"
     )
     if isinstance(content, Envelope):
         content = reject(content, Reason.INVALID, detail)
@@ -103,7 +103,7 @@ def require_user(message: Message, user_id: str | None, users: Collection[str]) 
 
 
 def branch_id_of(event: Event) -> int | None:
-    """The branch that the event is about; None for a script's run."""
+    """The branch that the event is about; None for a script run."""
     return None if isinstance(event, ScriptRun) else event.branch_id
 
 
@@ -124,8 +124,8 @@ def _latest_instant(envelope: Envelope) -> datetime:
 
 
 def redeliveries(headers: Mapping[str, Any]) -> int:
-    """How often a queue has delivered a redelivered message, this time included."""
+    """How often a redelivered message has been delivered, this time included."""
     before = headers.get("x-delivery-count")
-    if not isinstance(before, int):  # a publisher's own header of that name
+    if not isinstance(before, int):  # a publisher set a header of that name itself
         before = 1
     return before + 1

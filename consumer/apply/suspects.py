@@ -1,10 +1,10 @@
-"""Messages that may have ended a worker.
+"""Messages that may have killed a worker.
 
-A message that was delivered before is a suspect: whatever had it in hand did not come to its end.
-What kills workers is ours to count, because a publisher can forge what the broker counts, and the
-broker counts every return, also when only the database was away. So before a suspect is decoded or
-applied, alone, its trial is noted and committed. If it comes through, it is forgotten. If it ends
-its worker in a few trials, it becomes a letter, unread.
+A message that was delivered before is a suspect: the worker that had it in hand did not finish. We
+count ourselves what kills workers, because a publisher can forge what the broker counts, and the
+broker counts every return, even if only the database was down. So before a suspect is decoded or
+applied, alone, its trial is noted and committed. If it comes through, the note is deleted. If it
+kills its worker in a few trials, it becomes a letter, unread.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from mirrorfeed.consumer.apply.message import Message, Rejection
 from mirrorfeed.contract.reasons import Reason
 
 MAX_TRIALS = 3
-"""How many workers a message may end before it is buried unread."""
+"""How many workers a message may kill before it is buried unread."""
 
-# Of none or one, so that `Applier.check` can ask whether it may be run.
+# For one message or none, so that `Applier.check` can find out whether it can run.
 NOTE = text("""
     INSERT INTO suspect AS known (digest) SELECT unnest(CAST(:digests AS bytea[]))
     ON CONFLICT (digest) DO UPDATE SET trials = known.trials + 1, tried_at = now()
@@ -32,7 +32,7 @@ FORGET = text("DELETE FROM suspect WHERE digest = ANY(CAST(:digests AS bytea[]))
 
 
 class Suspects:
-    """The trials of one worker. For one thread at a time, but for `abandon`."""
+    """The trials of one worker. For one thread at a time, except `abandon`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -40,7 +40,7 @@ class Suspects:
         self._on_trial: bytes | None = None
 
     def begin_trial(self, body: bytes) -> int:
-        """Notes that the message is tried now; returns how many trials before ended a worker."""
+        """Notes that a trial begins; returns how many earlier trials killed a worker."""
         digest = _digest(body)
         with self._engine.begin() as connection:
             if self._survived:
@@ -51,29 +51,29 @@ class Suspects:
         return trials - 1
 
     def survived(self, body: bytes) -> None:
-        """The trial failed, but the worker lives: it does not count. That is noted with the next
-        trial, since the database is in trouble now."""
+        """The trial failed, but the worker lives, so it does not count. This is noted with the next
+        trial, because the database is in trouble now."""
         self._survived.add(_digest(body))
         self._on_trial = None
 
     def forget(self, connection: Connection, body: bytes) -> None:
-        """The message comes through, in the transaction that applies or buries it."""
+        """The message came through: call this in the transaction that applies or buries it."""
         connection.execute(FORGET, {"digests": [_digest(body)]})
         self._on_trial = None
 
     def abandon(self) -> None:
-        """The worker ends although the trial has not: it waits for the database, and does not
-        count. From any thread. Raises DBAPIError."""
+        """The worker ends although the trial has not, because it waits for the database; so it does
+        not count. From any thread. Raises DBAPIError."""
         if self._on_trial is not None:
             with self._engine.begin() as connection:
                 connection.execute(UNCOUNT, {"digests": [self._on_trial]})
 
 
 def unread(body: bytes, headers: Mapping[str, Any], trials: int) -> Message:
-    """A message that is not even looked at any more: perhaps that is what ends workers."""
+    """A message that is no longer even decoded: that may be what kills workers."""
     detail = (
-        f"it has ended {trials} workers that had nothing else in hand: see their logs for why,"
-        " then replay"
+        f"it has killed {trials} workers that had nothing else in hand: find out why in their"
+        " logs, then replay"
     )
     return Message(body, headers, Rejection(Reason.DELIVERY_LIMIT, detail), trials + 1)
 

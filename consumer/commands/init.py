@@ -95,19 +95,19 @@ def init(
 
 
 def _renew_queues(engine: Engine, addresses: Sequence[pika.URLParameters], partitions: int) -> None:
-    """Queues cannot be given other arguments: new ones take their place, as for a change of the
-    number of partitions, while workers of this version run."""
+    """A queue's arguments cannot be changed, so new queues replace the old ones, as in a change of
+    the number of partitions, while workers of this version run."""
     with engine.connect() as connection:
         members = living(connection)
     if not members:
         report(
-            "the queues are those of an older version, and serve as well; they come over while a"
-            " worker runs: start one, then run mirror-consumer init again"
+            "the queues are those of an older version, and still work; they can only be replaced"
+            " while a worker runs: start one, then run mirror-consumer init again"
         )
     elif outdated := [member for member in members if member.version is None]:
         report(
-            f"the queues are those of an older version, as are {len(outdated)} workers; both go on"
-            " as before: replace the workers, then run mirror-consumer init again"
+            "the queues are those of an older version, and still work, as do its workers"
+            f" ({len(outdated)}): replace the workers, then run mirror-consumer init again"
         )
     else:
         repartition(engine, addresses, partitions, report, renew=True)

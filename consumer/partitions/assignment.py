@@ -68,7 +68,7 @@ class Member(Struct, frozen=True):
 
 
 class Assignment(Struct, frozen=True):
-    """What one worker is to consume, and what it may give up."""
+    """What one worker is to consume, and what it may release."""
 
     own: frozenset[str]
     """The queues to consume."""
@@ -104,7 +104,7 @@ def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member])
 
 
 class Membership:
-    """This worker's row among the workers, and its lock. For one thread at a time."""
+    """This worker's row in the table of workers, and its lock. For one thread at a time."""
 
     def __init__(self, engine: Engine, share: Share | None) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -113,7 +113,7 @@ class Membership:
         self._number = 0
 
     def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Assignment:
-        """Writes what this worker is subscribed to; returns its assignment of the queues.
+        """Writes what this worker is subscribed to; returns its assignment.
 
         Raises DBAPIError if the database cannot be reached.
         """
@@ -138,7 +138,7 @@ class Membership:
             raise
 
     def leave(self) -> None:
-        """Removes the row, so that the others know at once. Raises DBAPIError."""
+        """Deletes the row, so that the others know at once. Raises DBAPIError."""
         if self._connection is not None:
             try:
                 self._connection.execute(LEAVE, {"number": self._number})

@@ -11,12 +11,12 @@ from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.consumer.apply.message import Message
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""A batch is held several times over while it becomes SQL: what bounds the worker's memory."""
+"""This limits the worker's memory: a batch is held several times over while it becomes SQL."""
 
 
 @dataclass(eq=False)
 class Subscription:
-    """One queue that is consumed, on a channel of its own: what comes by it is acked only there."""
+    """One queue that is consumed, on its own channel: its deliveries are acked only there."""
 
     queue: str
     prefetch: int
@@ -29,7 +29,7 @@ class Subscription:
         return self.channel is not None and bool(self.channel.is_open)
 
     def give_back(self) -> None:
-        """Ends it; what is not acked goes back to the queue, in order and to its front."""
+        """Ends it; unacked messages go back to the front of the queue, in order."""
         self.is_given_back = True
         if self.is_open:
             forget_consumers(self.channel)
@@ -37,7 +37,7 @@ class Subscription:
 
 
 class Suspect(Struct, frozen=True, gc=False):
-    """A message that was delivered before, as it came: it may end whoever reads it."""
+    """A message that was delivered before, not decoded yet: reading it may kill the worker."""
 
     body: bytes
     properties: Any
@@ -52,7 +52,7 @@ class Delivery(Struct, frozen=True, gc=False):
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it may have ended a worker, and so must be a batch of its own."""
+        """Whether it may have killed a worker, and so must be a batch of its own."""
         return isinstance(self.message, Suspect)
 
     @property
@@ -72,8 +72,8 @@ class Inbox:
         self._closed = False
 
     def put(self, delivery: Delivery) -> None:
-        """Takes no lock while batches are being applied, which would cost more than all the rest:
-        `take` says that it waits before it looks for the last time."""
+        """Takes no lock while batches are being applied, because that would cost more than all the
+        rest: `take` announces that it will wait before it looks one last time."""
         self._waiting.append(delivery)
         if self._is_taker_waiting:
             with self._changed:
@@ -82,7 +82,7 @@ class Inbox:
     def take(self) -> list[Delivery]:
         """The next batch, in order of arrival; empty once the inbox is closed.
 
-        A suspect is a batch of its own, so that it can take nothing else along.
+        A suspect is a batch of its own, so that it can take nothing else with it.
         """
         with self._changed:
             self._in_hand = 0
@@ -103,7 +103,7 @@ class Inbox:
             return batch
 
     def close(self) -> None:
-        """Gives nothing out any more; what waits goes back to the broker unacked."""
+        """Gives out nothing more; waiting deliveries go back to the broker unacked."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -102,7 +102,7 @@ class Worker:
                 raise
 
     def stop(self) -> None:
-        """Ends `run` once the batch in hand is committed and acked. From any other thread."""
+        """Ends `run` once the batch in hand is committed and acked. Call it from another thread."""
         self._stopping.set()
         session = self._session
         if session is not None:
@@ -185,7 +185,7 @@ class Worker:
             logger.warning("cannot ask the database about the other workers: %s", first_line(error))
             return
         if layout_now.queues != layout.queues:
-            logger.info("the queues change", extra={"partitions": len(layout_now.queues)})
+            logger.info("the queues have changed", extra={"partitions": len(layout_now.queues)})
             session.stop()
         else:
             session.rebalance(assignment)

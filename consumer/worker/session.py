@@ -1,11 +1,11 @@
 """One connection's life: deliveries become batches, batches are applied, then acked.
 
-Two threads, and only the inbox and thread-safe callbacks between them. The I/O thread, which calls
+Two threads, with only the inbox and thread-safe callbacks between them. The I/O thread, which calls
 `run`, speaks AMQP and decodes; the applier thread speaks SQL. So heartbeats go on while a
 transaction runs, and the next batch is decoded meanwhile.
 
-A session never recovers: whatever goes wrong ends it, its unacked deliveries go back to their
-queues in order, and the worker begins another one. So no ack can reach a channel it is not of.
+A session never recovers: any failure ends it, its unacked deliveries go back to their queues in
+order, and the worker begins another one. So no ack can reach the wrong channel.
 """
 
 import logging
@@ -41,11 +41,11 @@ from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 
 RETRY_TIMEOUT_SECONDS = 300.0
-"""How long a batch is tried again before its deliveries go back to the broker. It would take them
+"""How long a batch is retried before its deliveries go back to the broker, which would take them
 back after 30 minutes (`consumer_timeout`)."""
 DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
-"""How long a batch in hand may take to end once the session is told to stop, or has lost the
+"""How long a batch in hand may still take once the session is told to stop, or has lost the
 broker."""
 ABANDON_SECONDS = 1.0
 
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConsumingSession(Session):
-    """Consumes the queues that it is told to, until something ends it."""
+    """Consumes the queues it is told to, until something ends it."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class ConsumingSession(Session):
         settings: Settings,
         applier: Applier,
     ) -> None:
-        """The applier is called in a thread of its own."""
+        """The applier is called in its own thread."""
         self._queues = queues
         self._settings = settings
-        # Of all queues together two batches, so that one can arrive while the other is applied.
+        # Two batches over all queues, so that one can arrive while the other is applied.
         self._prefetch = max(1, 2 * settings.batch_size // len(queues))
         self._applier = applier
         self._inbox = Inbox(settings.batch_size)
@@ -79,11 +79,11 @@ class ConsumingSession(Session):
         self.buried = 0
         self.is_drained = False
         self.opened = threading.Event()
-        """Whether the broker has taken the connection."""
+        """Whether the broker has accepted the connection."""
         super().__init__(delivery_connection, parameters)
 
     def run(self) -> None:
-        """Returns when the session has ended; `error` says why, None where it was told to."""
+        """Returns once the session has ended; `error` says why, None if it was told to."""
         self._thread.start()
         try:
             self._ioloop.start()
@@ -95,8 +95,8 @@ class ConsumingSession(Session):
                 self._abandon()
 
     def _abandon(self) -> None:
-        """What is being applied goes back to the broker, which must not look like the end of a
-        worker. A database that does not answer is not waited for."""
+        """What is being applied goes back to the broker. That must not look as if a worker had
+        died. Does not wait for a database that does not answer."""
         abandoning = threading.Thread(target=self._abandon_patiently, daemon=True)
         abandoning.start()
         abandoning.join(ABANDON_SECONDS)
@@ -105,21 +105,21 @@ class ConsumingSession(Session):
         try:
             self._applier.abandon()
         except DBAPIError as error:
-            logger.warning("a trial may count that did not end", extra={"error": first_line(error)})
+            logger.warning("an unfinished trial may be counted", extra={"error": first_line(error)})
 
     def stop(self) -> None:
         """Ends the session once the batch in hand is committed and acked. From any thread."""
         self._close_inbox()
-        # A server that does not answer any more is not waited for.
+        # Do not wait for a server that no longer answers.
         end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
         self._ioloop.add_callback_threadsafe(end)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the session because of the error. From any thread."""
+        """Ends the session with this error. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._end, error))
 
     def rebalance(self, assignment: Assignment) -> None:
-        """Says what this worker is to do from now on. From any thread."""
+        """Sets what this worker is to consume from now on. From any thread."""
         self._ioloop.add_callback_threadsafe(partial(self._take_assignment, assignment))
 
     @property
@@ -183,7 +183,7 @@ class ConsumingSession(Session):
         self._inbox.put(Delivery(message, subscription, method.delivery_tag))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
-        """One ack a channel: a batch holds the first of what waited there, without a gap."""
+        """One ack per channel: a batch has the first deliveries of each channel, without a gap."""
         for delivery in {each.subscription: each for each in batch}.values():
             subscription = delivery.subscription
             if not subscription.is_open:
@@ -191,7 +191,7 @@ class ConsumingSession(Session):
             subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
-        """Drained is when two rounds in a row find every queue empty and nothing on its way.
+        """Drained means that two rounds in a row find every queue empty and nothing on its way.
 
         One round is not enough: a message that has left its queue may not have arrived here yet.
         It arrives before the same channel's answer to the next question.
@@ -251,14 +251,14 @@ class ConsumingSession(Session):
         messages: list[Message] = []
         for delivery in batch:
             message = delivery.message
-            if isinstance(message, Suspect):  # which is a batch of its own
+            if isinstance(message, Suspect):  # always a batch of its own
                 read = partial(self._read, message.body, message.properties, is_redelivered=True)
                 return self._applier.apply_suspect(message.body, read)
             messages.append(message)
         return self._applier.apply(messages)
 
     def _apply_patiently(self, batch: Sequence[Delivery]) -> Tally:
-        """Retries in place what passes by itself, such as a deadlock or a database's restart."""
+        """Retries in place what goes away by itself, such as a deadlock or a database restart."""
         retry = Retrying(
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.1, max=5),

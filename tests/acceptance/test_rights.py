@@ -400,7 +400,7 @@ def test_what_no_required_user_published_is_buried(
     assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(1,)]
     ((reason, detail, event_id),) = rows(engine, "SELECT reason, detail, event_id FROM dead_letter")
     assert (reason, event_id) == ("invalid", forged.id)
-    assert detail.startswith("published by a user who is not named, not by puller")
+    assert detail.startswith("published by an unnamed user, but --require-user demands puller")
     assert rows(engine, FOLDED) == [(1, 1)]
 
 

@@ -132,7 +132,7 @@ def test_the_dead_queue_is_no_way_around_require_user(
     shell.run("mirror-consumer", "run", "--drain", "--require-user", "puller")
     (letter,) = rows(engine, "SELECT reason, detail FROM dead_letter")
     assert letter.reason == "invalid"
-    assert "published by a user who is not named, not by puller" in letter.detail
+    assert "published by an unnamed user, but --require-user demands puller" in letter.detail
     assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(0,)]
     assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(0,)]
 
