@@ -100,11 +100,12 @@ def test_so_does_what_the_operating_system_says_of_a_connection(error: OSError) 
 
 def assert_unreachable(error: Exception) -> None:
     with (
-        patch("pika.BlockingConnection", side_effect=error),
+        patch.object(pika.BlockingConnection, "__init__", side_effect=error) as opening,
         pytest.raises(BrokerUnavailable, match="the broker at host:5672 cannot be used") as seen,
         broker_channel([pika.URLParameters("amqp://host:5672")]),
     ):
         pass
+    opening.assert_called_once()
     known = as_consumer_error(seen.value)
     assert known is not None
     assert known.exit_code == exit_codes.UNREACHABLE
