@@ -49,11 +49,9 @@ class Delivery(Struct, frozen=True, gc=False):
     message: Message | Suspect
     subscription: Subscription
     delivery_tag: int
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it may have killed a worker, and so must be a batch of its own."""
-        return isinstance(self.message, Suspect)
+    is_suspect: bool = False
+    """Whether the message is a Suspect, and so must be a batch of its own. Asked for several times
+    for every message."""
 
     @property
     def size_bytes(self) -> int:

@@ -179,8 +179,9 @@ class ConsumingSession(Session):
         self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
     ) -> None:
         self._received += 1
-        message = Suspect(body, properties) if method.redelivered else self._read(body, properties)
-        self._inbox.put(Delivery(message, subscription, method.delivery_tag))
+        is_suspect = method.redelivered
+        message = Suspect(body, properties) if is_suspect else self._read(body, properties)
+        self._inbox.put(Delivery(message, subscription, method.delivery_tag, is_suspect))
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         """One ack per channel: a batch has the first deliveries of each channel, without a gap."""

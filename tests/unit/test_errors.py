@@ -40,7 +40,10 @@ PIKA = sorted(
     },
     key=lambda each: each.__name__,
 )
-DATABASE_KINDS = sorted({exc.DBAPIError, *below(exc.DBAPIError)}, key=lambda each: each.__name__)
+DATABASE_KINDS = [
+    exc.DBAPIError,
+    *sorted(set(below(exc.DBAPIError)), key=lambda each: each.__name__),
+]
 
 
 def wrapped(sqlstate: str | None, kind: type[exc.DBAPIError] = exc.DBAPIError) -> exc.DBAPIError:
