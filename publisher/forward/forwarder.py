@@ -96,8 +96,10 @@ class Forwarder:
 
     @property
     def reaches_broker(self) -> bool:
-        """Whether the latest connection got as far as an open channel, even if it is over now."""
-        return self._session is not None and self._session.was_open
+        """Whether the latest connection got as far as an open channel, even if it is over now.
+        While the next one is being opened, the one before it still counts."""
+        session = self._session
+        return self._reached_broker or (session is not None and session.was_open)
 
     @property
     def removals(self) -> int:
@@ -124,6 +126,7 @@ class Forwarder:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._session: PublishingSession | None = None
+        self._reached_broker = False
         self._careful_until = 0
         self._refused_keys: set[str] = set()
         self._names_user = True
@@ -181,6 +184,7 @@ class Forwarder:
             if self._stopping.is_set():
                 session.close()
             session.run()
+            self._reached_broker = session.was_open
             if session.error is None:
                 return
             if session.refused_user:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,26 @@ def test_a_broker_without_the_exchange_is_waited_for(
         assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
         assert client.flush(timeout_seconds=PATIENCE_SECONDS)
         assert client.status().refused == 0
+
+
+def test_a_broker_that_refuses_is_reached_all_the_same(
+    path: Path, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`forward --drain` can tell a broker that takes nothing from one that is away, also while the
+    next connection is being opened."""
+    monkeypatch.setattr("random.shuffle", lambda addresses: None)
+    with BranchStatusClient(path, forward=False) as client:
+        client.start_mirroring(1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE_SECONDS)
+        forwarder = Forwarder(path, f"{amqp_url},amqp://127.0.0.1:{silent.getsockname()[1]}")
+        forwarder.wake()
+        connection, _ = silent.accept()
+        with connection:
+            connection.settimeout(PATIENCE_SECONDS)
+            assert connection.recv(4) == b"AMQP"  # it waits for an answer now
+            assert forwarder.reaches_broker
+            forwarder.stop()
 
 
 def test_a_nacked_event_stays_until_there_is_room(
