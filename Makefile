@@ -18,7 +18,7 @@ help: ## List the targets
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
 
-test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 min)
+test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (9 min)
 	$(BIN)/python -m sandbox
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
@@ -26,7 +26,7 @@ test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (7 
 bare: .venv/ready ## Try `make demo` and a part of `make test` on bare Debians, as root (6 min)
 	$(BIN)/python -m tests.bare
 
-test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (4 min)
+test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (3 min)
 	MIRRORFEED_PIKA=plain $(BIN)/pytest --numprocesses auto --dist loadfile $(BOTH_SIDES)
 
 test-pika-versions: .venv/ready ## Compare the fast paths with each version of pika that they claim (1 min)
