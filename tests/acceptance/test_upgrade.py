@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -71,8 +69,7 @@ def old_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         check=True,
     )
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+    subprocess.run(["tar", "--extract", "--file=-"], input=archive.stdout, cwd=folder, check=True)
     return folder
 
 
