@@ -173,19 +173,3 @@ def test_returns_for_the_databases_sake_make_no_letters(
 WAITING = """
     FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
-
-
-def test_a_suspect_that_comes_through_is_forgotten(
-    shell: Shell, engine: Engine, topology: str
-) -> None:
-    """It was in a worker's hands when that ended, for another reason."""
-    register_branches(engine, 1)
-    publish_events(topology, *(failed(1, second, "why") for second in range(30)))
-    with pika.BlockingConnection(pika.URLParameters(topology)) as connection:
-        channel = connection.channel()
-        queue = routing.partition_queue(routing.slot_of("branch:1") % routing.DEFAULT_PARTITIONS)
-        for _ in range(30):
-            next(channel.consume(queue))
-    shell.run("mirror-consumer", "run", "--drain")
-    assert rows(engine, "SELECT mirror_failures FROM branch") == [(30,)]
-    assert rows(engine, "SELECT count(*) FROM suspect") == [(0,)]
