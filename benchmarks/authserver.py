@@ -18,7 +18,8 @@ from benchmarks.callers import is_empty
 from benchmarks.harness import Row, Rows, Target, at_least, measure
 from benchmarks.stand import NOBODY_LISTENS, Stand, result_of, wait_for_log
 from mirrorfeed.publisher.authserver import server as own
-from mirrorfeed.publisher.authserver.calls import TRUE, XML, parse_call
+from mirrorfeed.publisher.authserver.faults import TRUE
+from mirrorfeed.publisher.authserver.request import parse_call
 from mirrorfeed.publisher.spool import Spool
 from tests.servers import wait_for
 
@@ -73,7 +74,7 @@ def authserver(stand: Stand) -> Rows:
 async def bare_app(scope: own.Message, receive: own.Receive, send: own.Send) -> None:
     """Reads and parses a request as the authserver does."""
     parse_call(await own.body_of(scope, receive))
-    await own.answer(send, HTTPStatus.OK, TRUE, XML)
+    await own.answer(send, HTTPStatus.OK, TRUE, own.XML)
 
 
 class ThreadedHandler(SimpleXMLRPCRequestHandler):

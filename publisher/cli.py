@@ -299,6 +299,10 @@ def authserver(
         Path | None,
         typer.Option(help="The PEM file with its key, if that is not in the same file."),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen for other hosts without a token and without TLS."),
+    ] = False,
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
@@ -309,6 +313,8 @@ def authserver(
     A call is answered with True once its event is in the spool; from there it is sent to the
     broker. On SIGTERM it finishes the calls it has and exits.
 
+    To listen for other hosts it needs a token, or TLS, or --insecure.
+
     \b
     Examples:
       mirror-publisher authserver
@@ -316,12 +322,19 @@ def authserver(
     """
     # No other command needs to import these.
     with needs_extra("authserver"):
+        from mirrorfeed.publisher.authserver.callers import is_loopback
         from mirrorfeed.publisher.authserver.server import Authserver
     from mirrorfeed.publisher.forward.forwarder import Forwarder
 
     # Typer ignores an empty variable, and the server would be open without anybody noticing.
     if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):
         refuse(f"the token is empty: set {environment.AUTHSERVER_TOKEN} to one, or unset it")
+    if not (is_loopback(host) or token or tls_certificate or insecure):
+        refuse(
+            f"with --host {host} other hosts could report anything, and nobody asks who they are:"
+            f" set {environment.AUTHSERVER_TOKEN}, and give --tls-certificate, so that the token"
+            " cannot be overheard; or give --insecure if that network can be trusted"
+        )
     log_to_standard_error()
     forwarder = Forwarder(spool_path(spool), amqp_url)
     tls = tls_context(tls_certificate, tls_key)

@@ -1,52 +1,24 @@
-"""The methods of the original authserver: an XML-RPC call becomes an event in the spool.
-
-Fault codes are those of the Specification for Fault Code Interoperability
-(https://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php); they do not change.
-"""
+"""The methods of the original authserver: an XML-RPC call becomes an event in the spool."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import Any
-from xml.parsers.expat import ExpatError
-from xmlrpc.client import Binary, DateTime, Fault, Unmarshaller, dumps
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.xmlrpc import DefusedExpatParser
+from xmlrpc.client import Binary, DateTime, Fault
 
 from mirrorfeed.contract.events import InvalidEvent, shown
-from mirrorfeed.contract.secrets import masked_start
+from mirrorfeed.publisher.authserver.faults import TRUE, FaultCode, response
+from mirrorfeed.publisher.authserver.request import parse_call
 from mirrorfeed.publisher.client import BranchStatusClient, reason_from
-from mirrorfeed.publisher.errors import AttemptNotStarted, SpoolError
+from mirrorfeed.publisher.errors import AttemptNotStarted, SpoolBusy, SpoolError, SpoolFull
 
 TIME_FIELDS = 9
 """As in Python's `utctimetuple`: year, month, day, hour, minute, second, and three unused."""
 DATE_FIELDS = 6
-MAX_DETAIL_LENGTH = 200
-XML = (b"content-type", b"text/xml")
+SEE_THE_LOG = "see the log of the authserver"
 
 logger = logging.getLogger(__name__)
-
-
-class FaultCode(IntEnum):
-    """What was wrong, for programs; the fault's text is for people."""
-
-    NOT_WELL_FORMED = -32700
-    """The body is not XML."""
-    INVALID_REQUEST = -32600
-    """It is XML, but not an XML-RPC call, or it contains what only attackers send."""
-    UNKNOWN_METHOD = -32601
-    INVALID_PARAMETERS = -32602
-    INTERNAL_ERROR = -32603
-    """A bug of ours; the log has more."""
-    NOT_STARTED = -32500
-    """An attempt was completed that had not been started."""
-    SPOOL_UNUSABLE = -32400
-    """The spool is full or broken: the event was not taken."""
-    TRANSPORT = -32300
-    """Too large or too slow."""
 
 
 class InvalidParameter(ValueError):
@@ -89,6 +61,7 @@ class XmlRpcCalls:
     """The methods, carried out by one client."""
 
     def __init__(self, client: BranchStatusClient) -> None:
+        self._client = client
         self._methods = {
             "startMirroring": Method(
                 {"id": whole_number},
@@ -112,7 +85,7 @@ class XmlRpcCalls:
                     "started": xmlrpc_instant,
                     "completed": xmlrpc_instant,
                 },
-                client.record_success,
+                self._record_success,
                 "A script ran and ended normally. A time is a dateTime, or an array of nine"
                 " integers as made by Python's utctimetuple(), in UTC.",
             ),
@@ -139,6 +112,19 @@ class XmlRpcCalls:
             raise Fault(FaultCode.INVALID_PARAMETERS, f"{name}: {error}") from error
         return Call(name, method.run, fit)
 
+    def _record_success(
+        self, name: str, hostname: str, started: datetime, completed: datetime
+    ) -> None:
+        """A run whose clock was set back ended when it began, as `run-script` reports it."""
+        if completed < started:
+            logger.warning(
+                "recordSuccess: %s on %s ended %s before it began; taken as ended when it began",
+                shown(name),
+                shown(hostname),
+                started - completed,
+            )
+        self._client.record_success(name, hostname, started, max(started, completed))
+
     def _method(self, name: str) -> Method:
         method = self._methods.get(name)
         if method is None:
@@ -164,62 +150,34 @@ def answer_of(call: Call) -> bytes:
         case Fault():
             return response(call.error)
         case InvalidEvent():
-            code = FaultCode.INVALID_PARAMETERS
+            fault = Fault(FaultCode.INVALID_PARAMETERS, f"{call.name}: {call.error}")
         case AttemptNotStarted():
-            code = FaultCode.NOT_STARTED
+            fault = Fault(FaultCode.NOT_STARTED, f"{call.name}: {not_started(call.values[0])}")
         case SpoolError():
-            code = FaultCode.SPOOL_UNUSABLE
+            logger.error("%s was not taken: %s", call.name, call.error)
+            fault = Fault(FaultCode.SPOOL_UNUSABLE, f"{call.name}: {spool_trouble(call.error)}")
         case _:
-            return internal_error(call.error)
-    return response(Fault(code, f"{call.name}: {call.error}"))
+            logger.error("%s failed", call.name, exc_info=call.error)
+            fault = Fault(FaultCode.INTERNAL_ERROR, f"internal error: {SEE_THE_LOG}")
+    return response(fault)
 
 
-def internal_error(error: Exception) -> bytes:
-    logger.error("a call failed", exc_info=error)
-    return response(
-        Fault(FaultCode.INTERNAL_ERROR, "internal error: see the log of the authserver")
+def not_started(branch_id: int) -> str:
+    return (
+        f"branch {branch_id} has no attempt under way: report its start when its mirroring begins"
     )
 
 
-def parse_call(body: bytes) -> tuple[str, tuple[Any, ...]]:
-    """The method and its values. Raises Fault."""
-    unmarshaller = Unmarshaller()
-    parser = DefusedExpatParser(unmarshaller, forbid_dtd=True)
-    try:
-        parser.feed(body)
-        parser.close()
-        values, name = unmarshaller.close(), unmarshaller.getmethodname()
-    except DefusedXmlException as error:
-        raise Fault(
-            FaultCode.INVALID_REQUEST,
-            "the request has a document type declaration or entities: send it without them",
-        ) from error
-    except ExpatError as error:
-        raise Fault(
-            FaultCode.NOT_WELL_FORMED, f"the request is not well-formed XML: {error}"
-        ) from error
-    except Exception as error:  # the standard library raises many kinds on strange input
-        detail = masked_start(str(error), MAX_DETAIL_LENGTH) or type(error).__name__
-        raise Fault(
-            FaultCode.INVALID_REQUEST, f"the request is not an XML-RPC call: {detail!r}"
-        ) from error
-    if name is None:
-        raise Fault(
-            FaultCode.INVALID_REQUEST, "the request is not an XML-RPC call: it has no method"
-        )
-    return name, values
-
-
-def response(value: Any) -> bytes:
-    if isinstance(value, Fault):
-        value = Fault(int(value.faultCode), value.faultString)  # xmlrpc cannot write an enum
-        logger.info("fault %d: %s", value.faultCode, value.faultString)
-    # Values are quoted, so our texts have no control characters; a path may have surrogates.
-    text = dumps(value if isinstance(value, Fault) else (value,), methodresponse=True)
-    return text.encode(errors="replace")
-
-
-TRUE = response(True)
+def spool_trouble(error: SpoolError) -> str:
+    """What a caller may know of it; paths on this host are nobody else's matter."""
+    match error:
+        case SpoolFull():
+            state = "is full"
+        case SpoolBusy():
+            state = "is locked by another process"
+        case _:
+            state = "cannot be used"
+    return f"the spool {state}: {SEE_THE_LOG}"
 
 
 def signature(name: str, method: Method) -> str:
@@ -250,7 +208,12 @@ def text_or_nil(value: Any) -> str | None:
 
 
 def reason(value: Any) -> str:
-    """Cut to what an event can hold: an unmodified puller does not know the limit."""
+    """Cut to what an event can hold: an unmodified puller does not know the limit.
+
+    A client wraps a text in a Binary if XML may not hold it.
+    """
+    if isinstance(value, Binary):
+        return reason_from(value.data.decode(errors="replace"))
     return reason_from(text(value))
 
 

@@ -18,16 +18,26 @@ from xmlrpc.client import Fault
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mirrorfeed.publisher.authserver.calls import XML, FaultCode, XmlRpcCalls, answer_of, response
+from mirrorfeed.publisher.authserver.callers import (
+    Connection,
+    Refusals,
+    State,
+    counted_address,
+)
+from mirrorfeed.publisher.authserver.calls import XmlRpcCalls, answer_of
+from mirrorfeed.publisher.authserver.faults import FaultCode, response
 from mirrorfeed.publisher.authserver.group_commit import GroupCommit
 from mirrorfeed.publisher.client import BranchStatusClient
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_CONNECTIONS = 512
+XML = (b"content-type", b"text/xml")
 BODY_SECONDS = 5.0
 """How long a client may take to send a body."""
 HEAD_SECONDS = 5
 """A client that does not complete a request's head is dropped after one to two times this."""
+UNAUTHORISED_SECONDS = 1.0
+"""How long a wrong token waits for its 401, so that guessing is slow."""
 END_SECONDS = 6
 """How long requests in hand may take once the server is told to end; longer than a body may."""
 
@@ -47,8 +57,10 @@ class Authserver(Server):
     def __init__(
         self, client: BranchStatusClient, *, token: str | None, tls: ssl.SSLContext | None
     ) -> None:
-        app = App(XmlRpcCalls(client), GroupCommit(client), token)
-        super().__init__(server_config(app, tls, self._leave_silent_clients))
+        state = State()
+        app = App(XmlRpcCalls(client), GroupCommit(client), token, state.refusals)
+        super().__init__(server_config(app, tls, Connection, self._on_tick))
+        self.server_state: State = state
         self._silent: set[tuple[H11Protocol, object]] = set()
 
     def listen(self, host: str, port: int) -> None:
@@ -61,8 +73,13 @@ class Authserver(Server):
             address = f"[{host}]" if ":" in host else host
             logger.info("authserver listens on %s://%s:%d/", scheme, address, sock.getsockname()[1])
             self.run([sock])
+        self.server_state.refusals.log()
 
-    async def _leave_silent_clients(self) -> None:
+    async def _on_tick(self) -> None:
+        self.server_state.refusals.log()
+        self._leave_silent_clients()
+
+    def _leave_silent_clients(self) -> None:
         """uvicorn has no deadline for a head: drop clients still at the same one as last time."""
         silent = {
             (connection, connection.cycle)
@@ -87,13 +104,14 @@ def listener(host: str, port: int) -> socket.socket:
 def server_config(
     app: Callable[..., Awaitable[None]],
     tls: ssl.SSLContext | None = None,
+    protocol: type[H11Protocol] = H11Protocol,
     on_tick: Callable[[], Awaitable[None]] | None = None,
 ) -> Config:
     """Unlike uvicorn's defaults, this does not depend on which other packages are installed."""
     return Config(
         app,
         loop="asyncio",
-        http=H11Protocol,
+        http=protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -114,16 +132,21 @@ def server_config(
 class App:
     """The ASGI application: one request, one call, one answer, at any path."""
 
-    def __init__(self, calls: XmlRpcCalls, spooler: GroupCommit, token: str | None) -> None:
+    def __init__(
+        self, calls: XmlRpcCalls, spooler: GroupCommit, token: str | None, refusals: Refusals
+    ) -> None:
         self._calls = calls
         self._spooler = spooler
         self._token = None if token is None else token.encode()
+        self._refusals = refusals
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             text = b"this is an XML-RPC server: call it with POST\n"
             await answer(send, HTTPStatus.METHOD_NOT_ALLOWED, text, (b"allow", b"POST"))
         elif not self._is_authorised(scope):
+            self._refusals.count("401, a wrong token or none", counted_address(scope["client"][0]))
+            await asyncio.sleep(UNAUTHORISED_SECONDS)
             text = b"the token is missing or wrong: give it as in http://any:TOKEN@host/\n"
             wanted = (b"www-authenticate", b'Basic realm="mirrorfeed"')
             await answer(send, HTTPStatus.UNAUTHORIZED, text, wanted)

@@ -1,23 +1,22 @@
 """The XML-RPC face, called over HTTP as an unmodified puller of the original system calls it."""
 
+import base64
 import http.client
 import itertools
 import json
-import re
 import select
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
-from xmlrpc.client import Binary, DateTime, Fault, ProtocolError, ServerProxy, dumps, loads
+from xmlrpc.client import Binary, DateTime, Fault, ServerProxy, dumps, loads
 
 import pytest
 import trustme
@@ -33,11 +32,17 @@ from mirrorfeed.contract.events import (
     ScriptRun,
 )
 from mirrorfeed.publisher.spool import Spool
+from tests.authserver import (
+    PATIENCE_SECONDS,
+    authserver,
+    connect,
+    log_after_sigterm,
+    shell_of,
+    url_of,
+)
 from tests.commands import Shell
 from tests.servers import register_branches, rows, wait_for
 
-NOBODY_LISTENS = "amqp://guest:guest@127.0.0.1:1/%2F"
-PATIENCE_SECONDS = 10
 TIMES = (2007, 7, 5, 19, 32, 1, 3, 186, 0), (2007, 7, 5, 19, 34, 24, 3, 186, 0)
 BEGAN = datetime(2007, 7, 5, 19, 32, 1, tzinfo=UTC)
 ENDED = datetime(2007, 7, 5, 19, 34, 24, tzinfo=UTC)
@@ -79,25 +84,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert "Traceback" not in log
 
 
-def shell_of(path: Path, **variables: str) -> Shell:
-    return Shell({environment.SPOOL: str(path), environment.AMQP_URL: NOBODY_LISTENS, **variables})
-
-
-@contextmanager
-def authserver(shell: Shell, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The URL at which the command says that it listens, and its process."""
-    with shell.running("mirror-publisher", "authserver", "--port", "0", *options) as process:
-        yield url_of(process), process
-
-
-def url_of(process: "subprocess.Popen[str]") -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"listens on (https?://\S+)", line):
-            return found[1]
-    pytest.fail("it ended before it listened")
-
-
 def spooled(path: Path) -> list[Envelope]:
     with closing(Spool(path)) as spool:
         return [wire.decode(event.body) for event in spool.pending(after=0, limit=1000)]
@@ -105,13 +91,6 @@ def spooled(path: Path) -> list[Envelope]:
 
 def events(path: Path) -> list[Event]:
     return [envelope.event for envelope in spooled(path)]
-
-
-def connect(url: str) -> socket.socket:
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    return socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS)
 
 
 def received(connection: socket.socket) -> bytes:
@@ -133,6 +112,10 @@ def request(body: bytes, *headers: str, method: str = "POST") -> bytes:
 
 def sized(body: bytes) -> bytes:
     return request(body, f"Content-Length: {len(body)}")
+
+
+def basic(credentials: bytes) -> bytes:
+    return b"Basic " + base64.b64encode(credentials)
 
 
 def fault_of(body: bytes) -> Fault:
@@ -169,6 +152,29 @@ def test_an_unmodified_puller_reports(offline: Shell, path: Path) -> None:
     assert isinstance(failed_as_it_began, MirrorFailed)
     assert failed_as_it_began.reason == "x" * 8192
     assert run == ScriptRun("branch-puller", "vostok", BEGAN, ENDED)
+
+
+def test_whatever_a_reason_holds_the_failure_is_taken(offline: Shell, path: Path) -> None:
+    """Python's client sends control characters as they are, which XML cannot hold; a careful puller
+    sends a Binary instead."""
+    with authserver(offline) as (url, _):
+        for encoding in (None, "iso-8859-1", "utf-16"):
+            with ServerProxy(url, encoding=encoding) as proxy:
+                assert proxy.mirrorFailed(1, "\x1b[31mgröße\0\ud800\ufffe") is True
+        with ServerProxy(url) as proxy:
+            assert proxy.mirrorFailed(1, Binary("größe\0\xff".encode("latin-1"))) is True
+    reasons = [event.reason for event in events(path) if isinstance(event, MirrorFailed)]
+    assert reasons == ["\ufffd[31mgröße\ufffd\ufffd\ufffd"] * 3 + ["gr\ufffd\ufffde\ufffd"]
+
+
+def test_a_script_whose_clock_was_set_back_ended_when_it_began(offline: Shell, path: Path) -> None:
+    """As `run-script` reports it, but with a warning: here the times are a caller's."""
+    with authserver(offline) as (url, process):
+        with ServerProxy(url) as proxy:
+            assert proxy.recordSuccess("gc", "vostok", *TIMES[::-1]) is True
+        log = log_after_sigterm(process)
+    assert "WARNING recordSuccess: 'gc' on 'vostok' ended 0:02:23 before it began" in log
+    assert events(path) == [ScriptRun("gc", "vostok", ENDED, ENDED)]
 
 
 def test_times_may_be_of_xml_rpcs_own_type(offline: Shell, path: Path) -> None:
@@ -221,9 +227,9 @@ def test_the_server_tells_what_it_can_do(shared: str) -> None:
         ("startMirroring", (), -32602, "startMirroring(id) takes 1 parameters, got 0"),
         ("mirrorComplete", (1, 5), -32602, "revision must be a string, got int 5"),
         ("mirrorComplete", (99, "r"), -32500, "branch 99 has no attempt under way"),
-        ("mirrorFailed", (1, Binary(b"x")), -32602, "reason must be a string, got base64 of 1"),
+        ("mirrorFailed", (1, 5), -32602, "reason must be a string, got int 5"),
+        ("mirrorComplete", (1, Binary(b"x")), -32602, "revision must be a string, got base64 of 1"),
         ("recordSuccess", ("", "h", *TIMES), -32602, "name must not be empty"),
-        ("recordSuccess", ("n", "h", *TIMES[::-1]), -32602, "completed_at must not be before"),
         ("recordSuccess", ("n", "h", TIMES[0][:6], BEGAN), -32602, "started must be a dateTime or"),
         ("recordSuccess", ("n", "h", BEGAN, "2007"), -32602, "completed must be a dateTime or an"),
         ("recordSuccess", ("n", "h", (2007, 13, *range(7)), BEGAN), -32602, "a time that exists"),
@@ -350,17 +356,15 @@ def test_the_token_is_asked_for(path: Path) -> None:
         place = url.removeprefix("http://")
         with ServerProxy(f"http://puller:s3cret%2F%C3%BC@{place}") as proxy:
             assert proxy.startMirroring(1) is True
-        for credentials in ("puller:wrong@", "s3cret%2F%C3%BC@", ""):
-            with ServerProxy(f"http://{credentials}{place}") as proxy:
-                with pytest.raises(ProtocolError) as caught:
-                    proxy.startMirroring(2)
-                assert caught.value.errcode == 401
-        with connect(url) as connection:
-            connection.sendall(request(b"", "Authorization: Basic %", "Content-Length: 0"))
-            assert b" 401 Unauthorized" in connection.recv(1000)
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=PATIENCE_SECONDS)
-        assert "s3cret" not in log
+        wrong = [basic(b"puller:wrong"), basic("s3cret/ü".encode()), b"Basic %", None]
+        with ExitStack() as stack:
+            connections = [stack.enter_context(connect(url)) for _ in wrong]
+            for connection, credentials in zip(connections, wrong, strict=True):
+                headers = [] if credentials is None else [f"Authorization: {credentials.decode()}"]
+                connection.sendall(request(b"", *headers, "Content-Length: 0"))
+            for connection in connections:
+                assert b" 401 Unauthorized" in connection.recv(1000)
+        assert "s3cret" not in log_after_sigterm(process)
     assert len(spooled(path)) == 1
 
 
@@ -385,16 +389,18 @@ def test_tls_is_spoken(offline: Shell, path: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_spool_gets_a_fault(offline: Shell, path: Path) -> None:
-    """The fault says what to do, and the spool holds exactly what was answered with True."""
+    """It says so, the log says what to do, and the spool holds exactly what was answered with
+    True."""
     taken = 0
     limit = ("--spool-limit-bytes", str(1024**2))
-    with authserver(offline, *limit) as (url, _), ServerProxy(url) as proxy:
-        while (fault := fault_or_none(proxy)) is None:
-            taken += 1
+    with authserver(offline, *limit) as (url, process):
+        with ServerProxy(url) as proxy:
+            while (fault := fault_or_none(proxy)) is None:
+                taken += 1
+        log = log_after_sigterm(process)
     assert fault.faultCode == -32400
-    assert (
-        "is full, its limit is 1048576 bytes: make sure that a forwarder runs" in fault.faultString
-    )
+    assert fault.faultString == ("mirrorFailed: the spool is full: see the log of the authserver")
+    assert f"spool {path} is full, its limit is 1048576 bytes: make sure that a forwarder" in log
     assert len(spooled(path)) == taken > 10
 
 
@@ -467,7 +473,9 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
     ("options", "says"),
     [
         (("--port", "{busy}"), "cannot listen on 127.0.0.1 port"),
-        (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 8999"),
+        (("--host", "192.0.2.1", "--insecure"), "cannot listen on 192.0.2.1 port 8999"),
+        (("--host", "0.0.0.0"), "with --host 0.0.0.0 other hosts could report anything"),
+        (("--host", "::"), "or give --insecure if that network can be trusted"),
         (("--tls-key", "{file}"), "--tls-key needs a certificate"),
         (("--tls-certificate", "{file}"), "cannot use the certificate"),
         (("--token", ""), "the token is empty: set MIRRORFEED_AUTHSERVER_TOKEN to one"),
@@ -475,13 +483,14 @@ def test_a_locked_spool_keeps_only_those_waiting_who_need_it(offline: Shell, pat
     ],
 )
 def test_bad_usage_exits_2(
-    offline: Shell, tmp_path: Path, options: tuple[str, str], says: str
+    offline: Shell, tmp_path: Path, options: tuple[str, ...], says: str
 ) -> None:
     """The message names the value and the remedy."""
     file = tmp_path / "empty"
     file.touch()
     with socket.create_server(("127.0.0.1", 0)) as busy:
-        value = options[1].format(file=file, busy=busy.getsockname()[1])
-        result = offline.run("mirror-publisher", "authserver", options[0], value, expect=2)
+        port = busy.getsockname()[1]
+        values = [option.format(file=file, busy=port) for option in options]
+        result = offline.run("mirror-publisher", "authserver", *values, expect=2)
     assert says in result.stderr
     assert "Traceback" not in result.stderr

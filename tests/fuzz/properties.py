@@ -12,7 +12,8 @@ from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
-from mirrorfeed.publisher.authserver.calls import FaultCode, XmlRpcCalls, answer_of, response
+from mirrorfeed.publisher.authserver.calls import XmlRpcCalls, answer_of
+from mirrorfeed.publisher.authserver.faults import FaultCode, response
 from tests.fuzz.bodies import BRANCHES, bodies
 from tests.fuzz.requests import requests
 
