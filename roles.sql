@@ -5,10 +5,10 @@
 --     psql -1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
 --
 --     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
---                           audit, topology, mirror-replay list, show, export; dashboards
+--                           audit, sources, topology, mirror-replay list, show, export; dashboards
 --     mirrorfeed_consumer   what mirror-consumer run does, and nothing else
 --     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches, rebuild,
---                           prune, topology
+--                           prune, audit accept, sources forget, topology
 --
 -- None of them may delete a branch, change its name or URL, or alter a table; the owner may.
 
@@ -31,12 +31,14 @@ BEGIN
 END $$;
 
 -- Start from nothing, so that rights granted only by an earlier version go away.
-REVOKE ALL ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
-    suspect, worker, topology, schema_version
+REVOKE ALL ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
+    ledger_source, ledger_arrival, ledger_range, ledger_decision, ledger_forgotten, suspect, worker, topology,
+    schema_version
     FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
 
-GRANT SELECT ON branch, mirror_attempt, script_activity, dead_letter, ledger_arrival, ledger_source, ledger_range,
-    suspect, worker, topology, schema_version TO mirrorfeed_reader;
+GRANT SELECT ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
+    ledger_source, ledger_arrival, ledger_range, ledger_decision, ledger_forgotten, suspect, worker, topology,
+    schema_version TO mirrorfeed_reader;
 
 -- The applier locks branch rows (SELECT … FOR NO KEY UPDATE needs the right to update a column), upserts
 -- attempts and computes the mirror columns from them.
@@ -45,14 +47,19 @@ GRANT SELECT, UPDATE (
 ) ON branch TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, UPDATE (finished_at, outcome, revision_id, failure_reason)
     ON mirror_attempt TO mirrorfeed_consumer;
+-- It counts the failures that were pruned.
+GRANT SELECT ON pruned_attempts TO mirrorfeed_consumer;
 GRANT INSERT ON script_activity TO mirrorfeed_consumer;
--- It buries messages, and counts one that comes again.
+-- It buries messages, and counts one that comes again, or one too many.
+GRANT INSERT (source, reason, digests) ON letter_overflow TO mirrorfeed_consumer;
 GRANT SELECT,
     INSERT (reason, detail, body, headers, source, event_id, type, branch_id, attempts),
     UPDATE (attempts, reason, detail, state, resolved_at)
     ON dead_letter TO mirrorfeed_consumer;
 -- It notes what arrived, and folds the notes into ranges.
 GRANT SELECT, INSERT (source, sequences), DELETE ON ledger_arrival TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (uri, first_heard_at, last_heard_at), UPDATE (last_heard_at)
+    ON source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (source) ON ledger_source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, DELETE ON ledger_range TO mirrorfeed_consumer;
 -- It notes messages that may kill it, and deletes the note when they did not.
@@ -72,6 +79,10 @@ GRANT INSERT (original_body, first_seen_at, note),
     UPDATE (body, original_body, source, event_id, type, branch_id, note)
     ON dead_letter TO mirrorfeed_operator;
 -- mirror-consumer prune.
-GRANT DELETE ON mirror_attempt, dead_letter TO mirrorfeed_operator;
+GRANT DELETE ON mirror_attempt, dead_letter, letter_overflow TO mirrorfeed_operator;
+GRANT INSERT, UPDATE (until, failures) ON pruned_attempts TO mirrorfeed_operator;
+-- mirror-consumer audit accept, audit undo, sources forget. Who decided, and when, is the database's word.
+GRANT INSERT (kind, source_id, first, last, undoes, note) ON ledger_decision TO mirrorfeed_operator;
+GRANT INSERT, DELETE ON ledger_forgotten TO mirrorfeed_operator;
 -- mirror-consumer topology --partitions.
 GRANT UPDATE (partitions, moving_to, stage) ON topology TO mirrorfeed_operator;

@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0002' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0002', version;
+        IF version <> '0003' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0003', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0002' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0003' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -59,6 +59,14 @@ CREATE TABLE IF NOT EXISTS mirror_attempt (
     failure_reason text,
     PRIMARY KEY (branch_id, started_at),
     CHECK ((outcome IS NULL) = (finished_at IS NULL))
+);
+
+-- What `mirror-consumer prune` has deleted of a branch that kept failing. Its attempts up to `until` count
+-- for nothing any more, except these failures, as long as it has not succeeded later than that.
+CREATE TABLE IF NOT EXISTS pruned_attempts (
+    branch_id bigint PRIMARY KEY REFERENCES branch ON DELETE CASCADE,
+    until     timestamptz NOT NULL,
+    failures  integer NOT NULL
 );
 
 -- One run of a script that ended normally; script monitors look at these.
@@ -106,6 +114,35 @@ CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body
 -- Only dead letters are ever searched in large numbers.
 CREATE INDEX IF NOT EXISTS dead_letter_dead ON dead_letter (id) WHERE state = 'dead';
 
+-- Messages that could not be applied and were not kept: their source had already sent as many letters in
+-- that hour as are kept (`mirror-consumer run --letters-per-hour`). Each row is what one batch had of one
+-- source and reason.
+CREATE TABLE IF NOT EXISTS letter_overflow (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Null if it could not be read.
+    source  text,
+    reason  text NOT NULL,
+    -- The SHA-256 of each body.
+    digests bytea[] NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Who reports: a spool on a puller's host, or some other publisher that numbers its events.
+CREATE TABLE IF NOT EXISTS source (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    uri            text NOT NULL,
+    -- As a spool's URI names it; null for any other.
+    hostname       text GENERATED ALWAYS AS (substring(uri FROM '^/pullers/([^/]+)/')) STORED,
+    first_heard_at timestamptz NOT NULL DEFAULT now(),
+    -- When its latest events arrived, as of the last fold.
+    last_heard_at  timestamptz NOT NULL DEFAULT now(),
+    -- A unique index would limit the length of a URI; the contract does not.
+    EXCLUDE USING hash (uri WITH =)
+);
+
+-- What `source` was in 0.1.0, whose workers may still run.
+CREATE OR REPLACE VIEW ledger_source AS SELECT id, uri AS source FROM source;
+
 -- The ledger: which numbered events have arrived, whether applied or buried, by source. It is the union
 -- of ledger_arrival and ledger_range. A batch only ever inserts into the first, so no worker waits for
 -- another; from time to time one worker folds that into the second.
@@ -115,22 +152,46 @@ CREATE TABLE IF NOT EXISTS ledger_arrival (
     recorded_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TABLE IF NOT EXISTS ledger_source (
-    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    source text NOT NULL,
-    -- A unique index would limit the length of a source; the contract does not.
-    EXCLUDE USING hash (source WITH =)
-);
+-- It has no key, which logical replication would need to delete from it.
+ALTER TABLE ledger_arrival REPLICA IDENTITY FULL;
 
 -- A range of sequences that all arrived, both ends included. A source with nothing missing has one row,
 -- from 1 to its highest sequence. Rows of one source never overlap or touch.
 CREATE TABLE IF NOT EXISTS ledger_range (
-    source_id   bigint NOT NULL REFERENCES ledger_source ON DELETE CASCADE,
+    source_id   bigint NOT NULL REFERENCES source ON DELETE CASCADE,
     first       bigint NOT NULL CHECK (first >= 1),
     last        bigint NOT NULL CHECK (last >= first),
     -- When the first of them arrived: since then the gap below it has been known.
     recorded_at timestamptz NOT NULL,
     PRIMARY KEY (source_id, last)
+);
+
+-- What operators have settled about the ledger. Rows are only ever added, so that each decision shows who
+-- made it, when and why.
+--
+--     accept   the numbers from `first` to `last` no longer count as missing
+--     forget   the arrivals from `first` to `last` were moved to ledger_forgotten
+--     undo     the decision `undoes` does not hold any more
+CREATE TABLE IF NOT EXISTS ledger_decision (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind       text NOT NULL CHECK (kind IN ('accept', 'forget', 'undo')),
+    source_id  bigint NOT NULL REFERENCES source ON DELETE CASCADE,
+    first      bigint NOT NULL CHECK (first >= 1),
+    last       bigint NOT NULL CHECK (last >= first),
+    undoes     bigint UNIQUE REFERENCES ledger_decision ON DELETE CASCADE,
+    note       text NOT NULL,
+    decided_by text NOT NULL DEFAULT session_user,
+    decided_at timestamptz NOT NULL DEFAULT now(),
+    CHECK ((kind = 'undo') = (undoes IS NOT NULL))
+);
+
+-- The ranges that a decision took out of ledger_range, until it is undone.
+CREATE TABLE IF NOT EXISTS ledger_forgotten (
+    decision_id bigint NOT NULL REFERENCES ledger_decision ON DELETE CASCADE,
+    first       bigint NOT NULL,
+    last        bigint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (decision_id, last)
 );
 
 -- Messages that may kill a worker, by the SHA-256 of their bodies. A message that was delivered before is

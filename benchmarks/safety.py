@@ -34,7 +34,7 @@ REFUSE = """
 """
 GENERATE_LEDGER = """
     WITH made AS (
-        INSERT INTO ledger_source (source)
+        INSERT INTO source (uri)
         SELECT '/pullers/host-' || number || '/' || gen_random_uuid()
         FROM generate_series(1, %(sources)s) AS number RETURNING id
     )
@@ -45,8 +45,8 @@ GENERATE_LEDGER = """
 # Some thousand numbers that are not folded yet.
 GENERATE_ARRIVALS = """
     INSERT INTO ledger_arrival (source, sequences)
-    SELECT source, array_agg(number)
-    FROM ledger_source, generate_series(500001, 500050) AS number GROUP BY source
+    SELECT uri, array_agg(number)
+    FROM source, generate_series(500001, 500050) AS number GROUP BY uri
 """
 
 

@@ -42,7 +42,7 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The revision of the tables that this program needs; a newer one will do."""
 ATTEMPT = "connection to server at "
 """How libpq's word on one address begins, of which there is one below the other."""

@@ -70,19 +70,27 @@ FOLD = text(f"""
         WHERE ctid = ANY (ARRAY(SELECT place FROM waiting WHERE bytes_before < :size_bytes))
         RETURNING *
     ),
+    heard AS (
+        SELECT source, min(recorded_at) AS first_at, max(recorded_at) AS last_at
+        FROM taken GROUP BY source
+    ),
     named AS (
-        INSERT INTO ledger_source (source)
-        SELECT DISTINCT source FROM taken
-        WHERE NOT EXISTS (SELECT FROM ledger_source known WHERE known.source = taken.source)
+        INSERT INTO source (uri, first_heard_at, last_heard_at)
+        SELECT source, first_at, last_at FROM heard
+        WHERE NOT EXISTS (SELECT FROM source known WHERE known.uri = heard.source)
         RETURNING *
+    ),
+    heard_again AS (
+        UPDATE source known SET last_heard_at = last_at
+        FROM heard WHERE known.uri = heard.source AND last_heard_at < last_at
     ),
     number AS (
         SELECT
             coalesce(known.id, named.id) AS source,
             sequence AS first, sequence AS last, taken.recorded_at
         FROM taken
-        LEFT JOIN ledger_source known ON known.source = taken.source
-        LEFT JOIN named ON named.source = taken.source
+        LEFT JOIN source known ON known.uri = taken.source
+        LEFT JOIN named ON named.uri = taken.source
         CROSS JOIN unnest(sequences) AS sequence
     ),
     {_islands("number", "arrived")},
@@ -117,8 +125,8 @@ FOLD = text(f"""
 # A number counts as missing since the first arrival of anything above it.
 AUDIT = text(f"""
     WITH piece AS (
-        SELECT source, first, last, recorded_at
-        FROM ledger_range JOIN ledger_source ON id = source_id
+        SELECT uri AS source, first, last, recorded_at
+        FROM ledger_range JOIN source ON id = source_id
         UNION ALL
         SELECT source, sequence, sequence, recorded_at
         FROM ledger_arrival, unnest(sequences) AS sequence

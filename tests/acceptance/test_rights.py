@@ -110,7 +110,7 @@ def shells(
                 )
         connection.execute(
             text(
-                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, ledger_source"
+                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, source"
                 " RESTART IDENTITY CASCADE"
             )
         )
@@ -229,7 +229,7 @@ NOT_A_CONSUMERS = (
     "UPDATE dead_letter SET note = ''",
     "UPDATE ledger_range SET last = 9",
     "UPDATE ledger_arrival SET source = 'x'",
-    "DELETE FROM ledger_source",
+    "DELETE FROM source",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
     "ALTER TABLE branch ADD color text",
@@ -244,7 +244,7 @@ NOT_AN_OPERATORS = (
     "UPDATE mirror_attempt SET started_at = now()",
     "DELETE FROM script_activity",
     "UPDATE dead_letter SET first_seen_at = now()",
-    "DELETE FROM ledger_source",
+    "DELETE FROM source",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
     "CREATE TABLE mine ()",
@@ -255,7 +255,7 @@ TABLES = (
     "script_activity",
     "dead_letter",
     "ledger_arrival",
-    "ledger_source",
+    "source",
     "ledger_range",
 )
 NOT_A_READERS = (

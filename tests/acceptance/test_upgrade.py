@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
+from msgspec.structs import replace
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
 
@@ -54,6 +55,11 @@ CATALOG = """
     SELECT 'options', relname, reloptions::text
     FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
     UNION ALL
+    SELECT 'replica identity', relname, relreplident::text
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+    UNION ALL
+    SELECT 'view', viewname, definition FROM pg_views WHERE schemaname = 'public'
+    UNION ALL
     SELECT 'version', version_num, NULL FROM schema_version
     ORDER BY 1, 2
 """
@@ -91,15 +97,22 @@ def url_of(engine: Engine) -> str:
     return f"postgresql://{user}@{host.split('/')[0]}:{port}/{database}"
 
 
-def old_worker(old_version: Path, shell: Shell) -> "subprocess.Popen[str]":
+def start_old(old_version: Path, shell: Shell, *command: str) -> "subprocess.Popen[str]":
+    """`mirror-consumer` of 0.1.0."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from consumer.cli import main; main()", "run"],
+        [sys.executable, "-c", "from consumer.cli import main; main()", *command],
         cwd=old_version,
         env={**shell.environment(), "PYTHONPATH": str(old_version)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    return output
 
 
 def catalog(engine: Engine) -> list[Any]:
@@ -130,17 +143,23 @@ def test_what_is_in_the_tables_stays(old_engine: Engine, old_version: Path) -> N
             INSERT INTO script_activity (name, hostname, date_started, date_completed)
                 VALUES ('gc', 'vostok', now(), now());
             INSERT INTO dead_letter (reason, detail, body) VALUES ('invalid', 'bad', 'x');
-            INSERT INTO ledger_source (source) VALUES ('/pullers/vostok/1');
-            INSERT INTO ledger_range (source_id, first, last, recorded_at) VALUES (1, 1, 70, now());
+            INSERT INTO ledger_source (source) VALUES ('/pullers/vostok/1'), ('other');
+            INSERT INTO ledger_range (source_id, first, last, recorded_at)
+                VALUES (1, 1, 70, '2026-01-01Z'), (1, 75, 75, '2026-01-02Z');
             INSERT INTO ledger_arrival (source, sequences) VALUES ('/pullers/vostok/1', '{72,73}');
             """
         )
-    tables = ("branch", "mirror_attempt", "script_activity", "dead_letter", "topology")
+    tables = ["branch", "mirror_attempt", "script_activity", "dead_letter", "topology"]
+    tables += ["ledger_source", "ledger_range", "ledger_arrival"]
     before = {table: rows(old_engine, f"SELECT * FROM {table} ORDER BY 1") for table in tables}
     migrations.bring_forward(old_engine)
     for table in tables:
         after = rows(old_engine, f"SELECT * FROM {table} ORDER BY 1")
         assert [row[: len(before[table][0])] for row in after] == before[table], table
+    assert rows(old_engine, "SELECT id, uri, hostname, first_heard_at::date::text FROM source") == [
+        (1, "/pullers/vostok/1", "vostok", "2026-01-01"),
+        (2, "other", None, rows(old_engine, "SELECT now()::date::text")[0][0]),
+    ]
 
 
 def test_init_can_be_repeated_by_several_at_once(old_engine: Engine) -> None:
@@ -203,16 +222,8 @@ def test_an_older_worker_goes_on_while_the_tables_change(
     }
     shell = Shell(variables)
     register_branches(old_engine, *range(1, 9))
-    declared = subprocess.run(
-        [sys.executable, "-c", "from consumer.cli import main; main()", "init"],
-        cwd=old_version,
-        env={**shell.environment(), "PYTHONPATH": str(old_version)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert declared.returncode == 0, declared.stderr
-    worker = old_worker(old_version, shell)
+    finish(start_old(old_version, shell, "init"))
+    worker = start_old(old_version, shell, "run")
     try:
         publish_events(amqp_url, *(started(number, 0) for number in range(1, 9)))
         counted = "SELECT count(*) FROM mirror_attempt"
@@ -238,9 +249,39 @@ def test_an_older_worker_goes_on_while_the_tables_change(
         assert worker.poll() is None
     finally:
         worker.terminate()
-        output, _ = worker.communicate(timeout=30)
-    assert worker.returncode == 0, output
+        finish(worker)
     assert branch(old_engine, 1).last_mirror_attempt == at(60)
+
+
+def test_an_older_worker_folds_into_newer_tables(
+    old_engine: Engine, old_version: Path, amqp_url: str
+) -> None:
+    """What it knew as `ledger_source` is the view of a table now, which knows more."""
+
+    def publish_numbered(source: str, *numbers: int) -> None:
+        events = [script_run("gc", number, number) for number in numbers]
+        publish_events(
+            amqp_url,
+            *(
+                replace(event, source=source, sequence=number)
+                for event, number in zip(events, numbers, strict=True)
+            ),
+        )
+
+    shell = Shell({environment.AMQP_URL: amqp_url, environment.DATABASE_URL: url_of(old_engine)})
+    finish(start_old(old_version, shell, "init"))
+    publish_numbered("/pullers/vostok/1", 1, 2)
+    finish(start_old(old_version, shell, "run", "--drain"))
+    migrations.bring_forward(old_engine)
+    publish_numbered("/pullers/vostok/1", 3, 5)
+    publish_numbered("/pullers/mir/1", 1)
+    assert "not folded" not in finish(start_old(old_version, shell, "run", "--drain"))
+    ranges = "SELECT hostname, first, last FROM ledger_range JOIN source ON id = source_id"
+    assert rows(old_engine, f"{ranges} ORDER BY 1, 2") == [
+        ("mir", 1, 1),
+        ("vostok", 1, 3),
+        ("vostok", 5, 5),
+    ]
 
 
 def test_older_queues_come_over_while_events_come(

@@ -50,10 +50,7 @@ def engine(database: Server) -> Iterator[Engine]:
     bring_forward(engine)
     with engine.begin() as connection:
         connection.execute(
-            text(
-                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, ledger_source"
-                " CASCADE"
-            )
+            text("TRUNCATE branch, script_activity, dead_letter, ledger_arrival, source CASCADE")
         )
     yield engine
     engine.dispose()

@@ -97,7 +97,7 @@ def test_pieces_come_to_the_ranges_of_a_set(
     """However small they are, and whatever is noted between them. No number counts twice, or is
     missing, after any of them; a range is as old as the first of its numbers that arrived."""
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE ledger_arrival, ledger_source CASCADE"))
+        connection.execute(text("TRUNCATE ledger_arrival, source CASCADE"))
     arrived: dict[str, dict[int, datetime]] = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(ledger, "PIECE_NOTES", notes)
@@ -129,8 +129,8 @@ def test_pieces_come_to_the_ranges_of_a_set(
 
 
 RANGES = """
-    SELECT source, first, last, ledger_range.recorded_at
-    FROM ledger_range JOIN ledger_source ON id = source_id ORDER BY source, first
+    SELECT uri, first, last, ledger_range.recorded_at
+    FROM ledger_range JOIN source ON id = source_id ORDER BY uri, first
 """
 
 
@@ -168,12 +168,12 @@ def test_a_fold_touches_only_the_ranges_that_change(engine: Engine) -> None:
     """Of 20,000 with a hole between each and the next it reads and writes a few, however far apart
     what arrived lies; what had arrived before changes none."""
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO ledger_source (source) VALUES ('/a')"))
+        connection.execute(text("INSERT INTO source (uri) VALUES ('/a')"))
         connection.execute(
             text("""
             INSERT INTO ledger_range (source_id, first, last, recorded_at)
             SELECT id, 2 * number, 2 * number, now() - interval '1 hour'
-            FROM ledger_source, generate_series(1, 20000) AS number
+            FROM source, generate_series(1, 20000) AS number
         """)
         )
     places = "SELECT ctid::text, first, last FROM ledger_range"
@@ -287,6 +287,32 @@ def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
         write_batch(connection, numbered("/a", [1]))
         connection.rollback()
     assert account(engine, "/a") is None
+
+
+def test_a_source_shows_its_host_and_when_it_was_heard(engine: Engine) -> None:
+    """A fold brings that up to date; the URI names the host only if it is a spool's."""
+    heard = text("UPDATE ledger_arrival SET recorded_at = recorded_at - CAST(:ago AS interval)")
+    for ago, number in (("2 h", 1), ("1 h", 2), ("3 h", 3)):
+        for source in ("/pullers/vostok/1", "urn:other"):
+            note(engine, source, [number])
+        with engine.begin() as connection:
+            connection.execute(heard, {"ago": ago})
+        assert fold(engine)
+    query = """
+        SELECT hostname, extract(hour FROM date_trunc('minute', now() - first_heard_at))::int,
+            extract(hour FROM date_trunc('minute', now() - last_heard_at))::int
+        FROM source ORDER BY id
+    """
+    assert rows(engine, query) == [("vostok", 2, 1), (None, 2, 1)]
+
+
+def test_a_publication_of_all_tables_does_not_stop_a_fold(engine: Engine) -> None:
+    """Logical replication refuses to delete rows that it cannot tell apart."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE PUBLICATION everything FOR ALL TABLES"))
+    note(engine, "/a", [1, 2])
+    assert fold(engine)
+    assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 2)]
 
 
 def test_nobody_waits_for_a_fold(engine: Engine) -> None:

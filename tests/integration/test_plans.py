@@ -47,7 +47,7 @@ KEEP_STATISTICS = """
     ALTER TABLE mirror_attempt SET (autovacuum_enabled = off);
     ALTER TABLE script_activity SET (autovacuum_enabled = off);
     ALTER TABLE dead_letter SET (autovacuum_enabled = off);
-    ALTER TABLE ledger_source SET (autovacuum_enabled = off);
+    ALTER TABLE source SET (autovacuum_enabled = off);
     ALTER TABLE ledger_range SET (autovacuum_enabled = off);
     ALTER TABLE mirror_attempt ADD CHECK (failure_reason <> 'refused')
 """
@@ -56,9 +56,9 @@ BEGIN_SMALL = """
     INSERT INTO mirror_attempt (branch_id, started_at, finished_at, outcome)
     SELECT 1, instant, instant, 'completed' FROM generate_series(1, 500) number,
         LATERAL (SELECT timestamptz '2024-01-01' + number * interval '1 s' AS instant) AS attempt;
-    INSERT INTO ledger_source (source) VALUES ('/pullers/0');
+    INSERT INTO source (uri) VALUES ('/pullers/0');
     INSERT INTO ledger_range (source_id, first, last, recorded_at)
-    SELECT id, 1, 10, now() FROM ledger_source
+    SELECT id, 1, 10, now() FROM source
 """
 GROW = f"""
     INSERT INTO branch (id, unique_name)
@@ -75,10 +75,10 @@ GROW = f"""
     INSERT INTO dead_letter (reason, detail, body)
     SELECT 'malformed', '', convert_to('{{' || number, 'UTF8')
     FROM generate_series(1, 10000) number;
-    INSERT INTO ledger_source (source)
+    INSERT INTO source (uri)
     SELECT '/pullers/' || number FROM generate_series(1, 300) number;
     INSERT INTO ledger_range (source_id, first, last, recorded_at)
-    SELECT id, 1 + 10 * hole, 9 + 10 * hole, now() FROM ledger_source, generate_series(1, 100) hole
+    SELECT id, 1 + 10 * hole, 9 + 10 * hole, now() FROM source, generate_series(1, 100) hole
 """
 
 

@@ -17,8 +17,9 @@ def test_the_models_have_the_columns_of_the_schema(engine: Engine) -> None:
     """Names, types and nullability are those of `schema.sql`."""
     inspector = inspect(engine)
     tables = Base.metadata.tables
-    plain = {"ledger_arrival", "ledger_source", "ledger_range", "topology", "worker"}
-    plain |= {"schema_version", "suspect"}
+    plain = {"ledger_arrival", "ledger_range", "ledger_decision", "ledger_forgotten", "source"}
+    plain |= {"letter_overflow", "pruned_attempts", "schema_version", "suspect"}
+    plain |= {"topology", "worker"}
     assert set(inspector.get_table_names()) - plain == set(tables)
     for name, table in tables.items():
         declared = {
@@ -41,7 +42,14 @@ def test_the_schema_can_be_applied_again(engine: Engine) -> None:
         fold(engine)
         applier.apply(messages(envelope(MirrorStarted(1, at(1)), sequence=sequence)))
     before = contents(engine)
-    assert {name for name, found in before.items() if not found} == {"suspect", "worker"}
+    assert {name for name, found in before.items() if not found} == {
+        "suspect",
+        "worker",
+        "letter_overflow",
+        "pruned_attempts",
+        "ledger_decision",
+        "ledger_forgotten",
+    }
     bring_forward(engine)
     assert contents(engine) == before
 
