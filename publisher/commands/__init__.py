@@ -1,0 +1,1 @@
+"""What a puller host types, by subject."""

@@ -1,0 +1,90 @@
+"""`mirror-publisher forward`: the service that sends the spool to the broker."""
+
+import signal
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
+from mirrorfeed.publisher.commands.program import SIGNALS, log_to_standard_error, refuse
+from mirrorfeed.publisher.spool import Spool
+
+if TYPE_CHECKING:
+    from mirrorfeed.publisher.forward.forwarder import Forwarder
+
+POLL_SECONDS = 0.1
+
+app = typer.Typer()
+
+
+@app.command()
+def forward(
+    spool: SpoolOption = None,
+    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    drain: Annotated[bool, typer.Option("--drain", help="End when the spool is empty.")] = False,
+    stall_seconds: Annotated[
+        float, typer.Option(help="With --drain: give up after this long without progress.", min=0)
+    ] = 10.0,
+    retry_refused: Annotated[
+        bool,
+        typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
+    ] = False,
+) -> None:
+    """Send the spool to the broker, as a service, or with --drain until it is empty.
+
+    With --drain it exits 3 if the broker cannot be reached, and 1 if it does not take an event.
+
+    \b
+    Example:
+      mirror-publisher forward --drain
+    """
+    from mirrorfeed.publisher.forward.forwarder import (
+        Forwarder,  # no other command needs to import pika
+    )
+
+    log_to_standard_error()
+    path = spool_path(spool)
+    waiting = Spool(path)
+    if retry_refused:
+        waiting.restore_refused()
+    forwarder = Forwarder(path, amqp_url)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    forwarder.wake()
+    try:
+        if drain:
+            _drain(waiting, forwarder, stall_seconds)
+        while not drain and not told_to_end(forwarder):
+            if not forwarder.is_running:
+                refuse("the forwarder ended unexpectedly; see the log", exit_codes.NOT_MET)
+    finally:
+        forwarder.stop()
+
+
+def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
+    account = spool.status()
+    progress_at = time.monotonic()
+    while spool.pending(after=0, limit=1) and not told_to_end(forwarder):
+        now = time.monotonic()
+        before, account = account, spool.status()
+        if account.confirmed > before.confirmed or account.refused > before.refused:
+            progress_at = now
+        if now - progress_at > stall_seconds or not forwarder.is_running:
+            if forwarder.holds_spool and not forwarder.reaches_broker:
+                refuse(
+                    f"the broker cannot be reached; events waiting: {account.pending}",
+                    exit_codes.UNREACHABLE,
+                )
+            break
+    if waiting := spool.status().pending:
+        who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
+        refuse(f"events that {who} did not take: {waiting}", exit_codes.NOT_MET)
+
+
+def told_to_end(forwarder: "Forwarder") -> bool:
+    """Waits a moment for a signal. Signals must be blocked, so that none interrupts a lock."""
+    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
+    forwarder.join(POLL_SECONDS)
+    return bool(signal.sigpending() & set(SIGNALS))
