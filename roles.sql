@@ -7,10 +7,10 @@
 --     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
 --                           audit, sources, topology, mirror-replay list, show, export; dashboards
 --     mirrorfeed_consumer   what mirror-consumer run does, and nothing else
---     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches, rebuild,
---                           prune, audit accept, sources forget, topology
+--     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches except remove,
+--                           rebuild, prune, audit accept, sources forget, topology
 --
--- None of them may delete a branch, change its name or URL, or alter a table; the owner may.
+-- None of them may delete a branch, change its id, or alter a table; the owner may.
 
 DO $$
 DECLARE role_name text;
@@ -73,7 +73,8 @@ GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
 
 -- Replay uses the applier.
 GRANT mirrorfeed_reader, mirrorfeed_consumer TO mirrorfeed_operator;
-GRANT INSERT (id, unique_name, url) ON branch TO mirrorfeed_operator;
+-- mirror-consumer branches.
+GRANT INSERT (id, unique_name, url), UPDATE (unique_name, url) ON branch TO mirrorfeed_operator;
 -- mirror-replay edit, discard, restore; import.
 GRANT INSERT (original_body, first_seen_at, note),
     UPDATE (body, original_body, source, event_id, type, branch_id, note)

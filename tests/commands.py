@@ -19,11 +19,14 @@ class Shell:
 
     variables: Mapping[str, str]
 
-    def run(self, *command: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *command: str, expect: int = 0, typed: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end and checks its exit code."""
         result = subprocess.run(
             self.arguments(command),
             env=self.environment(),
+            input=typed,
             capture_output=True,
             encoding="utf-8",
             errors="replace",

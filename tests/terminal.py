@@ -52,6 +52,9 @@ class Terminal:
     def written(self) -> str:
         return STYLE.sub("", self._written.decode(errors="replace"))
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def wait_for(self, pattern: str) -> None:
         """Reads until what was drawn last, from the top of the screen, begins with the pattern."""
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -22,11 +22,11 @@ MIRROR_COLUMNS = (
 
 
 class Difference(Struct, frozen=True):
-    """A branch whose mirror columns changed, or would change."""
+    """A branch with columns that changed, or would change."""
 
     branch_id: int
-    before: MirrorState
-    after: MirrorState
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -1,26 +1,102 @@
-"""`mirror-consumer branches` and `rebuild`: the register, and recomputing its rows."""
+"""`mirror-consumer branches`: the register of branches."""
 
-from pathlib import Path
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from msgspec.structs import asdict
+from sqlalchemy import Connection, text
 
-from mirrorfeed.consumer.branches.rebuild import rebuild as rebuild_branches
-from mirrorfeed.consumer.branches.register import NewBranch, read_branches, register
-from mirrorfeed.consumer.branches.takeover import take_over
+from mirrorfeed.consumer.branches.register import (
+    Entry,
+    NewBranch,
+    Registration,
+    entries,
+    find,
+    history,
+    register,
+    remove,
+)
+from mirrorfeed.consumer.commands import branch_import
 from mirrorfeed.consumer.commands.differences import as_document, print_differences
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
-from mirrorfeed.consumer.commands.output import plural, print_json
+from mirrorfeed.consumer.commands.output import (
+    plural,
+    print_json,
+    print_table,
+    printable,
+    shown_cell,
+)
 from mirrorfeed.consumer.commands.program import ready_engine, transaction
-from mirrorfeed.contract import environment, exit_codes
-from mirrorfeed.contract.events import check_branch_id
+from mirrorfeed.consumer.database import as_json
+from mirrorfeed.consumer.dead_letters import store as letters
+from mirrorfeed.consumer.errors import RightMissing, UsageError
+from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import shown
+from mirrorfeed.contract.secrets import mask_secrets
 
-app = typer.Typer(rich_markup_mode=None)
-branches_app = typer.Typer(help="Register branches.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(branches_app, name="branches")
+MAY_REMOVE = text("SELECT has_table_privilege('branch', 'DELETE')")
+
+app = typer.Typer(
+    help="The register: which branches there are.", no_args_is_help=True, rich_markup_mode=None
+)
+
+app.add_typer(branch_import.app)
+
+BranchArgument = Annotated[
+    str, typer.Argument(metavar="ID|NAME", help="The branch's number or name.")
+]
 
 
-@branches_app.command("add")
+@app.command("list")
+def list_branches(
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """List the branches by number, with their URLs. mirror-consumer status says how they are.
+
+    \b
+    Example:
+      mirror-consumer branches list | grep '~jane/'
+    """
+    with transaction(database_url) as connection:
+        branches = entries(connection)
+    if as_json_document:
+        print_json({"branches": [asdict(branch) for branch in branches]})
+    else:
+        print_table(
+            ("id", "name", "url"),
+            ((each.id, each.unique_name, mask_secrets(each.url or "")) for each in branches),
+            shorten=("name", "url"),
+        )
+
+
+@app.command()
+def show(
+    branch: BranchArgument,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show what the database has of one branch, and would lose with it.
+
+    mirror-consumer status says how it is, mirror-consumer history what happened to it.
+
+    \b
+    Example:
+      mirror-consumer branches show ~jane/project/main
+    """
+    with transaction(database_url) as connection:
+        holding = held(connection, find(connection, branch))
+    if as_json_document:
+        print_json(as_json(holding))
+        return
+    for name, value in holding.items():
+        if value is not None:
+            print(f"{name}: {printable(mask_secrets(shown_cell(value)))}")
+
+
+@app.command("add")
 def add_branch(
     branch_id: Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")],
     unique_name: Annotated[str, typer.Argument(help="Its name; no other branch may have it.")],
@@ -37,58 +113,110 @@ def add_branch(
         register(connection, [NewBranch(branch_id, unique_name, url)])
 
 
-@branches_app.command("import")
-def import_branches(
-    file: Annotated[Path, typer.Argument(help="CSV with a heading: id, unique_name, url.")],
-    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-) -> None:
-    """Register all branches in a file, or none if one of them cannot be. Safe to repeat.
-
-    The file may also have the mirror columns of the branch table: last_mirror_attempt,
-    last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message. A branch that has no
-    attempts yet takes them over, and continues from there.
-
-    \b
-    Example:
-      mirror-consumer branches import branches.csv
-    """
-    branches = read_branches(file)
-    with transaction(database_url) as connection:
-        new = register(connection, branches)
-        states = {branch.id: branch.state for branch in branches if branch.state is not None}
-        taken = take_over(connection, states)
-    print(f"branches registered: {new} new, {len(branches) - new} already there")
-    if states:
-        print(f"mirror states taken over: {taken}")
-
-
-@app.command()
-def rebuild(
-    branch_ids: Annotated[
-        list[int] | None, typer.Argument(metavar="ID", help="Branches by number. [default: all]")
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Change nothing, and exit 1 if a row is wrong."),
-    ] = False,
+@app.command("update")
+def update_branch(
+    branch: BranchArgument,
+    url: Annotated[
+        str, typer.Option(help="Where it is mirrored from; the empty string for nowhere.")
+    ],
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Recompute branch rows from their attempts, and show every row that was wrong.
-
-    There should be none: use this as a check, and as the cure if somebody edited rows by hand.
+    """Change the URL of a branch. Safe to repeat.
 
     \b
     Example:
-      mirror-consumer rebuild 17
+      mirror-consumer branches update 17 --url https://example.org/main
     """
-    for branch_id in branch_ids or ():
-        check_branch_id(branch_id)
-    rebuilt = rebuild_branches(ready_engine(database_url), branch_ids or None, dry_run=dry_run)
+    with transaction(database_url) as connection:
+        found = find(connection, branch, lock=True)
+        done = register(connection, [NewBranch(found.id, found.unique_name, url)], update=True)
+    show_change(done, as_json_document)
+
+
+@app.command("rename")
+def rename_branch(
+    branch: BranchArgument,
+    unique_name: Annotated[str, typer.Argument(metavar="NEW_NAME", help="Its new name.")],
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Rename a branch. Events name it by its number, so it keeps its state and its attempts.
+
+    \b
+    Example:
+      mirror-consumer branches rename 17 ~jane/project/trunk
+    """
+    with transaction(database_url) as connection:
+        found = find(connection, branch, lock=True)
+        done = register(connection, [NewBranch(found.id, unique_name)], update=True)
+    show_change(done, as_json_document)
+
+
+@app.command("remove")
+def remove_branches(
+    branches: Annotated[
+        list[str], typer.Argument(metavar="ID|NAME", help="Branches by number or name.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Remove branches with all their attempts, for good, as the owner of the tables.
+
+    First let no puller report on them: events that come later become letters (unknown-branch).
+    Letters about them stay. So does the ledger: the audit misses nothing.
+
+    \b
+    Example:
+      mirror-consumer branches remove 17
+    """
+    engine = ready_engine(database_url)
+    with engine.connect() as connection:
+        if not connection.scalar(MAY_REMOVE):
+            raise RightMissing(
+                "this database user may not remove branches: only the owner of the tables may, as"
+                " their attempts cannot be brought back"
+            )
+        found = list(dict.fromkeys(find(connection, branch) for branch in branches))
+        holdings = [held(connection, branch) for branch in found]
+    if not yes:
+        ask(holdings)
+    with engine.begin() as connection:
+        attempts = remove(connection, found)
     if as_json_document:
-        print_json({"checked": rebuilt.checked, "differed": as_document(rebuilt.differed)})
+        print_json({"attempts": attempts, "branches": [as_json(each) for each in holdings]})
     else:
-        print_differences(rebuilt.differed)
-        print(f"{plural(rebuilt.checked, 'branch row')} checked, {len(rebuilt.differed)} wrong")
-    if dry_run and rebuilt.differed:
-        raise typer.Exit(exit_codes.NOT_MET)
+        print(f"branches removed: {len(found):,}, with {plural(attempts, 'attempt')}")
+
+
+def held(connection: Connection, branch: Entry) -> dict[str, Any]:
+    """A branch, and how much the database has about it."""
+    about_it = letters.Selection(branch_id=branch.id)
+    return {
+        **asdict(branch),
+        **asdict(history(connection, branch.id)),
+        "dead_letters": letters.count(connection, about_it),
+    }
+
+
+def ask(holdings: Sequence[dict[str, Any]]) -> None:
+    """Lets a person confirm a removal. Raises UsageError if there is none, Abort if they refuse."""
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to confirm the removal on: give --yes")
+    for each in holdings:
+        print(
+            f"{each['id']} {shown(each['unique_name'])}: {plural(each['attempts'], 'attempt')},"
+            f" {plural(each['dead_letters'], 'dead letter')}",
+            file=sys.stderr,
+        )
+    typer.confirm("Remove with all attempts, for good?", abort=True, err=True)
+
+
+def show_change(done: Registration, as_json_document: bool) -> None:
+    if as_json_document:
+        print_json({"branches": as_document(done.changed)})
+    elif done.changed:
+        print_differences(done.changed)
+    else:
+        print("it is so already")

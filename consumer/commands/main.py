@@ -12,7 +12,7 @@ import typer
 from pythonjsonlogger.json import JsonFormatter
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
-from mirrorfeed.consumer.commands import audit, branches, init, scripts, status, topology
+from mirrorfeed.consumer.commands import audit, branches, init, rebuild, scripts, status, topology
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     DatabaseUrlOption,
@@ -44,7 +44,8 @@ app = typer.Typer(
 )
 app.callback()(root)
 app.add_typer(init.app)
-app.add_typer(branches.app)
+app.add_typer(branches.app, name="branches")
+app.add_typer(rebuild.app)
 app.add_typer(audit.app)
 app.add_typer(status.app)
 app.add_typer(scripts.app)

@@ -186,54 +186,6 @@ def test_init_can_be_repeated(shell: Shell, topology: str) -> None:
         assert process.returncode == 0, log
 
 
-def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_path: Path) -> None:
-    """The import can be repeated, and a spreadsheet's byte order mark does no harm."""
-    file = tmp_path / "branches.csv"
-    file.write_bytes('\ufeffid,unique_name,url\n1,one,https://host/1\n2,"zwei, größe",\n'.encode())
-    result = shell.run("mirror-consumer", "branches", "import", str(file))
-    assert result.stdout == "branches registered: 2 new, 0 already there\n"
-    result = shell.run("mirror-consumer", "branches", "import", str(file))
-    assert result.stdout == "branches registered: 0 new, 2 already there\n"
-    found = rows(engine, "SELECT id, unique_name, url FROM branch ORDER BY id")
-    assert found == [(1, "one", "https://host/1"), (2, "zwei, größe", None)]
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("id;unique_name\n1;one\n", "must begin with a heading of id, unique_name"),
-        ("id,unique_name,color\n1,one,red\n", "must begin with a heading"),
-        ("id,unique_name\n3,three\nx,four\n", "line 3: id 'x' is not a number"),
-        ("id,unique_name\n3,three\n0,four\n", "line 3: branch_id must be a whole number"),
-        ("id,unique_name\n3,three\n4\n", "line 3: expected 2 fields"),
-        ("id,unique_name\n3,three\n4,\n", "line 3: unique_name must not be empty"),
-        (
-            "id,unique_name\n3,three\n1,uno\n",
-            "branch 1 'uno' (no URL) conflicts with registered branch 1 'one'",
-        ),
-        (
-            "id,unique_name\n3,three\n9,one\n",
-            "branch 9 'one' (no URL) conflicts with registered branch 1 'one'",
-        ),
-        (
-            "id,unique_name\n3,three\n3,four\n",
-            "branch 3 'four' (no URL) conflicts with registered branch 3 'three'",
-        ),
-        ("id,unique_name\n3,\udcff\n", "cannot be read"),
-    ],
-)
-def test_a_bad_file_registers_nothing(
-    shell: Shell, engine: Engine, tmp_path: Path, text: str, says: str
-) -> None:
-    """The error names the line and the value."""
-    shell.run("mirror-consumer", "branches", "add", "1", "one")
-    file = tmp_path / "branches.csv"
-    file.write_bytes(text.encode(errors="surrogateescape"))
-    result = shell.run("mirror-consumer", "branches", "import", str(file), expect=2)
-    assert says in result.stderr
-    assert rows(engine, "SELECT id FROM branch") == [(1,)]
-
-
 def test_health_tells_whether_every_partition_has_a_worker(shell: Shell) -> None:
     """It exits with 1 and lists those that have none, else with 0."""
     result = shell.run("mirror-consumer", "health", expect=1)

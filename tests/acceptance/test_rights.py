@@ -238,8 +238,6 @@ NOT_A_CONSUMERS = (
 )
 NOT_AN_OPERATORS = (
     "DELETE FROM branch",
-    "UPDATE branch SET unique_name = 'mine'",
-    "UPDATE branch SET url = 'https://elsewhere'",
     "UPDATE branch SET id = 2",
     "UPDATE mirror_attempt SET started_at = now()",
     "DELETE FROM script_activity",
@@ -338,6 +336,10 @@ def test_everybody_does_their_part(
     exported = tmp_path / "letters.jsonl"
     exported.write_text(operator.run("mirror-replay", "export").stdout)
     operator.run("mirror-replay", "import", str(exported))
+    operator.run("mirror-consumer", "branches", "rename", "404", "vier")
+    operator.run("mirror-consumer", "branches", "update", "vier", "--url", "https://host/4")
+    refused = operator.run("mirror-consumer", "branches", "remove", "vier", "--yes", expect=2)
+    assert "only the owner of the tables may" in refused.stderr
     operator.run("mirror-consumer", "rebuild")
     operator.run("mirror-consumer", "prune", "--keep", "0")
     assert rows(engine, "SELECT count(*) FROM dead_letter WHERE state <> 'dead'") == [(0,)]
@@ -347,6 +349,7 @@ def test_everybody_does_their_part(
         for command in (
             "mirror-consumer status",
             "mirror-consumer history 1",
+            "mirror-consumer branches show 404",
             "mirror-consumer scripts",
             "mirror-consumer audit",
             "mirror-replay list --group",
@@ -358,6 +361,7 @@ def test_everybody_does_their_part(
         assert process.returncode == 0, log
         assert output != ""
     reader.run("mirror-consumer", "check-scripts", "60", "nowhere:gc", expect=1)
+    shells("nobody", "owner").run("mirror-consumer", "branches", "remove", "vier", "--yes")
     refused = reader.run("mirror-consumer", "branches", "add", "3", "three", expect=2)
     assert "permission denied for table branch; give this database user" in refused.stderr
 
