@@ -10,12 +10,12 @@ from benchmarks.load import publications
 from benchmarks.stand import Stand
 from benchmarks.worker import DRAIN, ROUNDS, drain_rate
 from mirrorfeed.consumer.apply.batch import Applier
-from mirrorfeed.consumer.apply.ledger import audit
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan
 from mirrorfeed.consumer.dead_letters.replay import Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.contract.events import ScriptRun
 
 UNLEDGERED = ("python", "-m", "benchmarks.unledgered_worker", "run", "--drain")
@@ -111,7 +111,7 @@ def _audit_seconds(stand: Stand, engine: Engine) -> float:
     stand.ask(GENERATE_LEDGER, {"sources": SOURCES, "holes": HOLES_OF_A_SOURCE, "step": step})
     stand.ask(GENERATE_ARRIVALS)
     with engine.connect() as connection:
-        missing = sum(len(each.missing) for each in audit(connection))
+        missing = sum(each.missing_ranges for each in audit(connection).accounts)
     if missing != SOURCES * HOLES_OF_A_SOURCE:
         raise RuntimeError(f"the audit of a generated ledger found {missing} holes")
     return stand.seconds_of("mirror-consumer", "audit", "--json", expect=1)

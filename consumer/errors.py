@@ -2,6 +2,7 @@
 
     ConsumerError
     ├── ConditionNotMet          1  the condition does not hold; nothing was changed
+    │   ├── LedgerError             a source, numbers or a decision that do not exist
     │   ├── LetterError             letters that do not exist, or are not in the state needed
     │   ├── StillDead               an edited message that could not be applied either
     │   └── UnknownBranches         branches that are not registered
@@ -36,6 +37,10 @@ class ConditionNotMet(ConsumerError):
     """The condition asked about does not hold, or rules out the command; nothing was changed."""
 
     exit_code = exit_codes.NOT_MET
+
+
+class LedgerError(ConditionNotMet):
+    """A source, numbers of one or a decision were named that do not exist."""
 
 
 class LetterError(ConditionNotMet):

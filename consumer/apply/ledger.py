@@ -2,14 +2,13 @@
 
 A source numbers its events 1, 2, 3 … without gaps. The transaction of each batch notes its numbers
 (RECORD), which is an insert and waits for nobody. Now and then one worker merges the notes into
-ranges (`fold`), so that the ledger grows with what is missing, not with what has passed. `audit`
-reads both, and so is right whether or not anybody has folded.
+ranges (`fold`), so that the ledger grows with what is missing, not with what has passed.
+`mirrorfeed.consumer.sources.audit` reads both, and so is right whether or not anybody has folded.
 """
 
 from collections.abc import Callable, Iterable
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
 from mirrorfeed.consumer.apply.message import Message
@@ -26,9 +25,10 @@ RECORD = text("""
 """)
 
 TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({FOLD_LOCK})")
+LOCK = text(f"SELECT pg_advisory_xact_lock({FOLD_LOCK})")
 
 
-def _islands(piece: str, island: str) -> str:
+def islands(piece: str, island: str) -> str:
     """Gaps and islands: joins those pieces of each source that overlap or touch.
 
     A piece starts an island if it does not touch anything before it.
@@ -93,7 +93,7 @@ FOLD = text(f"""
         LEFT JOIN named ON named.uri = taken.source
         CROSS JOIN unnest(sequences) AS sequence
     ),
-    {_islands("number", "arrived")},
+    {islands("number", "arrived")},
     news AS (
         SELECT arrived.*, greatest(
             arrived.last, CASE WHEN above.first - 1 <= arrived.last THEN above.last END
@@ -114,61 +114,13 @@ FOLD = text(f"""
     piece AS (
         SELECT source, first, last, recorded_at FROM news UNION ALL SELECT * FROM touched
     ),
-    {_islands("piece", "island")},
+    {islands("piece", "island")},
     widened AS (
         INSERT INTO ledger_range (source_id, first, last, recorded_at)
         SELECT source, first, last, recorded_at FROM island
     )
     SELECT count(*) FROM taken
 """)
-
-# A number counts as missing since the first arrival of anything above it.
-AUDIT = text(f"""
-    WITH piece AS (
-        SELECT uri AS source, first, last, recorded_at
-        FROM ledger_range JOIN source ON id = source_id
-        UNION ALL
-        SELECT source, sequence, sequence, recorded_at
-        FROM ledger_arrival, unnest(sequences) AS sequence
-    ),
-    {_islands("piece", "island")}
-    SELECT source, first, last, extract(epoch FROM now() - min(recorded_at) OVER (
-        PARTITION BY source ORDER BY first DESC
-    )) AS age_seconds
-    FROM island ORDER BY source, first
-""")
-
-COUNT_DEAD = text("""
-    SELECT source, count(*) AS dead FROM dead_letter
-    WHERE state = 'dead' AND source IS NOT NULL GROUP BY source
-""")
-
-
-class MissingRange(Struct, frozen=True):
-    """Numbers that have not arrived, both ends included, although higher ones have.
-
-    `missing_seconds` is how long ago the first of the higher ones arrived.
-    """
-
-    first: int
-    last: int
-    missing_seconds: float
-
-
-class SourceAccount(Struct, frozen=True):
-    """What is known about one source's events."""
-
-    source: str
-    highest: int
-    received: int
-    """How many different numbers arrived, applied or buried."""
-    missing: list[MissingRange]
-    dead: int
-    """How many of its letters wait for an operator."""
-
-    @property
-    def missing_count(self) -> int:
-        return sum(each.last - each.first + 1 for each in self.missing)
 
 
 def arrivals_of(messages: Iterable[Message]) -> str | None:
@@ -204,28 +156,16 @@ def fold_piece(engine: Engine) -> int | None:
     with engine.begin() as connection:
         if not connection.scalar(TRY_LOCK):
             return None
-        folded: int = connection.scalar(FOLD, {"notes": PIECE_NOTES, "size_bytes": PIECE_BYTES})
+        return _fold_piece(connection)
+
+
+def fold_all(connection: Connection) -> None:
+    """Merges all the notes, and keeps others from folding until the transaction ends."""
+    connection.execute(LOCK)
+    while _fold_piece(connection):
+        pass
+
+
+def _fold_piece(connection: Connection) -> int:
+    folded: int = connection.scalar(FOLD, {"notes": PIECE_NOTES, "size_bytes": PIECE_BYTES})
     return folded
-
-
-def audit(connection: Connection, *, grace_seconds: float = 0.0) -> list[SourceAccount]:
-    """Every numbered source's account, by name.
-
-    A number missing for less than `grace_seconds` may still be on its way, and does not count.
-    If a source's latest events never arrived, only its publisher's status can show that.
-    """
-    dead = {row.source: row.dead for row in connection.execute(COUNT_DEAD)}
-    islands: dict[str, list[tuple[int, int, float]]] = {}
-    for source, first, last, age_seconds in connection.execute(AUDIT):
-        islands.setdefault(source, []).append((first, last, float(age_seconds)))
-    accounts = []
-    for source, ranges in islands.items():
-        missing = []
-        highest = 0
-        for first, last, age_seconds in ranges:
-            if first > highest + 1 and age_seconds >= grace_seconds:
-                missing.append(MissingRange(highest + 1, first - 1, age_seconds))
-            highest = last
-        received = sum(last - first + 1 for first, last, _ in ranges)
-        accounts.append(SourceAccount(source, highest, received, missing, dead.get(source, 0)))
-    return accounts

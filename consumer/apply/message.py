@@ -12,6 +12,20 @@ from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import DecodeError, decode
 
 FUTURE_TOLERANCE = timedelta(hours=1)
+HIGHEST_SEQUENCE = 10**12
+"""Higher than any spool counts: at 10,000 events a second that takes three years."""
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """Beyond what an event of the contract is not believed."""
+
+    future_tolerance: timedelta = FUTURE_TOLERANCE
+    """How far an event's time may be ahead of this host's clock."""
+    highest_sequence: int = HIGHEST_SEQUENCE
+    """Of one event with a higher number, the ledger would miss all before it for ever."""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Rejection(Struct, frozen=True, gc=False):
@@ -40,10 +54,10 @@ def read_message(
     body: bytes,
     headers: Mapping[str, Any] | None = None,
     *,
-    future_tolerance: timedelta = FUTURE_TOLERANCE,
+    limits: Limits = DEFAULT_LIMITS,
     deliveries: int = 1,
 ) -> Message:
-    """Decodes a message and compares its instants with this host's clock. Raises nothing."""
+    """Decodes a message and holds it against the limits. Raises nothing."""
     content: Envelope | Rejection
     try:
         content = decode(body)
@@ -57,16 +71,29 @@ def read_message(
             error.branch_id,
             error.sequence,
         )
-    else:
+    if content.sequence is not None and content.sequence > limits.highest_sequence:
+        content = _not_counted(content, limits.highest_sequence)
+    elif isinstance(content, Envelope):
         latest = _latest_instant(content)
-        if latest > datetime.now(UTC) + future_tolerance:
+        if latest > datetime.now(UTC) + limits.future_tolerance:
             content = reject(
                 content,
                 Reason.FROM_THE_FUTURE,
-                f"{latest.isoformat()} is more than {future_tolerance} ahead of this clock:"
+                f"{latest.isoformat()} is more than {limits.future_tolerance} ahead of this clock:"
                 " correct the publisher's clock",
             )
     return Message(body, headers or {}, content, deliveries)
+
+
+def _not_counted(content: Envelope | Rejection, highest: int) -> Rejection:
+    """A message with a number that no spool reaches, so that the number does not count."""
+    if isinstance(content, Envelope):
+        detail = (
+            f"the sequence {content.sequence} is above {highest}, which no spool reaches:"
+            " --highest-sequence sets that limit"
+        )
+        content = reject(content, Reason.INVALID, detail)
+    return replace(content, sequence=None)
 
 
 def reject(envelope: Envelope, reason: Reason, detail: str) -> Rejection:

@@ -1,24 +1,35 @@
-"""`mirror-consumer audit` and `prune`: is anything missing, and how much is kept?"""
+"""`mirror-consumer audit`, and what operators settle by it: is anything missing?"""
 
-from datetime import timedelta
 from typing import Annotated
 
 import typer
-from msgspec import to_builtins
+from msgspec import structs
 
-from mirrorfeed.consumer.apply.ledger import audit as audit_ledger
-from mirrorfeed.consumer.commands.options import MAX_SECONDS, DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.options import (
+    MAX_SECONDS,
+    DatabaseUrlOption,
+    JsonOption,
+    NoteOption,
+    SourceArgument,
+    checked_note,
+)
 from mirrorfeed.consumer.commands.output import plural, print_json, print_table, span
-from mirrorfeed.consumer.commands.program import ready_engine, transaction
+from mirrorfeed.consumer.commands.program import refuse_options_before_subcommand, transaction
+from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet
-from mirrorfeed.consumer.retention import prune as prune_tables
+from mirrorfeed.consumer.sources import decisions as settled
+from mirrorfeed.consumer.sources.audit import LISTED_RANGES, Audit
+from mirrorfeed.consumer.sources.audit import audit as audit_ledger
 from mirrorfeed.contract import environment
 
 app = typer.Typer(rich_markup_mode=None)
+audit_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(audit_app, name="audit")
 
 
-@app.command()
+@audit_app.callback(invoke_without_command=True)
 def audit(
+    context: typer.Context,
     grace_seconds: Annotated[
         float,
         typer.Option(
@@ -29,6 +40,12 @@ def audit(
             help="Ignore events missing for less than this: they may still be on their way.",
         ),
     ] = 0.0,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=0, help="List at most this many missing ranges, some of each source; count all."
+        ),
+    ] = LISTED_RANGES,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -38,62 +55,151 @@ def audit(
     then everything the host ever reported has arrived.
 
     \b
-    Example:
+    Examples:
       mirror-consumer audit --grace 60
+      mirror-consumer audit accept SOURCE 17 20 --note "the disk of the broker was lost"
     """
+    if context.invoked_subcommand is not None:
+        refuse_options_before_subcommand(context)
+        return
     with transaction(database_url) as connection:
-        accounts = audit_ledger(connection, grace_seconds=grace_seconds)
-    missing_total = sum(account.missing_count for account in accounts)
+        found = audit_ledger(connection, grace_seconds=grace_seconds, limit=limit)
     if as_json_document:
-        sources = [
+        print_json(_as_document(found))
+    else:
+        _show(found)
+    if found.missing_events:
+        raise ConditionNotMet(f"{plural(found.missing_events, 'event')} missing")
+
+
+def _as_document(found: Audit) -> dict[str, object]:
+    return {
+        "sources": [
             {
-                **to_builtins(account),
+                "source": account.source,
+                "highest": account.highest,
+                "received": account.received,
                 "missing": [(each.first, each.last) for each in account.missing],
                 "missing_seconds": [round(each.missing_seconds, 3) for each in account.missing],
+                "missing_ranges": account.missing_ranges,
+                "missing_events": account.missing_events,
+                "accepted": account.accepted,
+                "dead": account.dead,
+                "overflow": account.overflow,
             }
-            for account in accounts
-        ]
-        print_json({"sources": sources, "missing_total": missing_total})
-    else:
-        print_table(
-            ("source", "highest", "received", "missing", "dead"),
-            [
-                (each.source, each.highest, each.received, each.missing_count, each.dead)
-                for each in accounts
-            ],
-        )
-        print_table(
-            ("missing from", "first", "last", "for"),
-            [
-                (account.source, each.first, each.last, span(each.missing_seconds))
-                for account in accounts
-                for each in account.missing
-            ],
-        )
-    if missing_total:
-        raise ConditionNotMet(f"{plural(missing_total, 'event')} missing")
+            for account in found.accounts
+        ],
+        "missing_total": found.missing_events,
+    }
 
 
-@app.command()
-def prune(
-    keep_days: Annotated[
-        float,
-        typer.Option("--keep", metavar="DAYS", min=0, max=36_500, help="How many days to keep."),
-    ],
-    as_json_document: JsonOption = False,
+def _show(found: Audit) -> None:
+    print_table(
+        ("source", "highest", "received", "missing", "accepted", "dead", "overflow"),
+        [
+            (
+                each.source,
+                each.highest,
+                each.received,
+                each.missing_events,
+                each.accepted,
+                each.dead,
+                each.overflow,
+            )
+            for each in found.accounts
+        ],
+    )
+    print_table(
+        ("missing from", "first", "last", "for"),
+        [
+            (account.source, each.first, each.last, span(each.missing_seconds))
+            for account in found.accounts
+            for each in account.missing
+        ],
+    )
+    unlisted = sum(each.missing_ranges - len(each.missing) for each in found.accounts)
+    if unlisted:
+        print(f"and {plural(unlisted, 'missing range')} more: see --limit")
+    if found.overflow:
+        print(
+            f"{plural(found.overflow, 'message')} could not be applied and were only counted:"
+            " mirror-replay list --overflow"
+        )
+
+
+@audit_app.command()
+def accept(
+    source: SourceArgument,
+    first: Annotated[int, typer.Argument(metavar="FROM", help="The first number.")],
+    last: Annotated[int, typer.Argument(metavar="TO", help="The last number.")],
+    note: NoteOption,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Delete attempts older than both DAYS and their branch's last success, and letters that were
-    replayed or discarded more than DAYS ago. No branch row changes.
+    """Accept that numbers of a source will never arrive: they no longer count as missing.
 
-    Keep more than the longest outage that a spool may have to wait out.
+    One that arrives after all counts as received. `audit undo` takes the decision back.
 
     \b
     Example:
-      mirror-consumer prune --keep 90
+      mirror-consumer audit accept /pullers/vostok/UUID 17 20 --note "the broker's disk was lost"
     """
-    pruned = prune_tables(ready_engine(database_url), timedelta(days=keep_days))
+    with transaction(database_url) as connection:
+        done = settled.accept(connection, source, first, last, checked_note(note))
+    print(
+        f"{plural(done.events, 'event')} accepted as lost; to take that back:"
+        f" mirror-consumer audit undo {done.decision_id} --note TEXT"
+    )
+
+
+@audit_app.command()
+def decisions(
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show what operators have settled: who, when and why.
+
+    \b
+    Example:
+      mirror-consumer audit decisions
+    """
+    with transaction(database_url) as connection:
+        found = settled.decisions(connection)
     if as_json_document:
-        print_json(to_builtins(pruned))
-    else:
-        print(f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")
+        print_json({"decisions": [as_json(structs.asdict(each)) for each in found]})
+        return
+    print_table(
+        ("id", "decided at", "by", "what", "source", "first", "last", "undone by", "note"),
+        [
+            (
+                each.id,
+                each.decided_at,
+                each.decided_by,
+                each.kind if each.undoes is None else f"{each.kind} {each.undoes}",
+                each.source,
+                each.first,
+                each.last,
+                each.undone_by,
+                each.note,
+            )
+            for each in found
+        ],
+    )
+
+
+@audit_app.command()
+def undo(
+    decision_id: Annotated[
+        int, typer.Argument(metavar="ID", help="The decision's number, as `decisions` shows it.")
+    ],
+    note: NoteOption,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Take back a decision: what was accepted counts as missing, what was forgotten as arrived.
+
+    \b
+    Example:
+      mirror-consumer audit undo 3 --note "the host had only been away"
+    """
+    with transaction(database_url) as connection:
+        undone = settled.undo(connection, decision_id, checked_note(note))
+    print(f"decision {decision_id} ({undone.kind} {undone.first} to {undone.last}) is undone")

@@ -5,19 +5,31 @@ import re
 import signal
 import sys
 import threading
-from datetime import timedelta
 from typing import Annotated
 
 import typer
 from pythonjsonlogger.json import JsonFormatter
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
-from mirrorfeed.consumer.commands import audit, branches, init, rebuild, scripts, status, topology
+from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
+from mirrorfeed.consumer.commands import (
+    audit,
+    branches,
+    init,
+    prune,
+    rebuild,
+    scripts,
+    sources,
+    status,
+    topology,
+)
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     DatabaseUrlOption,
     FutureToleranceOption,
+    HighestSequenceOption,
     PartitionsOption,
+    limits,
 )
 from mirrorfeed.consumer.commands.program import ready_engine, run_app
 from mirrorfeed.consumer.database import open_engine
@@ -47,6 +59,8 @@ app.add_typer(init.app)
 app.add_typer(branches.app, name="branches")
 app.add_typer(rebuild.app)
 app.add_typer(audit.app)
+app.add_typer(sources.app)
+app.add_typer(prune.app)
 app.add_typer(status.app)
 app.add_typer(scripts.app)
 app.add_typer(topology.app)
@@ -72,6 +86,7 @@ def run(
         int, typer.Option(min=1, max=10_000, help="The most messages in one transaction.")
     ] = 1000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    highest_sequence: HighestSequenceOption = HIGHEST_SEQUENCE,
     required_users: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,7 +108,7 @@ def run(
     log_as_json()
     settings = Settings(
         batch_size=batch_size,
-        future_tolerance=timedelta(seconds=future_tolerance_seconds),
+        limits=limits(future_tolerance_seconds, highest_sequence),
         drain=drain,
         required_users=frozenset(required_users or ()),
     )

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE
+from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE, Limits
+from mirrorfeed.consumer.errors import UsageError
 from mirrorfeed.contract import environment, routing
-from mirrorfeed.contract.events import shown
+from mirrorfeed.contract.events import MAX_SEQUENCE, shown
 from mirrorfeed.contract.options import given_or_in_file
 
 MAX_SECONDS = 1e9
@@ -47,6 +48,32 @@ FutureToleranceOption = Annotated[
         help="How far an event's time may be ahead of this host's clock.",
     ),
 ]
+
+HighestSequenceOption = Annotated[
+    int,
+    typer.Option(
+        "--highest-sequence",
+        metavar="N",
+        min=1,
+        max=MAX_SEQUENCE,
+        help="The highest number of an event that is believed.",
+    ),
+]
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="The source, as `mirror-consumer sources` shows it.")
+]
+NoteOption = Annotated[str, typer.Option(help="Why: it is kept with the decision.")]
+
+
+def checked_note(note: str) -> str:
+    """Raises UsageError if it says nothing."""
+    if not note.strip():
+        raise UsageError("--note must say why")
+    return note
+
+
+def limits(future_tolerance_seconds: float, highest_sequence: int) -> Limits:
+    return Limits(timedelta(seconds=future_tolerance_seconds), highest_sequence)
 
 
 def duration(text: str) -> timedelta:

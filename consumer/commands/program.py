@@ -57,6 +57,14 @@ def transaction(database_url: str) -> Iterator[Connection]:
         yield connection
 
 
+def refuse_options_before_subcommand(context: typer.Context) -> None:
+    """Raises UsageError if a group was given options that its subcommand would not see."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"options must come after {context.invoked_subcommand}, not before it")
+
+
 @contextmanager
 def until_signal() -> Iterator[threading.Event]:
     """The first SIGINT or SIGTERM sets the event; the second one ends the process as usual."""

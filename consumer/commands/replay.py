@@ -1,7 +1,6 @@
 """`mirror-replay`: what operators do with dead letters."""
 
 import sys
-from datetime import timedelta
 from tempfile import NamedTemporaryFile
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands.letters import (
     SHOWN_LETTERS,
@@ -24,7 +24,9 @@ from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     DatabaseUrlOption,
     FutureToleranceOption,
+    HighestSequenceOption,
     JsonOption,
+    limits,
 )
 from mirrorfeed.consumer.commands.output import plural, print_json
 from mirrorfeed.consumer.commands.program import ready_engine, run_app, transaction, until_signal
@@ -137,6 +139,7 @@ def apply(
         typer.Option(min=0.1, max=1e6, metavar="N", help="At most N letters a second."),
     ] = None,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    highest_sequence: HighestSequenceOption = HIGHEST_SEQUENCE,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -163,8 +166,8 @@ def apply(
     outcomes: list[Outcome] = []
     changes: list[Difference] = []
     skipped = 0
-    tolerance = timedelta(seconds=future_tolerance_seconds)
-    replayed = Replay(engine, planned, dry_run=dry_run, future_tolerance=tolerance)
+    believed = limits(future_tolerance_seconds, highest_sequence)
+    replayed = Replay(engine, planned, dry_run=dry_run, limits=believed)
     try:
         with until_signal() as stopping, progress_bar() as bar:
             task = bar.add_task("applying", total=len(planned))
@@ -193,6 +196,7 @@ def edit(
         typer.Option(help="The new body; - is standard input. [default: edit in $EDITOR]"),
     ] = None,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
+    highest_sequence: HighestSequenceOption = HIGHEST_SEQUENCE,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -209,9 +213,9 @@ def edit(
         letter = letters.get(connection, letter_id)
         letters.check_ids(connection, [letter_id], letters.LetterState.DEAD)
     body = body_file.read() if body_file is not None else edited(letter)
-    tolerance = timedelta(seconds=future_tolerance_seconds)
+    believed = limits(future_tolerance_seconds, highest_sequence)
     try:
-        letter = edit_letter(engine, letter_id, body, future_tolerance=tolerance)
+        letter = edit_letter(engine, letter_id, body, limits=believed)
     except StillDead as error:
         if body_file is not None:
             raise

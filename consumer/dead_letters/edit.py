@@ -1,13 +1,13 @@
 """Replacing the body of a dead letter with one that can be applied."""
 
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Row, func, update
 
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.message import (
-    FUTURE_TOLERANCE,
+    DEFAULT_LIMITS,
+    Limits,
     Rejection,
     branch_id_of,
     branch_ids_of,
@@ -23,14 +23,14 @@ def edit(
     letter_id: int,
     body: bytes,
     *,
-    future_tolerance: timedelta = FUTURE_TOLERANCE,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Row[Any]:
     """Replaces a dead letter's body and keeps what was delivered; returns the letter.
 
     Raises StillDead, having changed nothing, if the new body could not be applied either, and
     LetterError if the letter is not dead.
     """
-    message = read_message(body, future_tolerance=future_tolerance)
+    message = read_message(body, limits=limits)
     content = message.content
     if isinstance(content, Rejection):
         raise StillDead(_why_refused(letter_id, content))

@@ -8,7 +8,6 @@ of repeating it, and branches are locked before letters, as the worker does.
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from itertools import groupby
 
 import msgspec
@@ -24,7 +23,7 @@ from tenacity import (
 
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.burial import detail_of
-from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE, Rejection, read_message
+from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS, Limits, Rejection, read_message
 from mirrorfeed.consumer.apply.projection import lock_branches
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
 from mirrorfeed.consumer.dead_letters.news import News
@@ -84,12 +83,12 @@ class Replay:
         planned: Sequence[Planned],
         *,
         dry_run: bool = False,
-        future_tolerance: timedelta = FUTURE_TOLERANCE,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._engine = engine
         self._planned = planned
         self._dry_run = dry_run
-        self._future_tolerance = future_tolerance
+        self._limits = limits
 
     def run(self, stopping: threading.Event, *, rate: float | None = None) -> Iterator[Progress]:
         """Yields what each transaction did, until all letters are done or `stopping` is set.
@@ -143,9 +142,7 @@ class Replay:
         claimed = connection.execute(CLAIM, {"ids": [each.id for each in chunk]})
         bodies = {letter_id: bytes(body) for letter_id, body in claimed}
         ids = [each.id for each in chunk if each.is_still(bodies.get(each.id))]
-        messages = [
-            read_message(bodies[each], future_tolerance=self._future_tolerance) for each in ids
-        ]
+        messages = [read_message(bodies[each], limits=self._limits) for each in ids]
         news = News(connection, messages)
         dead = {id(message): rejection for message, rejection in write_batch(connection, messages)}
         outcomes = [

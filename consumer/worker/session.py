@@ -285,7 +285,7 @@ class ConsumingSession(Session):
         message = read_message(
             body,
             headers,
-            future_tolerance=self._settings.future_tolerance,
+            limits=self._settings.limits,
             deliveries=redeliveries(headers) if is_redelivered else 1,
         )
         if self._settings.required_users:

@@ -1,7 +1,8 @@
 """How a worker consumes."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+
+from mirrorfeed.consumer.apply.message import Limits
 
 
 @dataclass(frozen=True)
@@ -9,7 +10,7 @@ class Settings:
     """How a worker consumes."""
 
     batch_size: int
-    future_tolerance: timedelta
+    limits: Limits
     drain: bool
     required_users: frozenset[str] = frozenset()
     """Users whose messages are applied, as the broker vouches for them; empty means any user."""

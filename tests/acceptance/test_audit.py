@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from mirrorfeed.contract.events import Envelope, MirrorFailed
@@ -62,6 +64,120 @@ def test_an_audit_names_what_is_missing(shell: Shell, engine: Engine, topology: 
     audit = told(shell, "audit")
     assert (audit["missing_total"], audit["sources"][0]["received"]) == (0, 10)
     assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 10)]
+
+
+def test_a_long_list_of_what_is_missing_is_cut(shell: Shell, engine: Engine, topology: str) -> None:
+    """Each source shows its first ranges; all are counted."""
+    register_branches(engine, 7)
+    publish_events(topology, *(numbered(number) for number in range(2, 41, 2)))
+    publish_events(topology, replace(numbered(2), source="/pullers/mir/1"))
+    drain(shell)
+    audit = told(shell, "audit", "--limit", "3", expect=1)
+    other, account = audit["sources"]
+    assert (other["missing"], other["missing_ranges"]) == ([[1, 1]], 1)
+    assert account["missing"] == [[1, 1], [3, 3]]
+    assert len(account["missing_seconds"]) == 2
+    assert (account["missing_ranges"], account["missing_events"]) == (20, 20)
+    assert audit["missing_total"] == 21
+    seen = shell.run("mirror-consumer", "audit", "--limit", "3", expect=1)
+    assert "18 missing ranges more" in seen.stdout
+    assert len(told(shell, "audit", expect=1)["sources"][1]["missing"]) == 20
+
+
+def test_what_is_accepted_is_no_longer_missing(shell: Shell, engine: Engine, topology: str) -> None:
+    """Who accepted it, and why, is kept; what arrives after all counts as received; undoing the
+    decision brings back what has not arrived."""
+    register_branches(engine, 7)
+    publish_events(topology, *map(numbered, (1, 5, 6, 9)))
+    drain(shell)
+    accept = ("mirror-consumer", "audit", "accept", SOURCE)
+    done = shell.run(*accept, "2", "7", "--note", "the broker's disk").stdout
+    assert "4 events accepted as lost" in done
+    (account,) = told(shell, "audit", expect=1)["sources"]
+    assert (account["missing"], account["accepted"]) == ([[8, 8]], 4)
+    assert shell.run(*accept, "5", "6", "--note", "x", expect=1).stderr.count("missing") == 1
+    shell.run(*accept, "8", "8", "--note", "this one, too")
+    publish_events(topology, numbered(3))
+    drain(shell)
+    (account,) = told(shell, "audit")["sources"]
+    assert (account["received"], account["accepted"], account["missing_events"]) == (5, 4, 0)
+    first, second = told(shell, "audit", "decisions")["decisions"]
+    assert (first["kind"], first["source"], first["first"], first["last"]) == (
+        "accept",
+        SOURCE,
+        2,
+        7,
+    )
+    assert (first["note"], second["note"]) == ("the broker's disk", "this one, too")
+    assert first["decided_by"] == rows(engine, "SELECT session_user")[0][0]
+    undo = ("mirror-consumer", "audit", "undo", str(first["id"]), "--note", "found it")
+    shell.run(*undo)
+    (account,) = told(shell, "audit", expect=1)["sources"]
+    assert (account["missing"], account["accepted"]) == ([[2, 2], [4, 4], [7, 7]], 1)
+    assert "was undone" in shell.run(*undo, expect=1).stderr
+    assert [each["undone_by"] for each in told(shell, "audit", "decisions")["decisions"]] == [
+        3,
+        None,
+        None,
+    ]
+
+
+def test_a_forgotten_source_is_as_if_it_were_new(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """Undoing that brings back its numbers, beside those that came since."""
+    register_branches(engine, 7)
+    publish_events(topology, *map(numbered, (1, 2, 4)))
+    drain(shell)
+    forget = ("mirror-consumer", "sources", "forget", SOURCE, "--note", "the host is gone")
+    assert "3 numbers forgotten" in shell.run(*forget).stdout
+    assert told(shell, "audit")["sources"] == told(shell, "sources")["sources"] == []
+    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(3,)]
+    assert "no number above 0" in shell.run(*forget, expect=1).stderr
+    publish_events(topology, *map(numbered, (4, 5)))
+    drain(shell)
+    (account,) = told(shell, "audit", expect=1)["sources"]
+    assert (account["missing"], account["received"]) == ([[1, 3]], 2)
+    shell.run("mirror-consumer", "audit", "undo", "1", "--note", "it is back")
+    (account,) = told(shell, "audit", expect=1)["sources"]
+    assert (account["missing"], account["received"]) == ([[3, 3]], 4)
+    assert rows(engine, "SELECT count(*) FROM ledger_forgotten") == [(0,)]
+
+
+def test_sources_shows_who_reports(shell: Shell, engine: Engine, topology: str) -> None:
+    """Each with its host and when it was heard, whether or not its numbers are folded yet."""
+    register_branches(engine, 7)
+    publish_events(topology, *map(numbered, (1, 3)), numbered(4, branch_id=404))
+    drain(shell)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO ledger_arrival (source, sequences) VALUES ('urn:x', '{1}')")
+        )
+    spool, other = told(shell, "sources")["sources"]
+    assert (spool["source"], spool["hostname"]) == (SOURCE, "vostok")
+    counts = [spool[name] for name in ("highest", "missing", "accepted", "dead", "overflow")]
+    assert counts == [4, 1, 0, 1, 0]
+    assert spool["first_heard_at"] <= spool["last_heard_at"] <= other["last_heard_at"]
+    assert (other["source"], other["hostname"], other["highest"]) == ("urn:x", None, 1)
+    assert "vostok" in shell.run("mirror-consumer", "sources").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expect", "words"),
+    [
+        (["audit", "accept", "/nobody", "1", "2", "--note", "x"], 1, "no source '/nobody'"),
+        (["audit", "accept", "/nobody", "1", "2", "--note", " "], 2, "--note must say why"),
+        (["audit", "undo", "7", "--note", "x"], 1, "no decision 7"),
+        (["sources", "forget", "/nobody", "--note", "x"], 1, "no source '/nobody'"),
+        (["sources", "forget", "/nobody"], 2, "--note"),
+        (["audit", "--json", "decisions"], 2, "options must come after decisions"),
+    ],
+)
+def test_a_decision_about_nothing_is_refused(
+    shell: Shell, arguments: list[str], expect: int, words: str
+) -> None:
+    """The message says what there is not."""
+    assert words in shell.run("mirror-consumer", *arguments, expect=expect).stderr
 
 
 def test_events_without_a_number_are_simply_not_audited(

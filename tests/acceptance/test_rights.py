@@ -230,6 +230,12 @@ NOT_A_CONSUMERS = (
     "UPDATE ledger_range SET last = 9",
     "UPDATE ledger_arrival SET source = 'x'",
     "DELETE FROM source",
+    "UPDATE source SET uri = 'x'",
+    "SELECT * FROM ledger_decision",
+    "INSERT INTO ledger_decision DEFAULT VALUES",
+    "INSERT INTO ledger_forgotten DEFAULT VALUES",
+    "DELETE FROM letter_overflow",
+    "UPDATE pruned_attempts SET failures = 0",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
     "ALTER TABLE branch ADD color text",
@@ -243,6 +249,10 @@ NOT_AN_OPERATORS = (
     "DELETE FROM script_activity",
     "UPDATE dead_letter SET first_seen_at = now()",
     "DELETE FROM source",
+    "UPDATE ledger_decision SET note = 'x'",
+    "DELETE FROM ledger_decision",
+    "INSERT INTO ledger_decision (kind, source_id, first, last, note, decided_by)"
+    " VALUES ('accept', 1, 1, 1, 'x', 'somebody else')",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
     "CREATE TABLE mine ()",
@@ -255,6 +265,10 @@ TABLES = (
     "ledger_arrival",
     "source",
     "ledger_range",
+    "ledger_decision",
+    "ledger_forgotten",
+    "letter_overflow",
+    "pruned_attempts",
 )
 NOT_A_READERS = (
     *(f"INSERT INTO {table} DEFAULT VALUES" for table in TABLES),
@@ -340,6 +354,17 @@ def test_everybody_does_their_part(
     operator.run("mirror-consumer", "branches", "update", "vier", "--url", "https://host/4")
     refused = operator.run("mirror-consumer", "branches", "remove", "vier", "--yes", expect=2)
     assert "only the owner of the tables may" in refused.stderr
+    ((source,),) = rows(engine, "SELECT uri FROM source ORDER BY id LIMIT 1")
+    note = ("--note", "a test")
+    operator.run("mirror-consumer", "sources", "forget", source, "--above", "1", *note)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO ledger_arrival (source, sequences) VALUES (:uri, '{9}')"),
+            {"uri": source},
+        )
+    operator.run("mirror-consumer", "audit", "accept", source, "2", "8", *note)
+    operator.run("mirror-consumer", "audit", "undo", "1", *note)
+    assert rows(engine, "SELECT DISTINCT decided_by FROM ledger_decision") == [("olga",)]
     operator.run("mirror-consumer", "rebuild")
     operator.run("mirror-consumer", "prune", "--keep", "0")
     assert rows(engine, "SELECT count(*) FROM dead_letter WHERE state <> 'dead'") == [(0,)]
@@ -352,6 +377,8 @@ def test_everybody_does_their_part(
             "mirror-consumer branches show 404",
             "mirror-consumer scripts",
             "mirror-consumer audit",
+            "mirror-consumer audit decisions",
+            "mirror-consumer sources",
             "mirror-replay list --group",
             "mirror-replay export",
         )

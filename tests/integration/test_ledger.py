@@ -13,8 +13,9 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply import ledger
 from mirrorfeed.consumer.apply.batch import Applier, write_batch
-from mirrorfeed.consumer.apply.ledger import FOLD, SourceAccount, audit, fold, fold_piece
-from mirrorfeed.consumer.apply.message import Message, read_message
+from mirrorfeed.consumer.apply.ledger import FOLD, fold, fold_piece
+from mirrorfeed.consumer.apply.message import Limits, Message, read_message
+from mirrorfeed.consumer.sources.audit import SourceAccount, audit
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
 from tests.builders import at
@@ -36,7 +37,8 @@ def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> 
         read_message(
             wire.encode(
                 Envelope(f"id-{sequence}", source, at(0), MirrorStarted(branch_id, at(0)), sequence)
-            )
+            ),
+            limits=Limits(highest_sequence=MAX_SEQUENCE),
         )
         for sequence in sequences
     ]
@@ -49,7 +51,7 @@ def note(engine: Engine, source: str, sequences: Iterable[int]) -> None:
 
 def account(engine: Engine, source: str, grace_seconds: float = 0.0) -> SourceAccount | None:
     with engine.connect() as connection:
-        accounts = audit(connection, grace_seconds=grace_seconds)
+        accounts = audit(connection, grace_seconds=grace_seconds).accounts
     return next((each for each in accounts if each.source == source), None)
 
 
@@ -82,7 +84,7 @@ def test_the_account_is_that_of_a_set_of_numbers(
     assert found.received == len(arrived)
     told = [n for each in found.missing for n in range(each.first, each.last + 1)]
     assert told == [n for n in range(1, max(arrived)) if n not in arrived]
-    assert found.missing_count == len(told)
+    assert found.missing_events == len(told)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -256,7 +258,7 @@ def test_what_may_still_be_on_its_way_can_be_given_time(engine: Engine) -> None:
 
 
 def test_any_number_and_any_source_can_be_noted(engine: Engine) -> None:
-    """That includes the largest number, and a source too long for an index."""
+    """That includes the largest number that may be believed, and a source too long for an index."""
     for source in ("/" + "long" * 3000, "/'\"{},\\ ünï"):
         note(engine, source, [MAX_SEQUENCE, 1])
         fold(engine)

@@ -1,0 +1,40 @@
+"""`mirror-consumer prune`: how much is kept."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from msgspec import to_builtins
+
+from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.output import plural, print_json
+from mirrorfeed.consumer.commands.program import ready_engine
+from mirrorfeed.consumer.retention import prune as prune_tables
+from mirrorfeed.contract import environment
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def prune(
+    keep_days: Annotated[
+        float,
+        typer.Option("--keep", metavar="DAYS", min=0, max=36_500, help="How many days to keep."),
+    ],
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Delete attempts older than both DAYS and their branch's last success, and letters that were
+    replayed or discarded more than DAYS ago. No branch row changes.
+
+    Keep more than the longest outage that a spool may have to wait out.
+
+    \b
+    Example:
+      mirror-consumer prune --keep 90
+    """
+    pruned = prune_tables(ready_engine(database_url), timedelta(days=keep_days))
+    if as_json_document:
+        print_json(to_builtins(pruned))
+    else:
+        print(f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")

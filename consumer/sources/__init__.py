@@ -1,0 +1,1 @@
+"""Who reports, what has arrived from each, and what operators have settled about it."""

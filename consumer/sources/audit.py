@@ -1,0 +1,190 @@
+"""Each source's account: what has arrived, and what is missing."""
+
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+from mirrorfeed.consumer.apply.ledger import islands
+
+LISTED_RANGES = 1000
+"""How many missing ranges an audit lists; it counts them all."""
+
+# The audit reads the ledger whole, for which nested loops would take forever.
+READ_WHOLE = text("SET LOCAL enable_hashjoin = on")
+
+# A number counts as missing since the first arrival of anything above it; what operators accepted
+# does not. If not all ranges can be listed, every source's first ones are.
+AUDIT = text(f"""
+    WITH piece AS (
+        SELECT uri AS source, first, last, recorded_at
+        FROM ledger_range JOIN source ON id = source_id
+        UNION ALL
+        SELECT source, sequence, sequence, recorded_at
+        FROM ledger_arrival, unnest(sequences) AS sequence
+    ),
+    {islands("piece", "arrived")},
+    account AS (
+        SELECT
+            source, max(last) AS highest, sum(last - first + 1) AS received,
+            min(recorded_at) AS first_at
+        FROM arrived GROUP BY source
+    ),
+    known AS (
+        SELECT source, first, last, recorded_at FROM arrived
+        UNION ALL
+        SELECT uri, first, last, NULL
+        FROM ledger_decision decision JOIN source ON source.id = source_id
+        WHERE kind = 'accept'
+            AND NOT EXISTS (SELECT FROM ledger_decision WHERE undoes = decision.id)
+    ),
+    {islands("known", "settled")},
+    gap AS (
+        SELECT
+            source,
+            lag(last, 1, CAST(0 AS bigint)) OVER (PARTITION BY source ORDER BY first) + 1 AS first,
+            first - 1 AS last,
+            extract(epoch FROM now() - min(recorded_at) OVER (
+                PARTITION BY source ORDER BY first DESC
+            )) AS age_seconds
+        FROM settled
+    ),
+    unsettled AS (
+        SELECT gap.*, row_number() OVER (
+            PARTITION BY source, age_seconds >= :grace_seconds ORDER BY first
+        ) AS place
+        FROM gap JOIN account USING (source)
+        WHERE gap.first <= gap.last AND gap.last < highest
+    ),
+    missing AS (
+        SELECT
+            source, count(*) FILTER (WHERE age_seconds >= :grace_seconds) AS ranges,
+            sum(last - first + 1) FILTER (WHERE age_seconds >= :grace_seconds) AS events,
+            sum(last - first + 1) AS unsettled_events
+        FROM unsettled GROUP BY source
+    ),
+    listed AS (
+        SELECT
+            source,
+            array_agg(first ORDER BY first) AS firsts,
+            array_agg(last ORDER BY first) AS lasts,
+            array_agg(CAST(age_seconds AS float) ORDER BY first) AS ages_seconds
+        FROM (
+            SELECT * FROM unsettled WHERE age_seconds >= :grace_seconds
+            ORDER BY place, source LIMIT :limit
+        ) first_of_each
+        GROUP BY source
+    ),
+    noted AS (
+        SELECT source, max(recorded_at) AS last_at FROM ledger_arrival GROUP BY source
+    )
+    SELECT
+        source,
+        -- What is not folded yet may be of a source that has no row.
+        coalesce(hostname, substring(source FROM '^/pullers/([^/]+)/')) AS hostname,
+        coalesce(first_heard_at, first_at) AS first_heard_at,
+        greatest(last_heard_at, last_at) AS last_heard_at,
+        highest, received, firsts, lasts, ages_seconds,
+        coalesce(ranges, 0) AS ranges,
+        coalesce(events, 0) AS events,
+        highest - received - coalesce(unsettled_events, 0) AS accepted
+    FROM account
+    LEFT JOIN missing USING (source)
+    LEFT JOIN listed USING (source)
+    LEFT JOIN noted USING (source)
+    LEFT JOIN source known ON known.uri = source
+    ORDER BY source
+""")
+
+COUNT_DEAD = text("""
+    SELECT source, count(*) FROM dead_letter
+    WHERE state = 'dead' AND source IS NOT NULL GROUP BY source
+""")
+
+COUNT_OVERFLOW = text("""
+    SELECT source, sum(cardinality(digests)) FROM letter_overflow GROUP BY source
+""")
+
+
+class MissingRange(Struct, frozen=True):
+    """Numbers that have not arrived, both ends included, although higher ones have.
+
+    `missing_seconds` is how long ago the first of the higher ones arrived.
+    """
+
+    first: int
+    last: int
+    missing_seconds: float
+
+
+class SourceAccount(Struct, frozen=True):
+    """What is known about one source's events."""
+
+    source: str
+    hostname: str | None
+    """None if the source is not a spool."""
+    first_heard_at: datetime
+    last_heard_at: datetime
+    highest: int
+    received: int
+    """How many different numbers arrived, applied or buried."""
+    missing: list[MissingRange]
+    """The first of the missing ranges."""
+    missing_ranges: int
+    """How many there are."""
+    missing_events: int
+    """How many numbers there are in all of them."""
+    accepted: int
+    """How many numbers have not arrived, but operators accepted that."""
+    dead: int
+    """How many of its letters wait for an operator."""
+    overflow: int
+    """How many of its messages could not be applied and were not kept."""
+
+
+class Audit(Struct, frozen=True):
+    """Every numbered source's account, by name."""
+
+    accounts: list[SourceAccount]
+    overflow: int
+    """How many messages of all sources, unreadable ones included, were not kept."""
+
+    @property
+    def missing_events(self) -> int:
+        return sum(account.missing_events for account in self.accounts)
+
+
+def audit(
+    connection: Connection, *, grace_seconds: float = 0.0, limit: int = LISTED_RANGES
+) -> Audit:
+    """The account of every source that numbers its events. Lists `limit` missing ranges in all.
+
+    A number missing for less than `grace_seconds` may still be on its way, and does not count.
+    If a source's latest events never arrived, only its publisher's status can show that.
+    """
+    connection.execute(READ_WHOLE)
+    dead = {source: int(count) for source, count in connection.execute(COUNT_DEAD)}
+    overflow = {source: int(count) for source, count in connection.execute(COUNT_OVERFLOW)}
+    accounts = [
+        SourceAccount(
+            source=row.source,
+            hostname=row.hostname,
+            first_heard_at=row.first_heard_at,
+            last_heard_at=row.last_heard_at,
+            highest=row.highest,
+            received=int(row.received),
+            missing=[
+                MissingRange(*each)
+                for each in zip(
+                    row.firsts or (), row.lasts or (), row.ages_seconds or (), strict=True
+                )
+            ],
+            missing_ranges=row.ranges,
+            missing_events=int(row.events),
+            accepted=int(row.accepted),
+            dead=dead.get(row.source, 0),
+            overflow=overflow.get(row.source, 0),
+        )
+        for row in connection.execute(AUDIT, {"grace_seconds": grace_seconds, "limit": limit})
+    ]
+    return Audit(accounts, sum(overflow.values()))

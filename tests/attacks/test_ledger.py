@@ -1,0 +1,84 @@
+"""What a hostile publisher can do to the account of what has arrived, and how it is put right."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
+from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
+from tests.builders import at, envelope
+from tests.commands import Shell
+from tests.servers import publish, publish_events, register_branches, rows
+from tests.wire_samples import body_with
+
+SOURCE = "/pullers/vostok/test"
+BRANCH = 7
+
+
+def numbered(sequence: int) -> Envelope:
+    return envelope(MirrorStarted(BRANCH, at(sequence % 1000)), sequence=sequence)
+
+
+def drain(shell: Shell, *options: str) -> None:
+    shell.run("mirror-consumer", "run", "--drain", *options)
+
+
+def account(shell: Shell, expect: int = 0) -> Any:
+    audit = json.loads(shell.run("mirror-consumer", "audit", "--json", expect=expect).stdout)
+    (account,) = audit["sources"]
+    return account
+
+
+@pytest.mark.parametrize("sequence", [HIGHEST_SEQUENCE + 1, MAX_SEQUENCE])
+def test_a_number_that_no_spool_reaches_is_not_believed(
+    shell: Shell, engine: Engine, topology: str, sequence: int
+) -> None:
+    """Neither of an event nor of a message that is none. A spool that stands at millions is new to
+    a database that is new or restored, and is believed."""
+    register_branches(engine, BRANCH)
+    publish_events(topology, numbered(5_000_000), numbered(sequence))
+    publish(topology, body_with(source=SOURCE, sequence=f"{sequence:020}", subject="8"))
+    drain(shell)
+    assert account(shell, expect=1)["highest"] == 5_000_000
+    letters = rows(engine, "SELECT reason, detail FROM dead_letter ORDER BY detail DESC")
+    assert [letter.reason for letter in letters] == ["invalid"] * 2
+    assert f"the sequence {sequence} is above {HIGHEST_SEQUENCE}" in letters[0].detail
+    shell.run("mirror-replay", "apply", "--all", expect=1)
+
+
+def test_the_highest_number_can_be_set(shell: Shell, engine: Engine, topology: str) -> None:
+    """For the worker, and for a replay of what it refused."""
+    register_branches(engine, BRANCH)
+    publish_events(topology, numbered(9), numbered(10), numbered(11))
+    drain(shell, "--highest-sequence", "9")
+    assert account(shell, expect=1)["highest"] == 9
+    shell.run("mirror-replay", "apply", "--all", "--highest-sequence", "10", expect=1)
+    assert account(shell, expect=1)["highest"] == 10
+
+
+def test_a_forged_number_can_be_forgotten(shell: Shell, engine: Engine, topology: str) -> None:
+    """One that is in the ledger already, folded or not, alone or at the end of a range."""
+    register_branches(engine, BRANCH)
+    publish_events(topology, *map(numbered, (1, 2, 4)))
+    drain(shell)
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"""
+            INSERT INTO ledger_range (source_id, first, last, recorded_at)
+            SELECT id, {MAX_SEQUENCE - 1}, {MAX_SEQUENCE}, now() FROM source;
+            INSERT INTO ledger_arrival (source, sequences)
+            VALUES ('{SOURCE}', '{{5, 6, 7, {HIGHEST_SEQUENCE + 7}}}')
+            """)
+        )
+    assert account(shell, expect=1)["missing_events"] == MAX_SEQUENCE - 9
+    forget = ("mirror-consumer", "sources", "forget", SOURCE, "--above", "5", "--note", "forged")
+    assert "5 numbers forgotten" in shell.run(*forget).stdout
+    found = account(shell, expect=1)
+    assert (found["highest"], found["received"], found["missing"]) == (5, 4, [[3, 3]])
+    publish_events(topology, *map(numbered, (3, 6, 7, 8)))
+    drain(shell)
+    assert account(shell)["highest"] == 8
+    shell.run("mirror-consumer", "audit", "undo", "1", "--note", "a test")
+    assert account(shell, expect=1)["highest"] == MAX_SEQUENCE
