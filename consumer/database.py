@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
-from psycopg2.errors import InsufficientPrivilege
+from psycopg2.errors import InsufficientPrivilege, LockNotAvailable
 from psycopg2.extensions import parse_dsn
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +32,6 @@ SETTINGS = {
     "timezone": "UTC",
     # A frozen worker must not keep its row locks from the worker that takes over.
     "idle_in_transaction_session_timeout": "10s",
-    "lock_timeout": "10s",
     # The statements look up a few rows by key in tables that may have millions. Without fresh
     # statistics, or with a plan from when a table was small, the planner would rather read a whole
     # table, once per batch or even once per branch, or JIT-compile what runs for 10 ms.
@@ -44,6 +43,7 @@ SETTINGS = {
 }
 SCHEMA_VERSION = "0003"
 """The revision of the tables that this program needs; a newer one will do."""
+LOCK_TIMEOUT_SECONDS = 10.0
 ATTEMPT = "connection to server at "
 """How libpq's word on one address begins, of which there is one below the other."""
 SERVER_TROUBLE = frozenset(
@@ -70,9 +70,11 @@ SERVER_TROUBLE = frozenset(
 """Classes of SQLSTATE for which no message is to blame (PostgreSQL's appendix A)."""
 
 
-def open_engine(dsn: str) -> Engine:
-    """Connects on first use. `dsn` is what libpq accepts (section 34.1.1): a URL, which may list
-    several hosts, or keywords and values.
+def open_engine(dsn: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Engine:
+    """Connects on first use. A statement that waits longer than that for a lock is given up.
+
+    `dsn` is what libpq accepts (section 34.1.1): a URL, which may list several hosts, or keywords
+    and values.
 
     Raises ValueError if libpq cannot read it; the message never quotes it.
     """
@@ -86,7 +88,10 @@ def open_engine(dsn: str) -> Engine:
             " like postgresql://user:password@host:5432/mirrorfeed, or with several hosts like"
             " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
-    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    lock_timeout = {"lock_timeout": f"{lock_timeout_seconds:g}s"}
+    settings = " ".join(
+        f"-c {name}={value}" for name, value in {**SETTINGS, **lock_timeout}.items()
+    )
     # What the URL says comes last, so it wins.
     options = f"{settings} {arguments.get('options', '')}".rstrip()
     return create_engine(
@@ -98,6 +103,11 @@ def message_is_to_blame(error: DBAPIError) -> bool:
     """Whether the database refuses the data for good, rather than being in trouble itself."""
     sqlstate = error.orig.pgcode if isinstance(error.orig, psycopg2.Error) else None
     return sqlstate is not None and sqlstate[:2] not in SERVER_TROUBLE
+
+
+def is_lock_timeout(error: DBAPIError) -> bool:
+    """Whether the statement waited too long for a lock that somebody else holds."""
+    return isinstance(error.orig, LockNotAvailable)
 
 
 def first_line(error: DBAPIError) -> str:

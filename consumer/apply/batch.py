@@ -6,7 +6,7 @@ computed from attempts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +15,16 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.consumer.apply.blockers import LOOK_SECONDS, Blocker, find_blockers
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.ledger import RECORD, arrivals_of
 from mirrorfeed.consumer.apply.message import Message, Rejection, branch_ids_of, reject
 from mirrorfeed.consumer.apply.projection import (
     APPLY_ATTEMPTS,
     LOCK_BRANCHES,
+    LOCK_FREE_BRANCHES,
     PROJECT_BRANCHES,
+    REGISTERED,
     UPSERT_ATTEMPTS,
     Attempt,
     attempt_of,
@@ -42,6 +45,7 @@ from mirrorfeed.consumer.apply.suspects import (
     MAX_TRIALS,
     NOTE,
     UNCOUNT,
+    MustWait,
     Suspects,
     unread,
 )
@@ -51,6 +55,8 @@ from mirrorfeed.contract.reasons import Reason
 
 # So that a deferred constraint is checked before the commit, while its offender can be found.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
+
+LIMIT_WAITING = text("SELECT set_config('lock_timeout', :seconds || 's', true)")
 
 TRY_EACH = text("""
     SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
@@ -100,24 +106,27 @@ class Applier:
         except DBAPIError as error:
             raise unavailable(error) from error
 
-    def apply(self, messages: Sequence[Message]) -> Tally:
+    def apply(
+        self, messages: Sequence[Message], lock_timeout_seconds: float | None = None
+    ) -> Tally:
         """Commits every message of the batch, as applied or as buried.
 
-        Raises DBAPIError if the database is in trouble; then nothing of the batch is committed.
+        Raises DBAPIError if the database is in trouble, or if something is locked for longer than
+        that (by default, than the engine waits); then nothing of the batch is committed.
         """
-        return self._commit(messages)
+        return self._commit(messages, lock_timeout_seconds=lock_timeout_seconds)
 
     def apply_suspect(self, body: bytes, read: Callable[[], Message]) -> Tally:
         """Commits a message that was delivered before, which `read` decodes: it may end this
         process. After a few trials that did, it is buried unread.
 
-        Raises DBAPIError as `apply` does; that counts as no trial.
+        Raises DBAPIError as `apply` does, or MustWait if `read` does; that counts as no trial.
         """
         ended = self._suspects.begin_trial(body)
-        message = read() if ended < MAX_TRIALS else unread(body, {}, ended)
         try:
+            message = read() if ended < MAX_TRIALS else unread(body, {}, ended)
             return self._commit([message], lambda done: self._suspects.forget(done, body))
-        except DBAPIError:
+        except (DBAPIError, MustWait):
             self._suspects.survived(body)
             raise
 
@@ -125,10 +134,31 @@ class Applier:
         """Nobody waits any longer for what is being applied. From any thread. Raises DBAPIError."""
         self._suspects.abandon()
 
+    def locked_branches(self, branch_ids: Collection[int]) -> set[int]:
+        """Those of the branches that another session has locked. Raises DBAPIError."""
+        given = {"branch_ids": list(branch_ids)}
+        with self._engine.connect() as connection:  # which lets go of its locks at the end
+            free = connection.scalars(LOCK_FREE_BRANCHES, given).all()
+            return set(connection.scalars(REGISTERED, given)).difference(free)
+
+    def blockers(self, messages: Sequence[Message]) -> list[Blocker]:
+        """The sessions that keep these messages from being applied. Raises DBAPIError."""
+
+        def wait(connection: Connection) -> None:
+            connection.execute(LIMIT_WAITING, {"seconds": 4 * LOOK_SECONDS})
+            write_batch(connection, messages)
+
+        return find_blockers(self._engine, wait)
+
     def _commit(
-        self, messages: Sequence[Message], also: Callable[[Connection], None] = lambda _: None
+        self,
+        messages: Sequence[Message],
+        also: Callable[[Connection], None] = lambda _: None,
+        lock_timeout_seconds: float | None = None,
     ) -> Tally:
         with self._engine.begin() as connection:
+            if lock_timeout_seconds is not None:
+                connection.execute(LIMIT_WAITING, {"seconds": lock_timeout_seconds})
             dead = write_batch(connection, messages)
             bury(connection, dead)
             also(connection)

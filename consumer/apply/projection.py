@@ -58,6 +58,11 @@ LOCK_BRANCHES = text("""
 """)
 
 
+# Those that no other session has locked.
+LOCK_FREE_BRANCHES = text(f"{LOCK_BRANCHES.text} SKIP LOCKED")
+REGISTERED = text("SELECT id FROM branch WHERE id = ANY(CAST(:branch_ids AS bigint[]))")
+
+
 def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
     """Locks the branches that are registered, and returns their ids."""
     if not branch_ids:

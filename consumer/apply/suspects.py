@@ -31,6 +31,15 @@ UNCOUNT = text("""
 FORGET = text("DELETE FROM suspect WHERE digest = ANY(CAST(:digests AS bytea[]))")
 
 
+class MustWait(Exception):
+    """The message comes behind one that waits for a lock, so it waits too."""
+
+    def __init__(self, key: str) -> None:
+        """`key` is its partition key."""
+        super().__init__(key)
+        self.key = key
+
+
 class Suspects:
     """The trials of one worker. For one thread at a time, except `abandon`."""
 

@@ -45,6 +45,8 @@ from mirrorfeed.version import root
 PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
+LOCK_TIMEOUT_SECONDS = 1.0
+"""How long a worker waits for a lock before it applies everything else first."""
 STOP_SECONDS = 9.0
 """How long a worker may take to stop; what it has not acked by then is applied again."""
 
@@ -113,7 +115,7 @@ def run(
         required_users=frozenset(required_users or ()),
     )
     worker = Worker(
-        open_engine(database_url),
+        open_engine(database_url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS),
         connection_parameters(amqp_url, name="mirrorfeed worker"),
         settings,
         share=read_share(share),

@@ -77,16 +77,16 @@ class Inbox:
             with self._changed:
                 self._changed.notify()
 
-    def take(self) -> list[Delivery]:
-        """The next batch, in order of arrival; empty once the inbox is closed.
+    def take(self, timeout_seconds: float | None = None) -> list[Delivery]:
+        """The next batch, in order of arrival; empty if nothing comes in time, and once the inbox
+        is closed.
 
         A suspect is a batch of its own, so that it can take nothing else with it.
         """
         with self._changed:
             self._in_hand = 0
             self._is_taker_waiting = True
-            while not self._waiting and not self._closed:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout_seconds)
             self._is_taker_waiting = False
             batch: list[Delivery] = []
             size_bytes = 0
@@ -105,6 +105,10 @@ class Inbox:
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     @property
     def is_idle(self) -> bool:

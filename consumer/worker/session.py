@@ -17,16 +17,6 @@ from typing import Any
 
 import pika
 from sqlalchemy.exc import DBAPIError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_any,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.amqp.read_frames import delivery_connection
@@ -36,13 +26,11 @@ from mirrorfeed.consumer.apply.message import Message, read_message, redeliverie
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import ConsumerCancelled
 from mirrorfeed.consumer.partitions.assignment import Assignment
+from mirrorfeed.consumer.worker.applying import Applying
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 
-RETRY_TIMEOUT_SECONDS = 300.0
-"""How long a batch is retried before its deliveries go back to the broker, which would take them
-back after 30 minutes (`consumer_timeout`)."""
 DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
 """How long a batch in hand may still take once the session is told to stop, or has lost the
@@ -70,6 +58,9 @@ class ConsumingSession(Session):
         self._applier = applier
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
+        self._applying = Applying(
+            self._inbox, applier, self._read_suspect, self._on_settled, self._closing
+        )
         self._stop_by = 0.0
         self._assignment: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
@@ -183,13 +174,15 @@ class ConsumingSession(Session):
         message = Suspect(body, properties) if is_suspect else self._read(body, properties)
         self._inbox.put(Delivery(message, subscription, method.delivery_tag, is_suspect))
 
-    def _settle(self, batch: Sequence[Delivery]) -> None:
+    def _settle_up_to(self, batch: Sequence[Delivery]) -> None:
         """One ack per channel: a batch has the first deliveries of each channel, without a gap."""
         for delivery in {each.subscription: each for each in batch}.values():
-            subscription = delivery.subscription
-            if not subscription.is_open:
-                continue
-            subscription.channel.basic_ack(delivery.delivery_tag, multiple=True)
+            _ack(delivery, multiple=True)
+
+    def _settle_each(self, deliveries: Sequence[Delivery]) -> None:
+        """Others that came before these are still in hand."""
+        for delivery in deliveries:
+            _ack(delivery, multiple=False)
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained means that two rounds in a row find every queue empty and nothing on its way.
@@ -204,7 +197,7 @@ class ConsumingSession(Session):
             waiting[queue] = frame.method.message_count
             if len(waiting) < len(self._queues) + 1:
                 return
-            is_clean = self._inbox.is_idle and self._received == received_before
+            is_clean = self._applying.is_idle and self._received == received_before
             check_again(clean_rounds + 1 if is_clean and not any(waiting.values()) else 0)
 
         def check_again(clean_rounds: int) -> None:
@@ -218,7 +211,7 @@ class ConsumingSession(Session):
         dead = self._subscriptions[routing.DEAD_QUEUE]
         own = self._assignment.own if self._assignment else set(self._queues)
         is_subscribed = dead.is_open and own.issubset(self.subscribed)
-        if not is_subscribed or not self._inbox.is_idle:
+        if not is_subscribed or not self._applying.is_idle:
             check_again(0)
             return
         for queue in (routing.DEAD_QUEUE, *self._queues):
@@ -241,42 +234,18 @@ class ConsumingSession(Session):
     def _apply_batches(self) -> None:
         error: BaseException | None = None
         try:
-            while batch := self._inbox.take():
-                self._count(self._apply_patiently(batch))
-                self._ioloop.add_callback_threadsafe(partial(self._settle, batch))
+            self._applying.run()
         except BaseException as raised:  # handed to the thread that can end the session
             error = raised
         self._ioloop.add_callback_threadsafe(partial(self._end, error))
 
-    def _apply(self, batch: Sequence[Delivery]) -> Tally:
-        messages: list[Message] = []
-        for delivery in batch:
-            message = delivery.message
-            if isinstance(message, Suspect):  # always a batch of its own
-                read = partial(self._read, message.body, message.properties, is_redelivered=True)
-                return self._applier.apply_suspect(message.body, read)
-            messages.append(message)
-        return self._applier.apply(messages)
-
-    def _apply_patiently(self, batch: Sequence[Delivery]) -> Tally:
-        """Retries in place what goes away by itself, such as a deadlock or a database restart."""
-        retry = Retrying(
-            retry=retry_if_exception_type(DBAPIError),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
-            stop=stop_any(
-                stop_after_delay(RETRY_TIMEOUT_SECONDS), stop_when_event_set(self._closing)
-            ),
-            sleep=sleep_using_event(self._closing),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        return retry(self._apply, batch)
-
-    def _count(self, tally: Tally) -> None:
+    def _on_settled(self, deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
         self.applied += tally.applied
         self.buried += tally.buried.total()
         if tally.buried:
             logger.warning("buried", extra={"reasons": dict(tally.buried)})
+        settle = self._settle_up_to if all_before else self._settle_each
+        self._ioloop.add_callback_threadsafe(partial(settle, deliveries))
 
     # In either thread.
 
@@ -292,10 +261,11 @@ class ConsumingSession(Session):
             message = require_user(message, properties.user_id, self._settings.required_users)
         return message
 
+    def _read_suspect(self, suspect: Suspect) -> Message:
+        return self._read(suspect.body, suspect.properties, is_redelivered=True)
 
-def _log_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    logger.warning(
-        "the database is in trouble, trying again",
-        extra={"error": first_line(error) if isinstance(error, DBAPIError) else str(error)},
-    )
+
+def _ack(delivery: Delivery, *, multiple: bool) -> None:
+    subscription = delivery.subscription
+    if subscription.is_open:
+        subscription.channel.basic_ack(delivery.delivery_tag, multiple=multiple)

@@ -1,0 +1,260 @@
+"""The applier thread: what the inbox gives out is committed, and then settled.
+
+A batch that waits for a lock is taken apart. What is not locked is applied; the rest waits aside,
+key by key and in order, and is tried again now and then. So a row that somebody has locked holds up
+only its own branch.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain, groupby
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy.exc import DBAPIError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.message import Message, branch_id_of
+from mirrorfeed.consumer.apply.suspects import MustWait
+from mirrorfeed.consumer.database import first_line, is_lock_timeout
+from mirrorfeed.consumer.errors import DatabaseUnavailable
+from mirrorfeed.consumer.worker.aside import Aside
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Suspect
+from mirrorfeed.contract.events import Envelope
+
+RETRY_TIMEOUT_SECONDS = 300.0
+"""How long a batch is retried before its deliveries go back to the broker, which would take them
+back after 30 minutes (`consumer_timeout`)."""
+ASIDE_TIMEOUT_SECONDS = 1200.0
+"""How long a delivery waits for a lock before it goes back, for the same reason."""
+ASIDE_RETRY_SECONDS = 1.0
+DIVIDED_LOCK_TIMEOUT_SECONDS = 0.1
+"""How long the parts of a divided batch wait for a lock."""
+REMINDER_SECONDS = 60.0
+LETTERS = "letters"
+"""Where messages that cannot be applied wait together."""
+LISTED = 10
+
+logger = logging.getLogger(__name__)
+
+
+class Part(Struct, frozen=True):
+    """What is applied in one transaction."""
+
+    deliveries: Sequence[Delivery]
+    is_divided: bool = False
+    """Whether the branches that are locked have been set aside already."""
+
+
+class Applying:
+    """Applies what is in the inbox until that is closed. `run` is for a thread of its own."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        applier: Applier,
+        read: Callable[[Suspect], Message],
+        settled: Callable[[Sequence[Delivery], Tally, bool], None],
+        closing: threading.Event,
+    ) -> None:
+        """`read` decodes a message that was delivered before. `settled` is told which deliveries
+        are committed, and whether all that were taken before them are. `closing` ends retries."""
+        self._inbox = inbox
+        self._applier = applier
+        self._read = read
+        self._settled = settled
+        self._closing = closing
+        self._aside = Aside()
+        self._look_at = 0.0
+        self._remind_at = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand. From any thread."""
+        return self._inbox.is_idle and not self._aside.count
+
+    def run(self) -> None:
+        """Raises DBAPIError if the database stays in trouble, DatabaseUnavailable if something
+        stays locked."""
+        while not self._inbox.is_closed:
+            batch = self._inbox.take(ASIDE_RETRY_SECONDS if self._aside else None)
+            if batch:
+                self._work([Part(batch)])
+            if self._aside and time.monotonic() >= self._look_at and not self._inbox.is_closed:
+                self._look_aside()
+
+    def _work(self, parts: list[Part]) -> None:
+        while parts:
+            part, *others = parts
+            parts = [*self._patiently(self._apply, part), *others]
+
+    def _patiently(self, do: Callable[..., Any], *arguments: object) -> Any:
+        """Retries in place what goes away by itself, such as a deadlock or a database restart."""
+        retry = Retrying(
+            retry=retry_if_exception_type(DBAPIError),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            stop=stop_any(
+                stop_after_delay(RETRY_TIMEOUT_SECONDS), stop_when_event_set(self._closing)
+            ),
+            sleep=sleep_using_event(self._closing),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        return retry(do, *arguments)
+
+    def _apply(self, part: Part) -> list[Part]:
+        """Applies the part, and returns no others; or returns those to apply instead of it."""
+        if self._aside and (left := self._hold_back(part)) is not part:
+            return [left] if left.deliveries else []
+        try:
+            tally = self._commit(part)
+        except MustWait as wait:
+            self._aside.put(wait.key, part.deliveries)
+            return []
+        except DBAPIError as error:
+            if not is_lock_timeout(error):
+                raise
+            return self._divide(part, error)
+        self._settled(part.deliveries, tally, not part.is_divided and not self._aside)
+        return []
+
+    def _commit(self, part: Part) -> Tally:
+        messages: list[Message] = []
+        for delivery in part.deliveries:
+            message = delivery.message
+            if isinstance(message, Suspect):  # always alone
+                return self._applier.apply_suspect(message.body, partial(self._read_free, message))
+            messages.append(message)
+        return self._applier.apply(
+            messages, DIVIDED_LOCK_TIMEOUT_SECONDS if part.is_divided else None
+        )
+
+    def _hold_back(self, part: Part) -> Part:
+        """The part without what comes behind something that waits: that waits too."""
+        free: list[Delivery] = []
+        for delivery in part.deliveries:
+            message = delivery.message
+            if isinstance(message, Suspect) or (key := _key(message)) not in self._aside.groups:
+                free.append(delivery)
+            else:
+                self._aside.put(key, [delivery])
+        return part if len(free) == len(part.deliveries) else Part(free, part.is_divided)
+
+    def _read_free(self, suspect: Suspect) -> Message:
+        """Decodes it. Raises MustWait if it comes behind something that waits."""
+        message = self._read(suspect)
+        if (key := _key(message)) in self._aside.groups:
+            raise MustWait(key)
+        return message
+
+    def _divide(self, part: Part, error: DBAPIError) -> list[Part]:
+        """Something that the part needs is locked: sets it aside, or looks for it by halves.
+
+        Raises the error if a whole table is locked, so that everything has to wait.
+        """
+        groups: dict[str, list[Delivery]] = {}
+        for delivery in part.deliveries:
+            groups.setdefault(_key(self._message(delivery)), []).append(delivery)
+        locked: set[str] = set()
+        if not part.is_divided:
+            try:
+                self._applier.check()
+            except DatabaseUnavailable:
+                self._report("everything waits for a lock", part.deliveries)
+                raise error from None
+            locked = self._locked(groups)
+        if len(groups) == 1:
+            locked = set(groups)
+        if locked:
+            is_known = all(map(self._aside.has_waited, locked))
+            for key in locked:
+                self._aside.put(key, groups.pop(key))
+            if not is_known:
+                self._report("waiting for a lock", part.deliveries)
+            halves = [list(groups.values())]
+        else:
+            halves = [list(groups.values())[::2], list(groups.values())[1::2]]
+        return [Part(list(chain(*half)), is_divided=True) for half in halves if half]
+
+    def _look_aside(self) -> None:
+        """Tries what waits aside again, except what is still locked for certain."""
+        began_at = time.monotonic()
+        if self._aside.waited_seconds > ASIDE_TIMEOUT_SECONDS:
+            raise DatabaseUnavailable(
+                f"another session of the database has locked {self._listed()} for"
+                f" {ASIDE_TIMEOUT_SECONDS / 60:.0f} minutes"
+            )
+        locked = self._patiently(self._locked, self._aside.groups)
+        waited_seconds = self._aside.waited_seconds
+        for group in self._aside.take(self._aside.groups.keys() - locked).values():
+            # A suspect is tried alone.
+            for _, deliveries in groupby(group, lambda each: each.is_suspect and each.delivery_tag):
+                self._work([Part(list(deliveries), is_divided=True)])
+        self._aside.forget()
+        if not self._aside:
+            logger.info("no longer waiting for a lock", extra={"seconds": round(waited_seconds)})
+        elif began_at >= self._remind_at:
+            self._report("still waiting for a lock", next(iter(self._aside.groups.values())))
+        # However many wait, most of the time is for the others.
+        now = time.monotonic()
+        self._look_at = now + max(ASIDE_RETRY_SECONDS, 10 * (now - began_at))
+
+    def _locked(self, groups: Mapping[str, Sequence[Delivery]]) -> set[str]:
+        """Those whose branch is locked. If it is something else of theirs, they are not found."""
+        keys: dict[int, str] = {}
+        for key, (delivery, *_) in groups.items():
+            branch_id = _branch_id(self._message(delivery))
+            if branch_id is not None:
+                keys[branch_id] = key
+        return {keys[branch_id] for branch_id in self._applier.locked_branches(list(keys))}
+
+    def _message(self, delivery: Delivery) -> Message:
+        message = delivery.message
+        return self._read(message) if isinstance(message, Suspect) else message
+
+    def _report(self, what: str, deliveries: Sequence[Delivery]) -> None:
+        self._remind_at = time.monotonic() + REMINDER_SECONDS
+        try:
+            blockers = self._applier.blockers([self._message(each) for each in deliveries])
+        except DBAPIError as error:
+            found = [first_line(error)]
+        else:
+            found = [str(blocker) for blocker in blockers]
+        logger.warning(what, extra={"waiting": self._listed(), "locked_by": found})
+
+    def _listed(self) -> str:
+        keys = list(self._aside.groups)
+        more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+        return ", ".join(keys[:LISTED]) + more
+
+
+def _key(message: Message) -> str:
+    """What must stay in order."""
+    content = message.content
+    return content.event.partition_key if isinstance(content, Envelope) else LETTERS
+
+
+def _branch_id(message: Message) -> int | None:
+    content = message.content
+    return branch_id_of(content.event) if isinstance(content, Envelope) else None
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning(
+        "the database is in trouble, trying again",
+        extra={"error": first_line(error) if isinstance(error, DBAPIError) else str(error)},
+    )

@@ -1,0 +1,44 @@
+"""Deliveries that wait for a lock, so that the others need not wait for them."""
+
+import time
+from collections.abc import Collection, Sequence
+
+from mirrorfeed.consumer.worker.inbox import Delivery
+
+
+class Aside:
+    """What waits, by partition key and in order. For one thread; any may ask for `count`."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, list[Delivery]] = {}
+        self.count = 0
+        self._since: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the one that came first has waited."""
+        now = time.monotonic()
+        return now - min(self._since.values(), default=now)
+
+    def has_waited(self, key: str) -> bool:
+        """Whether it waits, or did before it was taken out to try it again."""
+        return key in self._since
+
+    def put(self, key: str, deliveries: Sequence[Delivery]) -> None:
+        """Behind those of the same key that wait already."""
+        self.groups.setdefault(key, []).extend(deliveries)
+        self.count += len(deliveries)
+        self._since.setdefault(key, time.monotonic())
+
+    def take(self, keys: Collection[str]) -> dict[str, list[Delivery]]:
+        """Takes these out, to try them again. If they come back, they have waited all the time."""
+        taken = {key: self.groups.pop(key) for key in keys}
+        self.count -= sum(map(len, taken.values()))
+        return taken
+
+    def forget(self) -> None:
+        """What was taken out and did not come back waits no longer."""
+        self._since = {key: self._since[key] for key in self.groups}

@@ -1,0 +1,115 @@
+"""What waits for a lock waits alone, in order, and is settled once."""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2.errors import LockNotAvailable
+from sqlalchemy.exc import OperationalError
+
+from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.message import Message, branch_ids_of, read_message
+from mirrorfeed.consumer.worker import applying
+from mirrorfeed.consumer.worker.applying import Applying
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
+from tests.builders import messages, started
+
+BATCH = 4
+
+
+class LockedDatabase:
+    """An applier that counts what it is asked. A branch is locked until that count reaches its
+    number; of the odd branches it is an attempt that is locked, which nobody can foresee."""
+
+    def __init__(self, locked_until: dict[int, int]) -> None:
+        self._locked_until = locked_until
+        self._asked = 0
+
+    def apply(self, batch: Sequence[Message], lock_timeout_seconds: float | None) -> Tally:
+        self._asked += 1
+        if any(map(self._is_locked, branch_ids_of(batch))):
+            raise OperationalError("", {}, LockNotAvailable())
+        return Tally(len(batch), cast("Any", {}))
+
+    def apply_suspect(self, body: bytes, read: Callable[[], Message]) -> Tally:
+        return self.apply([read()], None)
+
+    def check(self) -> None:
+        """No table is locked."""
+
+    def locked_branches(self, branch_ids: Collection[int]) -> set[int]:
+        self._asked += 1
+        return {each for each in branch_ids if each % 2 == 0 and self._is_locked(each)}
+
+    def blockers(self, batch: Sequence[Message]) -> list[object]:
+        return []
+
+    def _is_locked(self, branch_id: int) -> bool:
+        return self._asked <= self._locked_until.get(branch_id, 0)
+
+
+@pytest.fixture(autouse=True)
+def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "ASIDE_RETRY_SECONDS", 0)
+
+
+def delivered(branch_id: int, tag: int, is_suspect: bool) -> Delivery:
+    (message,) = messages(started(branch_id, tag))
+    subscription = Subscription("mirror.events.p0", prefetch=1)
+    suspect = Suspect(message.body, properties=None)
+    return Delivery(suspect if is_suspect else message, subscription, tag, is_suspect)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=30),
+    st.dictionaries(st.integers(1, 6), st.integers(0, 40), max_size=4),
+)
+def test_each_delivery_is_settled_once_and_in_the_order_of_its_branch(
+    history: list[tuple[int, bool]], locked_until: dict[int, int]
+) -> None:
+    """Whatever is locked for however long; and an ack of everything before covers nothing that
+    still waits."""
+    inbox = Inbox(BATCH)
+    settled: list[int] = []
+    uncovered: list[int] = []
+
+    def on_settled(deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
+        settled.extend(each.delivery_tag for each in deliveries)
+        if all_before:
+            uncovered.extend(set(range(1, max(settled[-len(deliveries) :]))) - set(settled))
+        if len(settled) == len(history):
+            inbox.close()
+
+    for tag, (branch_id, is_suspect) in enumerate(history, start=1):
+        inbox.put(delivered(branch_id, tag, is_suspect))
+    applier = cast("Applier", LockedDatabase(locked_until))
+    subject = Applying(
+        inbox, applier, lambda suspect: read_message(suspect.body), on_settled, threading.Event()
+    )
+    if history:
+        subject.run()
+    assert uncovered == []
+    assert sorted(settled) == list(range(1, len(history) + 1))
+    for branch_id in range(1, 7):
+        tags = [tag for tag in settled if history[tag - 1][0] == branch_id]
+        assert tags == sorted(tags)
+
+
+def test_what_is_not_locked_is_settled_before_what_is() -> None:
+    """That is so for its own batch and for the ones after it."""
+    settled: list[int] = []
+    inbox = Inbox(BATCH)
+    for tag in range(1, 13):
+        inbox.put(delivered(1 + tag % 2, tag, is_suspect=False))
+
+    def on_settled(deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
+        settled.extend(each.delivery_tag for each in deliveries)
+        if len(settled) == 12:
+            inbox.close()
+
+    applier = cast("Applier", LockedDatabase({2: 40}))
+    Applying(inbox, applier, cast("Any", None), on_settled, threading.Event()).run()
+    assert settled == [2, 4, 6, 8, 10, 12, 1, 3, 5, 7, 9, 11]
