@@ -30,11 +30,11 @@ def decode_or_die(body: bytes) -> Any:
 
 
 class DeadlyApplier(Applier):
-    def _commit(self, messages: Sequence[Any], *also: Any) -> Any:
+    def _commit(self, messages: Sequence[Any], *also: Any, **how: Any) -> Any:
         for message in messages:
             if isinstance(message.content, Envelope):  # not what is only buried
                 die_of(message.body)
-        return super()._commit(messages, *also)
+        return super()._commit(messages, *also, **how)
 
 
 DEADLY_PARTS: dict[str, tuple[str, Callable[..., Any]]] = {

@@ -130,9 +130,10 @@ class Applier:
             self._suspects.survived(body)
             raise
 
-    def abandon(self) -> None:
-        """Nobody waits any longer for what is being applied. From any thread. Raises DBAPIError."""
-        self._suspects.abandon()
+    def abandon(self, *, is_waiting: bool) -> None:
+        """Nobody waits any longer for what is being applied, which may still be waiting for the
+        database. From any thread. Raises DBAPIError."""
+        self._suspects.abandon(is_waiting=is_waiting)
 
     def locked_branches(self, branch_ids: Collection[int]) -> set[int]:
         """Those of the branches that another session has locked. Raises DBAPIError."""

@@ -61,7 +61,7 @@ class Suspects:
 
     def survived(self, body: bytes) -> None:
         """The trial failed, but the worker lives, so it does not count. This is noted with the next
-        trial, because the database is in trouble now."""
+        trial, or by `abandon`, because the database may be in trouble now."""
         self._survived.add(_digest(body))
         self._on_trial = None
 
@@ -70,12 +70,16 @@ class Suspects:
         connection.execute(FORGET, {"digests": [_digest(body)]})
         self._on_trial = None
 
-    def abandon(self) -> None:
-        """The worker ends although the trial has not, because it waits for the database; so it does
-        not count. From any thread. Raises DBAPIError."""
-        if self._on_trial is not None:
+    def abandon(self, *, is_waiting: bool) -> None:
+        """The worker ends: what it survived does not count, nor does a trial that has not ended
+        because it is waiting for the database. From any thread. Raises DBAPIError."""
+        digests = set(self._survived)
+        if is_waiting and self._on_trial is not None:
+            digests.add(self._on_trial)
+        if digests:
             with self._engine.begin() as connection:
-                connection.execute(UNCOUNT, {"digests": [self._on_trial]})
+                connection.execute(UNCOUNT, {"digests": list(digests)})
+            self._survived.clear()
 
 
 def unread(body: bytes, headers: Mapping[str, Any], trials: int) -> Message:

@@ -84,7 +84,7 @@ class Applying:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in hand. From any thread."""
-        return self._inbox.is_idle and not self._aside.count
+        return self._inbox.is_idle and self._aside.is_empty
 
     def run(self) -> None:
         """Raises DBAPIError if the database stays in trouble, DatabaseUnavailable if something

@@ -7,15 +7,19 @@ from mirrorfeed.consumer.worker.inbox import Delivery
 
 
 class Aside:
-    """What waits, by partition key and in order. For one thread; any may ask for `count`."""
+    """What waits, by partition key and in order. For one thread; any may ask for `is_empty`."""
 
     def __init__(self) -> None:
         self.groups: dict[str, list[Delivery]] = {}
-        self.count = 0
         self._since: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self.groups)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, and nothing that waited is being tried again."""
+        return not self._since
 
     @property
     def waited_seconds(self) -> float:
@@ -30,14 +34,11 @@ class Aside:
     def put(self, key: str, deliveries: Sequence[Delivery]) -> None:
         """Behind those of the same key that wait already."""
         self.groups.setdefault(key, []).extend(deliveries)
-        self.count += len(deliveries)
         self._since.setdefault(key, time.monotonic())
 
     def take(self, keys: Collection[str]) -> dict[str, list[Delivery]]:
         """Takes these out, to try them again. If they come back, they have waited all the time."""
-        taken = {key: self.groups.pop(key) for key in keys}
-        self.count -= sum(map(len, taken.values()))
-        return taken
+        return {key: self.groups.pop(key) for key in keys}
 
     def forget(self) -> None:
         """What was taken out and did not come back waits no longer."""

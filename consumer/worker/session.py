@@ -82,19 +82,18 @@ class ConsumingSession(Session):
             self._close_inbox()
             self._ioloop.close()
             self._thread.join(max(0.0, self._stop_by - time.monotonic()))
-            if self._thread.is_alive():
-                self._abandon()
+            self._abandon()
 
     def _abandon(self) -> None:
-        """What is being applied goes back to the broker. That must not look as if a worker had
-        died. Does not wait for a database that does not answer."""
+        """What was not applied goes back to the broker. That must not look as if a worker had died.
+        Does not wait for a database that does not answer."""
         abandoning = threading.Thread(target=self._abandon_patiently, daemon=True)
         abandoning.start()
         abandoning.join(ABANDON_SECONDS)
 
     def _abandon_patiently(self) -> None:
         try:
-            self._applier.abandon()
+            self._applier.abandon(is_waiting=self._thread.is_alive())
         except DBAPIError as error:
             logger.warning("an unfinished trial may be counted", extra={"error": first_line(error)})
 

@@ -70,13 +70,14 @@ def delivered(branch_id: int, tag: int, is_suspect: bool) -> Delivery:
 def test_each_delivery_is_settled_once_and_in_the_order_of_its_branch(
     history: list[tuple[int, bool]], locked_until: dict[int, int]
 ) -> None:
-    """Whatever is locked for however long; and an ack of everything before covers nothing that
-    still waits."""
+    """Whatever is locked for however long. Until then it is in hand, and an ack of everything
+    before covers nothing that is."""
     inbox = Inbox(BATCH)
     settled: list[int] = []
     uncovered: list[int] = []
 
     def on_settled(deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
+        assert not subject.is_idle
         settled.extend(each.delivery_tag for each in deliveries)
         if all_before:
             uncovered.extend(set(range(1, max(settled[-len(deliveries) :]))) - set(settled))
