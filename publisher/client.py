@@ -23,14 +23,10 @@ from mirrorfeed.contract.events import (
     check_branch_id,
 )
 from mirrorfeed.contract.secrets import masked_start
-from mirrorfeed.publisher.errors import AttemptNotStarted
-from mirrorfeed.publisher.spool import (
-    BUSY_TIMEOUT_SECONDS,
-    DEFAULT_LIMIT_BYTES,
-    Spool,
-    SpoolStatus,
-)
+from mirrorfeed.publisher.errors import AttemptNotStarted, SpoolError
+from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool, SpoolStatus
 from mirrorfeed.publisher.spool_batch import LatestAttempt, SpoolWriter
+from mirrorfeed.publisher.spool_connection import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from mirrorfeed.publisher.forward.forwarder import Forwarder
@@ -42,10 +38,22 @@ POLL_SECONDS = 0.1
 
 
 def default_spool_path() -> Path:
-    """The system's spool if this user may write there, else one in the user's state folder."""
+    """The system's spool if this user may write there, else one in the user's state folder.
+
+    Raises SpoolError if the user has no folders."""
     if os.access(SYSTEM_SPOOL.parent, os.W_OK):
         return SYSTEM_SPOOL
-    return user_state_path("mirrorfeed") / "spool.db"
+    homeless = SpoolError(
+        "there is no place for a spool: this user has no home folder, and may not write to"
+        f" {SYSTEM_SPOOL.parent}; name a spool with {environment.SPOOL}"
+    )
+    try:
+        path = user_state_path("mirrorfeed") / "spool.db"
+    except RuntimeError as error:  # so a new version of platformdirs says it
+        raise homeless from error
+    if not path.is_absolute():  # and so an old one
+        raise homeless
+    return path
 
 
 @dataclass
@@ -199,17 +207,20 @@ class BranchStatusClient:
         them for good, returns False as soon as all others are confirmed: `status().refused` is then
         not 0, and `mirror-publisher forward --retry-refused` tries again.
 
-        Raises ValueError for a negative timeout, and SpoolError inside `group_commit`.
+        Raises ValueError for a negative timeout, and SpoolError inside `group_commit` or if the
+        spool is removed or replaced meanwhile.
         """
         if not timeout_seconds >= 0:  # so written, it refuses NaN too
             raise ValueError(f"timeout_seconds must be 0 or more, not {timeout_seconds!r}")
         deadline = time.monotonic() + timeout_seconds
-        until = self._spool.status().spooled
+        account = self._spool.status()
         self._wake_forwarder()
         while True:
             forwarder = self._forwarder
             seen = forwarder.removals if forwarder else 0
-            is_pending, is_refused = self._spool.unconfirmed(until=until)
+            is_pending, is_refused = self._spool.unconfirmed(
+                source=account.source, until=account.spooled
+            )
             if not is_pending:
                 return not is_refused
             left_seconds = deadline - time.monotonic()

@@ -5,9 +5,6 @@ survives a power cut (https://sqlite.org/pragma.html#pragma_synchronous). Any nu
 may append while one forwarder takes events away.
 """
 
-import os
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,15 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mirrorfeed.publisher.errors import SpoolBusy, SpoolError, SpoolFull
-from mirrorfeed.publisher.forking import close_before_fork, fork_lock
-from mirrorfeed.publisher.spool_batch import INTERRUPTED, SpoolBatch, SpoolWriter
-from mirrorfeed.publisher.spool_file import SCHEMA_VERSION, create, upgrade, version_of
+from mirrorfeed.publisher.errors import SpoolError
+from mirrorfeed.publisher.spool_batch import SpoolBatch, SpoolWriter
+from mirrorfeed.publisher.spool_connection import BUSY_TIMEOUT_SECONDS, SpoolConnection
 
 DEFAULT_LIMIT_BYTES = 1024**3
-RESERVED_BYTES = 8 * 1024**2
-"""Twice what SQLite writes to its log before merging that into the file."""
-BUSY_TIMEOUT_SECONDS = 30.0
 COLUMNS = "sequence, message_id, type, partition_key, body"
 
 
@@ -52,8 +45,7 @@ class SpoolStatus:
 class Spool:
     """One process's view of a spool file, which is created if there is none.
 
-    Safe to use from several threads and across fork: the connection is closed before a fork and
-    opened again after it, as SQLite demands (https://sqlite.org/howtocorrupt.html, section 2.6).
+    Safe to use from several threads, across fork, and while the file is removed or replaced.
 
     Every method raises SpoolError if the file cannot be used.
     """
@@ -66,30 +58,29 @@ class Spool:
         appends: bool = True,
         on_taken_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """`limit_bytes` limits the size of the file. `on_taken_away` is called after this object
-        has removed or refused events.
+        """`limit_bytes` limits the size of the file with its log. `on_taken_away` is called after
+        this object has removed or refused events.
 
         With `appends=False` events are only read and removed: no file is created, no limit applies,
-        and a power cut may undo what this object wrote, so that an event is sent twice."""
-        self.path = path.absolute()
-        self._limit_bytes = limit_bytes
-        self._appends = appends
+        and a power cut may undo what this object wrote, so that an event is sent twice. It stays
+        with its file even if that is removed: see `is_at_its_path`."""
+        self._file = SpoolConnection(path, limit_bytes=limit_bytes, appends=appends)
         self._on_taken_away = on_taken_away
-        self.lock = threading.RLock()
-        self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
         self._batch: SpoolBatch | None = None
-        self._connection: sqlite3.Connection | None = None
-        with fork_lock, self._translated_errors():
-            if not self.path.exists():
-                if not appends:
-                    raise SpoolError(f"there is no spool {self.path}")
-                create(self.path)
-            self._connect()
-            close_before_fork(self)
+
+    @property
+    def path(self) -> Path:
+        """Without links."""
+        return self._file.path
+
+    def is_at_its_path(self) -> bool:
+        """Whether the file in use is the one at the path, not one that was removed or replaced."""
+        with self._file.translated_errors():
+            return self._file.is_at_its_path()
 
     def close(self) -> None:
-        with self.lock, self._translated_errors():
-            self.disconnect()
+        with self._file.lock, self._file.translated_errors():
+            self._file.disconnect()
 
     @contextmanager
     def writing(self) -> Iterator["SpoolWriter"]:
@@ -97,7 +88,7 @@ class Spool:
 
         Raises SpoolFull if there is no room for it.
         """
-        with self.lock, self._translated_errors():
+        with self._file.lock, self._file.translated_errors():
             if self._batch is not None:
                 with SpoolWriter(self._batch) as writer:
                     yield writer
@@ -121,8 +112,8 @@ class Spool:
 
     def pending(self, *, after: int, limit: int) -> list[SpooledEvent]:
         """Events waiting for the broker, from the first one after sequence `after`."""
-        with self.lock, self._translated_errors():
-            rows = self._connect().execute(
+        with self._file.lock, self._file.translated_errors():
+            rows = self._file.current().execute(
                 f"SELECT {COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",
                 (after, limit),
             )
@@ -130,15 +121,15 @@ class Spool:
 
     def event(self, sequence: int) -> SpooledEvent | None:
         """The event with that sequence, if it is waiting for the broker."""
-        with self.lock, self._translated_errors():
-            rows = self._connect().execute(
+        with self._file.lock, self._file.translated_errors():
+            rows = self._file.current().execute(
                 f"SELECT {COLUMNS} FROM event WHERE sequence = ?", (sequence,)
             )
             return next(map(SpooledEvent._make, rows), None)
 
     def remove(self, sequences: Iterable[int]) -> None:
         """Deletes events that the broker has confirmed, and merges SQLite's log into the file."""
-        with self._translated_errors(), self._transaction() as connection:
+        with self._file.translated_errors(), self._file.transaction() as connection:
             removed = connection.executemany(
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
             ).rowcount
@@ -146,13 +137,13 @@ class Spool:
                 connection.execute("UPDATE source SET confirmed = confirmed + ?", (removed,))
         if removed > 0:
             self._on_taken_away()
-        with self.lock, self._translated_errors():
+        with self._file.lock, self._file.translated_errors():
             # Otherwise an append does it when the log is long, and takes much longer than others.
-            self._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+            self._file.current().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     def refuse(self, sequence: int, because: str) -> None:
         """Sets aside an event that the broker will never take."""
-        with self._translated_errors(), self._transaction() as connection:
+        with self._file.translated_errors(), self._file.transaction() as connection:
             connection.execute(
                 f"INSERT INTO refused SELECT {COLUMNS}, spooled_at, ? FROM event"
                 " WHERE sequence = ?",
@@ -163,7 +154,7 @@ class Spool:
 
     def restore_refused(self) -> int:
         """Makes events that were set aside pending again; returns how many there were."""
-        with self._translated_errors(), self._transaction() as connection:
+        with self._file.translated_errors(), self._file.transaction() as connection:
             restored = connection.execute(
                 f"INSERT INTO event SELECT {COLUMNS}, spooled_at FROM refused"
             ).rowcount
@@ -171,15 +162,15 @@ class Spool:
         return restored
 
     def status(self) -> SpoolStatus:
-        with self.lock, self._translated_errors():
-            ((source, spooled, confirmed, refused, oldest),) = self._connect().execute(
+        with self._file.lock, self._file.translated_errors():
+            ((source, spooled, confirmed, refused, oldest),) = self._file.current().execute(
                 "SELECT uri, last_sequence, confirmed, (SELECT count(*) FROM refused),"
                 " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1) FROM source"
             )
         return SpoolStatus(
             source=source,
             spooled=spooled,
-            confirmed=confirmed,
+            confirmed=max(0, confirmed),
             pending=spooled - confirmed - refused,  # counting many of them would take long
             refused=refused,
             oldest_pending_seconds=None
@@ -187,149 +178,37 @@ class Spool:
             else round(max(0.0, time.time() - oldest), 3),
         )
 
-    def unconfirmed(self, *, until: int) -> tuple[bool, bool]:
-        """Whether an event up to sequence `until` is pending, and whether one is refused."""
-        with self.lock, self._translated_errors():
+    def unconfirmed(self, *, source: str, until: int) -> tuple[bool, bool]:
+        """Whether an event up to number `until` of the source is pending, and whether one is
+        refused. Raises SpoolError if the spool is another source by now."""
+        with self._file.lock, self._file.translated_errors():
             if self._batch is not None:
                 raise SpoolError("flush after the group_commit block: its events are not taken yet")
-            (row,) = self._connect().execute(
-                "SELECT EXISTS (SELECT * FROM event WHERE sequence <= ?1),"
-                " EXISTS (SELECT * FROM refused WHERE sequence <= ?1)",
+            ((found, is_pending, is_refused),) = self._file.current().execute(
+                "SELECT uri, EXISTS (SELECT * FROM event WHERE sequence <= base + ?1),"
+                " EXISTS (SELECT * FROM refused WHERE sequence <= base + ?1) FROM source",
                 (until,),
             )
-        return bool(row[0]), bool(row[1])
-
-    @contextmanager
-    def _transaction(
-        self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS
-    ) -> Iterator[sqlite3.Connection]:
-        """Errors raised in the block are not translated."""
-        with self.lock:
-            with self._translated_errors():
-                connection = self._connect()
-                if connection.in_transaction:
-                    raise SpoolError(INTERRUPTED)
-            try:
-                with self._translated_errors():
-                    self._begin(connection, timeout_seconds)
-                yield connection
-                with self._translated_errors():
-                    connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk has already ended the transaction
-                    with self._translated_errors():
-                        connection.execute("ROLLBACK")
-                raise
-
-    def _begin(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
-        if timeout_seconds != self._busy_timeout_seconds:
-            connection.execute(f"PRAGMA busy_timeout = {timeout_seconds * 1000:.0f}")
-            self._busy_timeout_seconds = timeout_seconds
-        connection.execute("BEGIN IMMEDIATE")
+        if found != source:
+            raise SpoolError(
+                f"the spool {self.path} was removed or replaced: what became of the events of"
+                f" {source} is not known"
+            )
+        return bool(is_pending), bool(is_refused)
 
     @contextmanager
     def _committed(self, timeout_seconds: float) -> Iterator["SpoolBatch"]:
         """A transaction that writes, at its end, what was put into the batch."""
-        with self._transaction(timeout_seconds) as connection:
-            with self._translated_errors():
-                if self._is_disk_full():
-                    raise SpoolFull(self._why_full())
+        with self._file.transaction(timeout_seconds, needs_room=True) as connection:
+            with self._file.translated_errors():
                 batch = SpoolBatch(connection)
             try:  # from here on, because an error from a signal handler must not leave it set
                 self._batch = batch
                 yield batch
             finally:
                 self._batch = None
-            with self._translated_errors():
+            with self._file.translated_errors():
                 batch.write()
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with fork_lock:
-                self._connection = self._open()
-                self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
-        return self._connection
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw",
-            uri=True,
-            timeout=BUSY_TIMEOUT_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            version = version_of(connection)
-            if version == 1:
-                version = upgrade(connection)
-            if version != SCHEMA_VERSION:
-                raise SpoolError(
-                    f"{self.path} is not a spool of this version (found {version}, expected"
-                    f" {SCHEMA_VERSION}): name another file, or use the version that made it"
-                )
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self._appends else 'NORMAL'}")
-            # Debian's SQLite would overwrite deleted data with zeros, and write those to its log.
-            connection.execute("PRAGMA secure_delete = OFF")
-            if self._appends:
-                page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-                pages = max(1, self._limit_bytes // page_bytes)
-                connection.execute(f"PRAGMA max_page_count = {pages}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def disconnect(self) -> None:
-        """Closes the connection; the next use opens a new one. The caller holds `lock`."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _translated_errors(self) -> "_TranslatedErrors":
-        return _TranslatedErrors(self)
-
-    def translated(self, error: sqlite3.Error | OSError) -> SpoolError:
-        """The error as callers know it."""
-        # The low byte; the rest of the code has details that nobody needs here.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return SpoolFull(self._why_full())
-        if code == sqlite3.SQLITE_BUSY:
-            return SpoolBusy(
-                f"the spool {self.path} cannot be used: another process keeps it locked; find out"
-                " which one (fuser can tell), then report again"
-            )
-        return SpoolError(f"the spool {self.path} cannot be used: {error}")
-
-    def _is_disk_full(self) -> bool:
-        """The forwarder must write to remove events, so some room on the disk is left for it."""
-        disk = os.statvfs(self.path.parent)
-        return disk.f_bavail * disk.f_frsize < RESERVED_BYTES
-
-    def _why_full(self) -> str:
-        if self._is_disk_full():
-            return (
-                f"the disk under the spool {self.path} is full: free at least"
-                f" {RESERVED_BYTES} bytes on it"
-            )
-        return (
-            f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: make sure that"
-            " a forwarder runs and reaches the broker, or raise the limit"
-        )
-
-
-class _TranslatedErrors:
-    """A context, used by every call, that turns SQLite's errors into the spool's own."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, sqlite3.Error | OSError):
-            raise self._spool.translated(error) from error
 
 
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -32,8 +32,9 @@ class SpoolBatch:
         self.connection = connection
         self.source: str
         self.last_sequence: int
-        self.source, self.last_sequence = connection.execute(
-            "SELECT uri, last_sequence FROM source"
+        self.base: int
+        self.source, self.last_sequence, self.base = connection.execute(
+            "SELECT uri, last_sequence, base FROM source"
         ).fetchone()
         self.attempts: dict[int, LatestAttempt] = {}
         self.has_writer = False
@@ -80,9 +81,8 @@ class SpoolWriter:
         sequence = self._batch.last_sequence + len(self.rows) + 1
         envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
         body = wire.encode(envelope)
-        self.rows.append(
-            (sequence, envelope.id, event.TYPE, event.partition_key, body, time.time())
-        )
+        place = self._batch.base + sequence
+        self.rows.append((place, envelope.id, event.TYPE, event.partition_key, body, time.time()))
         return envelope
 
     def latest_attempt(self, branch_id: int) -> LatestAttempt | None:

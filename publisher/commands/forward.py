@@ -79,7 +79,7 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
                 )
             break
     if waiting := spool.status().pending:
-        who = "the broker" if forwarder.holds_spool else "the process that forwards this spool"
+        who = "the broker" if forwarder.holds_spool else forwarder.who_holds_spool
         refuse(f"events that {who} did not take: {waiting}", exit_codes.NOT_MET)
 
 

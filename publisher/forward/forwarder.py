@@ -4,7 +4,6 @@ One thread forwards for all processes that use a spool: the one that holds the l
 If that process ends, another one takes over.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -27,7 +26,7 @@ from mirrorfeed.amqp.connections import (
     connection_parameters,
     every_reason,
 )
-from mirrorfeed.publisher.forking import fork_lock
+from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
@@ -55,12 +54,12 @@ class Forwarder:
         """Each connection uses the next URL in the list.
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
-        self._spool_path = spool_path
+        self._spool_path = Path(os.path.realpath(spool_path))
         addresses = connection_parameters(amqp_urls, name="mirrorfeed publisher")
         self._addresses = cycle(addresses)
         self._address_count = len(addresses)
         self._window = window
-        self._lock_file = ForwarderLock(spool_path)
+        self._lock_file = ForwarderLock(self._spool_path)
         self._forget_thread()
         _forwarders.add(self)
 
@@ -93,6 +92,11 @@ class Forwarder:
     def holds_spool(self) -> bool:
         """Whether this process is the one that forwards the spool."""
         return self._lock_file.is_held
+
+    @property
+    def who_holds_spool(self) -> str:
+        """The process that forwards the spool, if it is another one, in words."""
+        return _process(self._lock_file.holder)
 
     @property
     def reaches_broker(self) -> bool:
@@ -130,6 +134,7 @@ class Forwarder:
         self._careful_until = 0
         self._refused_keys: set[str] = set()
         self._names_user = True
+        self._said = ""
         self._removed = threading.Condition()
         self._removals = 0
 
@@ -166,10 +171,12 @@ class Forwarder:
             self._note_removal()
 
     def _forward(self) -> None:
-        """Returns at once if another process forwards, else when a useful session has ended.
-        Raises SessionFailed if the session was not useful."""
+        """Returns at once if another process forwards or there is no spool, else when a useful
+        session has ended. Raises SessionFailed if the session was not useful."""
+        if not self._spool_path.exists():
+            return self._say(f"there is no spool {self._spool_path} yet; waiting for one")
         if not self._lock_file.acquire():
-            return
+            return self._say(f"{self.who_holds_spool} forwards this spool; waiting for it to end")
         spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
         try:
             pipeline = Pipeline(
@@ -179,18 +186,22 @@ class Forwarder:
                 held=self._refused_keys,
             )
             self._session = session = PublishingSession(
-                next(self._addresses), spool, pipeline, names_user=self._names_user
+                next(self._addresses),
+                spool,
+                pipeline,
+                is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
+                names_user=self._names_user,
             )
             if self._stopping.is_set():
                 session.close()
             session.run()
             self._reached_broker = session.was_open
             if session.error is None:
-                return
+                return None
             if session.refused_user:
                 self._names_user = False
                 logger.warning("sending without the user's name: %s", session.error)
-                return
+                return None
             if session.refusal_code is not None:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
@@ -198,6 +209,12 @@ class Forwarder:
             logger.warning("lost the broker: %s", session.error)
         finally:
             spool.close()
+
+    def _say(self, waits: str) -> None:
+        """Once, not at each try."""
+        if waits != self._said:
+            logger.info("%s", waits)
+        self._said = waits
 
     def _learn(
         self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: BaseException
@@ -217,37 +234,8 @@ class Forwarder:
             self._refused_keys.add(unconfirmed[0].partition_key)
 
 
-class ForwarderLock:
-    """An exclusive lock on a file beside the spool, held by one process at a time."""
-
-    def __init__(self, spool_path: Path) -> None:
-        self._path = spool_path.with_name(spool_path.name + ".forwarder")
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        """Whether this process forwards now. Raises OSError if the file cannot be opened."""
-        if self._descriptor is not None:
-            return True
-        with fork_lock:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    return False
-                raise
-            self._descriptor = descriptor
-            return True
-
-    @property
-    def is_held(self) -> bool:
-        return self._descriptor is not None
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+def _process(number: int | None) -> str:
+    return "a process that cannot be seen from here" if number is None else f"process {number}"
 
 
 def _log_failure(state: RetryCallState) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -14,7 +15,7 @@ from mirrorfeed.amqp.session import Session
 from mirrorfeed.amqp.write_frames import MessageWriter, PlainWriter, message_writer
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.publisher.errors import SpoolError
-from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, Pace
+from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, STALL_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
@@ -45,12 +46,18 @@ class PublishingSession(Session):
         spool: Spool,
         pipeline: Pipeline,
         *,
+        is_at_its_path: Callable[[], bool],
         names_user: bool = True,
     ) -> None:
-        """With `names_user` each message names the user of the connection, which the broker checks
+        """The session ends once the spool is not at its path any more, but not before it has sent
+        what it can.
+
+        With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
         self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
+        self._is_at_its_path = is_at_its_path
+        self._removed_at: float | None = None
         self._pipeline = pipeline
         self._pace = Pace(pipeline)
         self._channel: Any = None
@@ -122,10 +129,23 @@ class PublishingSession(Session):
         self._poll()
 
     def _poll(self) -> None:
-        if self._pace.is_stalled(time.monotonic()):
+        now = time.monotonic()
+        if self._pace.is_stalled(now):
             self._pipeline.read_on()
         self._look()
+        self._leave_if_removed(now)
         self._ioloop.call_later(POLL_SECONDS, self._poll)
+
+    def _leave_if_removed(self, now: float) -> None:
+        """What calls put into the file before it was removed can still be read and sent."""
+        if self._removed_at is None:
+            if self._is_at_its_path():
+                return
+            logger.warning("the spool was removed or replaced: sending only what is left in it")
+            self._removed_at = now
+        waits = not self._pace.is_stalled(now) or now - self._removed_at < STALL_SECONDS
+        if self._pipeline.is_idle or not waits:
+            self._end()
 
     def _look(self) -> None:
         """Reads the spool for new events, then publishes."""

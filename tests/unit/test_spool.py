@@ -25,6 +25,11 @@ from tests.builders import at
 from tests.spools import status_of
 
 PATIENCE_SECONDS = 60
+ADDED_IN_3 = ("base", "machine", "boot", "inode")
+OLDER_SOURCES = {1: ("confirmed", *ADDED_IN_3), 2: ADDED_IN_3}
+"""The columns that `source` did not have yet in each version."""
+NO_USER = 2**31 - 2
+"""A number that no user has."""
 WAITS_SECONDS = 0.2
 """A call that takes longer than this is taken to wait for something."""
 
@@ -306,7 +311,7 @@ def test_a_commit_waits_for_another_writer_no_longer_than_it_is_told(spool: Spoo
         with spool.group_commit(timeout_seconds=0):
             append(spool)
     append(spool)
-    assert spool._connect().execute("PRAGMA busy_timeout").fetchone() == (30_000,)
+    assert spool._file.current().execute("PRAGMA busy_timeout").fetchone() == (30_000,)
 
 
 def test_another_thread_waits_for_a_commit_it_has_no_part_in(spool: Spool) -> None:
@@ -393,8 +398,9 @@ def test_a_spool_of_another_version_is_left_alone(tmp_path: Path) -> None:
         Spool(path)
 
 
-def test_a_spool_of_version_1_is_taken_over(tmp_path: Path) -> None:
-    """Its pending events and its account are kept."""
+@pytest.mark.parametrize("version", OLDER_SOURCES)
+def test_a_spool_of_an_older_version_is_taken_over(tmp_path: Path, version: int) -> None:
+    """Its source, its pending events and its account are kept, and its numbers go on."""
     path = tmp_path / "spool.db"
     with closing(Spool(path)) as spool:
         for branch_id in (1, 2, 3):
@@ -402,10 +408,13 @@ def test_a_spool_of_version_1_is_taken_over(tmp_path: Path) -> None:
         spool.remove([1])
         before = spool.status()
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("ALTER TABLE source DROP COLUMN confirmed; PRAGMA user_version=1")
+        for column in OLDER_SOURCES[version]:
+            connection.execute(f"ALTER TABLE source DROP COLUMN {column}")
+        connection.execute(f"PRAGMA user_version = {version}")
     with closing(Spool(path)) as spool:
         after = spool.status()
-        assert [each.sequence for each in spool.pending(after=0, limit=9)] == [2, 3]
+        append(spool)
+        assert sequences(spool) == [2, 3, 4]
     assert (after.spooled, after.confirmed, after.pending) == (3, 1, 2)
     assert after.source == before.source
 
@@ -426,3 +435,24 @@ def test_without_a_system_folder_the_user_has_a_spool(
     assert default_spool_path() == tmp_path / "mirrorfeed" / "spool.db"
     (tmp_path / "none").mkdir(mode=stat.S_IRWXU)
     assert default_spool_path() == tmp_path / "none" / "spool.db"
+
+
+def test_a_user_without_a_home_is_told_to_name_a_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No folder named ~ is made."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: NO_USER)
+    monkeypatch.setattr("mirrorfeed.publisher.client.SYSTEM_SPOOL", tmp_path / "none" / "spool.db")
+    with pytest.raises(
+        SpoolError, match=r"has no home folder.* name a spool with MIRRORFEED_SPOOL"
+    ):
+        default_spool_path()
+
+
+def test_a_home_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Debian's nobody has such a one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match=r"file/home cannot be made: .* with MIRRORFEED_SPOOL"):
+        Spool(tmp_path / "file" / "home" / "spool.db")
