@@ -74,6 +74,11 @@ class _Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no
         return error
 
 
+def why_unreachable(address: pika.URLParameters, error: BaseException) -> str:
+    """Why a connection to the address could not be made, or did not last."""
+    return f"{address.host}:{address.port}: {every_reason(error)}"
+
+
 def every_reason(error: BaseException) -> str:
     """Why connecting failed, from pika's error.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.logs import LogFormat, LogLevel
 
 
 def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
@@ -28,4 +29,15 @@ AmqpUrlOption = Annotated[
         help="The broker's URL. Separate several with commas; if one does not answer, the next is"
         f" tried. Can also be in a file named by {environment.AMQP_URL}_FILE.",
     ),
+]
+
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format", envvar=environment.LOG_FORMAT, help="How to log on standard error."
+    ),
+]
+LogLevelOption = Annotated[
+    LogLevel,
+    typer.Option("--log-level", envvar=environment.LOG_LEVEL, help="Log nothing less important."),
 ]

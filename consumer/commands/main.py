@@ -1,14 +1,11 @@
 """`mirror-consumer`: the commands that run beside the database."""
 
-import logging
 import re
 import signal
-import sys
 import threading
 from typing import Annotated
 
 import typer
-from pythonjsonlogger.json import JsonFormatter
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
@@ -39,7 +36,8 @@ from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
-from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
+from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
@@ -98,6 +96,8 @@ def run(
             " the rest. Can be repeated.",
         ),
     ] = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Apply what is in the queues to the database: the worker service.
 
@@ -107,7 +107,7 @@ def run(
     Example:
       mirror-consumer run --share 1/2
     """
-    log_as_json()
+    log_to_standard_error(log_format, log_level)
     settings = Settings(
         batch_size=batch_size,
         limits=limits(future_tolerance_seconds, highest_sequence),
@@ -156,19 +156,6 @@ def read_share(share: str | None) -> Share | None:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--share {share!r} is not I/N with I from 1 to N, such as 1/2")
     return Share(int(match[1]), int(match[2]))
-
-
-def log_as_json() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter(
-            "{asctime}{levelname}{message}",
-            style="{",
-            rename_fields={"asctime": "time", "levelname": "level", "message": "event"},
-        )
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we report its problems ourselves
 
 
 def run_until_signal(worker: Worker) -> None:

@@ -34,6 +34,7 @@ from mirrorfeed.consumer.errors import DatabaseUnavailable
 from mirrorfeed.consumer.worker.aside import Aside
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Suspect
 from mirrorfeed.contract.events import Envelope
+from mirrorfeed.contract.outage import Outage
 
 RETRY_TIMEOUT_SECONDS = 300.0
 """How long a batch is retried before its deliveries go back to the broker, which would take them
@@ -78,6 +79,7 @@ class Applying:
         self._settled = settled
         self._closing = closing
         self._aside = Aside()
+        self._outage = Outage(logger, "the database")
         self._look_at = 0.0
         self._remind_at = 0.0
 
@@ -104,16 +106,18 @@ class Applying:
     def _patiently(self, do: Callable[..., Any], *arguments: object) -> Any:
         """Retries in place what goes away by itself, such as a deadlock or a database restart."""
         retry = Retrying(
-            retry=retry_if_exception_type(DBAPIError),
+            retry=retry_if_exception_type((DBAPIError, DatabaseUnavailable)),
             wait=wait_random_exponential(multiplier=0.1, max=5),
             stop=stop_any(
                 stop_after_delay(RETRY_TIMEOUT_SECONDS), stop_when_event_set(self._closing)
             ),
             sleep=sleep_using_event(self._closing),
-            before_sleep=_log_retry,
+            before_sleep=self._log_retry,
             reraise=True,
         )
-        return retry(do, *arguments)
+        done = retry(do, *arguments)
+        self._outage.is_over()
+        return done
 
     def _apply(self, part: Part) -> list[Part]:
         """Applies the part, and returns no others; or returns those to apply instead of it."""
@@ -163,7 +167,7 @@ class Applying:
     def _divide(self, part: Part, error: DBAPIError) -> list[Part]:
         """Something that the part needs is locked: sets it aside, or looks for it by halves.
 
-        Raises the error if a whole table is locked, so that everything has to wait.
+        Raises DatabaseUnavailable if a whole table is locked, so that everything has to wait.
         """
         groups: dict[str, list[Delivery]] = {}
         for delivery in part.deliveries:
@@ -173,8 +177,8 @@ class Applying:
             try:
                 self._applier.check()
             except DatabaseUnavailable:
-                self._report("everything waits for a lock", part.deliveries)
-                raise error from None
+                locked_by = ", ".join(self._blockers(part.deliveries))
+                raise DatabaseUnavailable(f"{first_line(error)}: locked by {locked_by}") from error
             locked = self._locked(groups)
         if len(groups) == 1:
             locked = set(groups)
@@ -227,13 +231,20 @@ class Applying:
 
     def _report(self, what: str, deliveries: Sequence[Delivery]) -> None:
         self._remind_at = time.monotonic() + REMINDER_SECONDS
+        locked_by = self._blockers(deliveries)
+        logger.warning(what, extra={"waiting": self._listed(), "locked_by": locked_by})
+
+    def _blockers(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Who has locked what these need, as far as the database says."""
         try:
-            blockers = self._applier.blockers([self._message(each) for each in deliveries])
+            messages = [self._message(each) for each in deliveries]
+            return [str(blocker) for blocker in self._applier.blockers(messages)]
         except DBAPIError as error:
-            found = [first_line(error)]
-        else:
-            found = [str(blocker) for blocker in blockers]
-        logger.warning(what, extra={"waiting": self._listed(), "locked_by": found})
+            return [f"a session that cannot be found: {first_line(error)}"]
+
+    def _log_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._outage.goes_on(first_line(error) if isinstance(error, DBAPIError) else str(error))
 
     def _listed(self) -> str:
         keys = list(self._aside.groups)
@@ -250,11 +261,3 @@ def _key(message: Message) -> str:
 def _branch_id(message: Message) -> int | None:
     content = message.content
     return branch_id_of(content.event) if isinstance(content, Envelope) else None
-
-
-def _log_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    logger.warning(
-        "the database is in trouble, trying again",
-        extra={"error": first_line(error) if isinstance(error, DBAPIError) else str(error)},
-    )

@@ -28,7 +28,7 @@ from mirrorfeed.amqp.connections import (
     BrokerUnavailable,
     after_each_round,
     broker_channel,
-    every_reason,
+    why_unreachable,
 )
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier
@@ -40,6 +40,7 @@ from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, un
 from mirrorfeed.consumer.partitions.topology import ensure_topology
 from mirrorfeed.consumer.worker.session import ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
+from mirrorfeed.contract.outage import Outage
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
@@ -74,6 +75,9 @@ class Worker:
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None
+        self._outage = Outage(logger, "a server")
+        self._beat_outage = Outage(logger, "the table of workers")
+        self._fold_outage = Outage(logger, "the ledger's fold")
         self._is_drained = False
 
     def run(self) -> None:
@@ -91,7 +95,7 @@ class Worker:
             ),
             stop=stop_any(stop_when_event_set(self._stopping), give_up),
             sleep=sleep_using_event(self._stopping),
-            before_sleep=_log_backoff,
+            before_sleep=self._log_backoff,
             reraise=True,
         )
         try:
@@ -118,7 +122,6 @@ class Worker:
         self._session = session
         if self._stopping.is_set():
             session.stop()
-        logger.info("consuming", extra={"partitions": len(layout.queues)})
         ended = threading.Event()
         beating = threading.Thread(
             target=self._beat, args=(session, layout, ended), name="beat", daemon=True
@@ -136,9 +139,11 @@ class Worker:
             self._stopping.wait(BEAT_SECONDS)
         if session.is_drained:
             self._fold(self._stopping)
-        logger.info("session ended", extra={"applied": session.applied, "buried": session.buried})
+        if session.opened.is_set():
+            done = {"applied": session.applied, "buried": session.buried}
+            logger.info("session ended", extra=done)
         if session.error is not None:
-            self._recover(session, session.error)
+            self._recover(session, address, session.error)
 
     def _declared_layout(self, address: pika.URLParameters) -> Layout:
         """The queues to consume. They exist, unless one was deleted while the layout changes."""
@@ -163,6 +168,8 @@ class Worker:
             while not session.opened.wait(POLL_SECONDS):
                 if ended.is_set():
                     return
+            self._outage.is_over()
+            logger.info("consuming", extra={"partitions": len(layout.queues)})
             while not ended.is_set():
                 next_beat_at = time.monotonic() + BEAT_SECONDS
                 self._consult(membership, session, layout)
@@ -182,8 +189,9 @@ class Worker:
             if self._settings.drain:
                 raise
             # The applier sees the same trouble and handles it.
-            logger.warning("cannot ask the database about the other workers: %s", first_line(error))
+            self._beat_outage.goes_on(first_line(error))
             return
+        self._beat_outage.is_over()
         if layout_now.queues != layout.queues:
             logger.info("the queues have changed", extra={"partitions": len(layout_now.queues)})
             session.stop()
@@ -194,9 +202,17 @@ class Worker:
         try:
             fold(self._engine, until=lambda: ended.is_set() or time.monotonic() >= until)
         except DBAPIError as error:  # only the size suffers: the next fold does more
-            logger.warning("the ledger is not folded yet", extra={"error": first_line(error)})
+            self._fold_outage.goes_on(first_line(error))
+        else:
+            self._fold_outage.is_over()
 
-    def _recover(self, session: ConsumingSession, error: BaseException) -> None:
+    def _log_backoff(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._outage.goes_on(str(error))
+
+    def _recover(
+        self, session: ConsumingSession, address: pika.URLParameters, error: BaseException
+    ) -> None:
         trouble: Exception
         match error:
             case ServerUnavailable():
@@ -204,12 +220,12 @@ class Worker:
             case DBAPIError():
                 trouble = unavailable(error)
             case AMQPConnectorException() | AMQPError() | OSError():
-                trouble = BrokerUnavailable(every_reason(error))
+                trouble = BrokerUnavailable(f"the broker at {why_unreachable(address, error)}")
             case _:
                 raise error  # a bug: the process ends, and its deliveries go back
         if session.applied + session.buried == 0:
             raise trouble
-        logger.warning("beginning again", extra={"because": str(trouble)})
+        self._outage.goes_on(str(trouble))
 
 
 def _leave(membership: Membership) -> None:
@@ -217,12 +233,3 @@ def _leave(membership: Membership) -> None:
         membership.leave()
     except DBAPIError as error:
         logger.warning("the other workers will notice this one's end later: %s", first_line(error))
-
-
-def _log_backoff(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    wait_seconds = state.next_action.sleep if state.next_action else 0.0
-    logger.warning(
-        "waiting for a server",
-        extra={"because": str(error), "wait_seconds": round(wait_seconds, 1)},
-    )

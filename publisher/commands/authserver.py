@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirrorfeed.contract import environment
-from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
+from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
 from mirrorfeed.extras import needs_extra
 from mirrorfeed.publisher.commands.options import (
     LimitOption,
@@ -16,7 +17,7 @@ from mirrorfeed.publisher.commands.options import (
     spool_path,
     spooling_client,
 )
-from mirrorfeed.publisher.commands.program import SIGNALS, log_to_standard_error, refuse
+from mirrorfeed.publisher.commands.program import SIGNALS, refuse
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def authserver(
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Serve pullers that report by XML-RPC, as the original authserver did: startMirroring,
     mirrorComplete, mirrorFailed and recordSuccess, at any path.
@@ -87,7 +90,7 @@ def authserver(
             f" set {environment.AUTHSERVER_TOKEN}, and give --tls-certificate, so that the token"
             " cannot be overheard; or give --insecure if that network can be trusted"
         )
-    log_to_standard_error()
+    log_to_standard_error(log_format, log_level)
     forwarder = Forwarder(spool_path(spool), amqp_url)
     tls = tls_context(tls_certificate, tls_key)
     server = Authserver(spooling_client(spool, spool_limit_bytes), token=token, tls=tls)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirrorfeed.contract import environment, exit_codes
-from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
+from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
 from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
-from mirrorfeed.publisher.commands.program import SIGNALS, log_to_standard_error, refuse
+from mirrorfeed.publisher.commands.program import SIGNALS, refuse
 from mirrorfeed.publisher.spool import Spool
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def forward(
         bool,
         typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
     ] = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Send the spool to the broker, as a service, or with --drain until it is empty.
 
@@ -45,7 +48,7 @@ def forward(
         Forwarder,  # no other command needs to import pika
     )
 
-    log_to_standard_error()
+    log_to_standard_error(log_format, log_level)
     path = spool_path(spool)
     waiting = Spool(path)
     if retry_refused:

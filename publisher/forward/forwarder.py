@@ -24,8 +24,9 @@ from mirrorfeed.amqp.connections import (
     PRECONDITION_FAILED,
     after_each_round,
     connection_parameters,
-    every_reason,
+    why_unreachable,
 )
+from mirrorfeed.contract.outage import Outage
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
@@ -60,6 +61,7 @@ class Forwarder:
         self._address_count = len(addresses)
         self._window = window
         self._lock_file = ForwarderLock(self._spool_path)
+        self._outage = Outage(logger, "the broker")
         self._forget_thread()
         _forwarders.add(self)
 
@@ -160,7 +162,7 @@ class Forwarder:
             ),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
-            before_sleep=_log_failure,
+            before_sleep=self._log_failure,
             retry_error_callback=lambda _: None,
         )
         try:
@@ -169,6 +171,9 @@ class Forwarder:
         finally:
             self._lock_file.release()
             self._note_removal()
+
+    def _log_failure(self, state: RetryCallState) -> None:
+        self._outage.goes_on(str(state.outcome and state.outcome.exception()))
 
     def _forward(self) -> None:
         """Returns at once if another process forwards or there is no spool, else when a useful
@@ -185,10 +190,12 @@ class Forwarder:
                 careful_until=self._careful_until,
                 held=self._refused_keys,
             )
+            address = next(self._addresses)
             self._session = session = PublishingSession(
-                next(self._addresses),
+                address,
                 spool,
                 pipeline,
+                self._outage.is_over,
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 names_user=self._names_user,
             )
@@ -205,8 +212,8 @@ class Forwarder:
             if session.refusal_code is not None:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
-                raise SessionFailed(every_reason(session.error))
-            logger.warning("lost the broker: %s", session.error)
+                raise SessionFailed(why_unreachable(address, session.error))
+            self._outage.goes_on(why_unreachable(address, session.error))
         finally:
             spool.close()
 
@@ -236,12 +243,6 @@ class Forwarder:
 
 def _process(number: int | None) -> str:
     return "a process that cannot be seen from here" if number is None else f"process {number}"
-
-
-def _log_failure(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    wait_seconds = state.next_action.sleep if state.next_action else 0.0
-    logger.warning("cannot send: %s; trying again in %.1f s", error, wait_seconds)
 
 
 _forwarders: WeakSet[Forwarder] = WeakSet()

@@ -45,12 +45,13 @@ class PublishingSession(Session):
         parameters: pika.URLParameters,
         spool: Spool,
         pipeline: Pipeline,
+        on_ready: Callable[[], None],
         *,
         is_at_its_path: Callable[[], bool],
         names_user: bool = True,
     ) -> None:
-        """The session ends once the spool is not at its path any more, but not before it has sent
-        what it can.
+        """`on_ready` is called once events can be sent. The session ends once the spool is not at
+        its path any more, but not before it has sent what it can.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
@@ -60,6 +61,7 @@ class PublishingSession(Session):
         self._removed_at: float | None = None
         self._pipeline = pipeline
         self._pace = Pace(pipeline)
+        self._tell_ready = on_ready
         self._channel: Any = None
         self._writer: MessageWriter | PlainWriter
         self._delivery_tag = 0
@@ -115,6 +117,7 @@ class PublishingSession(Session):
 
     def _on_ready(self, channel: Any) -> None:
         logger.info("connected to the broker")
+        self._tell_ready()
         self.was_open = True
         self._channel = channel
         self._writer = message_writer(

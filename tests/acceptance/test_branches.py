@@ -1,7 +1,7 @@
 """The register of branches, as operators keep it."""
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -236,12 +236,12 @@ def test_an_event_in_hand_of_a_branch_that_is_removed_becomes_a_letter(engine: E
     """A worker waits for the removal, and the rest of its batch is applied."""
     register_branches(engine, 1, 2)
     batch = messages(failed(1, 0, "x"), failed(2, 0, "x"))
-    worker = threading.Thread(target=Applier(engine).apply, args=[batch])
-    with engine.begin() as connection:
-        remove(connection, [find(connection, "1")])
-        worker.start()
-        wait_for_rows(engine, LOCKED_OUT, [(1,)])
-    worker.join()
+    with ThreadPoolExecutor(1) as threads:
+        with engine.begin() as connection:
+            remove(connection, [find(connection, "1")])
+            applying = threads.submit(Applier(engine).apply, batch)
+            wait_for_rows(engine, LOCKED_OUT, [(1,)])
+        applying.result()
     assert rows(engine, LETTERS) == [("unknown-branch", 1, "dead")]
     assert state_of(engine, 2).mirror_failures == 1
 

@@ -1,10 +1,10 @@
 """What somebody else has locked keeps nobody waiting but its own branch."""
 
 import json
+import os
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -45,16 +45,20 @@ class Log:
     """What a worker has logged so far."""
 
     def __init__(self, worker: "subprocess.Popen[str]") -> None:
-        self._lines: list[str] = []
         assert worker.stderr
-        threading.Thread(target=self._lines.extend, args=[worker.stderr], daemon=True).start()
+        self._descriptor = worker.stderr.fileno()
+        self._text = b""
+        os.set_blocking(self._descriptor, False)
 
     def wait_for(self, event: str) -> list[dict[str, Any]]:
         """All lines with that event, once there is one."""
         found: list[dict[str, Any]] = []
 
         def has_come() -> bool:
-            found[:] = [line for line in map(json.loads, self._lines) if line["event"] == event]
+            with suppress(BlockingIOError):
+                self._text += os.read(self._descriptor, 65_536)
+            lines = map(json.loads, self._text.split(b"\n")[:-1])
+            found[:] = [line for line in lines if line["event"] == event]
             return bool(found)
 
         wait_for(has_come, event)
@@ -74,7 +78,7 @@ def test_only_the_branch_that_is_locked_waits(
     register_branches(engine, LOCKED, FREE, LAST)
     publish_events(topology, completed(LOCKED, 0, "rev-0"))
     shell.run("mirror-consumer", "run", "--drain")
-    with shell.running("mirror-consumer", "run") as worker:
+    with shell.running("mirror-consumer", "run", "--log-format", "json") as worker:
         log = Log(worker)
         with locked(engine, statement) as pid:
             publish_events(
@@ -135,11 +139,12 @@ def test_a_locked_letter_keeps_no_branch_waiting(
 def test_a_locked_table_is_named(engine: Engine, topology: str, shell: Shell) -> None:
     """Then everything has to wait, and goes on when it may."""
     register_branches(engine, FREE)
-    with shell.running("mirror-consumer", "run") as worker:
+    with shell.running("mirror-consumer", "run", "--log-format", "json") as worker:
         log = Log(worker)
         log.wait_for("consuming")
         with locked(engine, "LOCK TABLE branch") as pid:
             publish_events(topology, started(FREE, 10))
-            (line, *_) = log.wait_for("everything waits for a lock")
-            assert f"pid {pid} " in line["locked_by"][0]
+            (line,) = log.wait_for("the database is away; trying again")
+            assert f"locked by pid {pid} " in line["because"]
         wait_for(lambda: state_of(engine, FREE).last_mirror_attempt == at(10), "the event")
+        log.wait_for("the database is back")

@@ -37,7 +37,7 @@ def why_waiting(shell: Shell) -> str:
         log = ""
         for line in worker.stderr:
             log += line
-            if "waiting for a server" in line:
+            if "is away" in line:
                 break
         return log
 

@@ -103,7 +103,7 @@ def run_round(plan: Plan) -> Tally:
             faults=Counter(fault.kind for fault in faults if fault.kind not in skipped),
             skipped=skipped,
             refused_calls=sum(puller.board.refused for puller in stand.pullers),
-            worker_sessions=sum(said(each.log, '"consuming"') for each in stand.workers),
+            worker_sessions=sum(said(each.log, "INFO consuming") for each in stand.workers),
             puller_connections=sum(
                 said(each.service.log, "connected to the broker") for each in stand.pullers
             ),
