@@ -12,22 +12,22 @@
 --
 -- None of them may delete a branch, change its id, or alter a table; the owner may.
 
+-- PostgreSQL 14 lets every user create functions in `public`. An overload of, say, unnest(bigint[]) would run as
+-- whoever calls it, the owner included.
+DO $$
+BEGIN
+    EXECUTE pg_catalog.format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+END $$;
+
 DO $$
 DECLARE role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['mirrorfeed_reader', 'mirrorfeed_consumer', 'mirrorfeed_operator']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
         END IF;
     END LOOP;
-END $$;
-
--- PostgreSQL 14 lets every user create functions in `public`. An overload of, say, unnest(bigint[]) would run as
--- whoever calls it, the owner included.
-DO $$
-BEGIN
-    EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
 END $$;
 
 -- Start from nothing, so that rights granted only by an earlier version go away.
@@ -67,8 +67,8 @@ GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO m
 -- It checks whether the tables are new enough.
 GRANT SELECT ON schema_version TO mirrorfeed_consumer;
 -- It keeps its own row in the table of workers, and deletes those of dead workers.
-GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version), UPDATE (queues, seen_at), DELETE
-    ON worker TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version, backend_pid), UPDATE (queues, seen_at),
+    DELETE ON worker TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
 
 -- Replay uses the applier.
@@ -86,4 +86,5 @@ GRANT INSERT, UPDATE (until, failures) ON pruned_attempts TO mirrorfeed_operator
 GRANT INSERT (kind, source_id, first, last, undoes, note) ON ledger_decision TO mirrorfeed_operator;
 GRANT INSERT, DELETE ON ledger_forgotten TO mirrorfeed_operator;
 -- mirror-consumer topology --partitions.
-GRANT UPDATE (partitions, moving_to, stage) ON topology TO mirrorfeed_operator;
+-- A lock needs the right to the whole table.
+GRANT UPDATE ON topology TO mirrorfeed_operator;

@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0003' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0003', version;
+        IF version <> '0004' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0004', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0003' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0004' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -203,8 +203,8 @@ CREATE TABLE IF NOT EXISTS suspect (
     tried_at timestamptz NOT NULL DEFAULT now()
 );
 
--- The running workers. Each renews its row every second, and holds the advisory lock of its number for
--- as long as its process lives, so that the others know who is there when they share out the queues.
+-- The running workers. Each renews its row every second, so that the others know who is there when they
+-- share out the queues.
 CREATE TABLE IF NOT EXISTS worker (
     number      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     hostname    text NOT NULL,
@@ -216,7 +216,10 @@ CREATE TABLE IF NOT EXISTS worker (
     queues      text[] NOT NULL DEFAULT '{}',
     seen_at     timestamptz NOT NULL DEFAULT now(),
     -- The version of mirrorfeed it runs; null before 0.2.0.
-    version     text
+    version     text,
+    -- The PostgreSQL process that serves it, as pg_stat_activity has it: gone when the worker is. Null before
+    -- 0.2.0, whose workers hold an advisory lock instead.
+    backend_pid integer
 );
 
 -- One row: which queues the workers consume, and whether their number is changing.

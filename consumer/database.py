@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from mirrorfeed.consumer.errors import (
     RightMissing,
     SchemaMissing,
 )
+from mirrorfeed.contract.environment import newest
 from mirrorfeed.contract.wire import timestamp
 
 CONNECTION: dict[str, str | int] = {
@@ -29,6 +31,7 @@ CONNECTION: dict[str, str | int] = {
     "client_encoding": "utf8",
 }
 SETTINGS = {
+    # Set once connected: a connection pooler refuses what it does not know in a startup message.
     "timezone": "UTC",
     # A frozen worker must not keep its row locks from the worker that takes over.
     "idle_in_transaction_session_timeout": "10s",
@@ -41,7 +44,27 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-SCHEMA_VERSION = "0003"
+PIN = """
+    SELECT pg_catalog.set_config('search_path', coalesce(
+        coalesce(
+            (
+                SELECT relnamespace::pg_catalog.regnamespace::pg_catalog.text
+                FROM pg_catalog.pg_class
+                WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('branch')
+            ),
+            pg_catalog.quote_ident(pg_catalog.current_schema())
+        ) OPERATOR(pg_catalog.||) ', pg_temp',
+        ''
+    ), false)
+"""
+"""From then on names are looked up in `pg_catalog`, then in the schema of our tables, and nowhere
+else. That schema is the first on the user's own search path that has them or, before
+`mirror-consumer init`, the one in which that creates them.
+
+Whoever may create something in that schema can still add a function or an operator that has exactly
+the types of a call, while PostgreSQL's own has none of them, as `unnest(anyarray)`, or others. So
+write `pg_catalog.unnest`, and cast to the types of a built-in operator: `tests/traps.py`."""
+SCHEMA_VERSION = "0004"
 """The revision of the tables that this program needs; a newer one will do."""
 LOCK_TIMEOUT_SECONDS = 10.0
 ATTEMPT = "connection to server at "
@@ -74,12 +97,42 @@ def open_engine(dsn: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS)
     """Connects on first use. A statement that waits longer than that for a lock is given up.
 
     `dsn` is what libpq accepts (section 34.1.1): a URL, which may list several hosts, or keywords
-    and values.
+    and values. If it came from a file, each connection reads that again.
 
     Raises ValueError if libpq cannot read it; the message never quotes it.
     """
+    _arguments(dsn)
+    settings = {**SETTINGS, "lock_timeout": f"{lock_timeout_seconds:g}s"}
+    return create_engine(
+        "postgresql+psycopg2://",
+        creator=lambda: _connect(dsn, settings),
+        # SQLAlchemy would ask each new connection for a type that we do not use.
+        use_native_hstore=False,
+    )
+
+
+def _connect(dsn: str, settings: Mapping[str, str]) -> Any:
+    """A connection with these settings. Raises psycopg2.OperationalError if there is none now."""
     try:
-        arguments: dict[str, str | int] = parse_dsn(dsn.replace("+psycopg2://", "://", 1))
+        arguments = _arguments(newest(dsn))
+        connection = psycopg2.connect(**{**CONNECTION, **arguments})
+    except UnicodeDecodeError as error:  # the server does not know yet what encoding we want
+        raise psycopg2.OperationalError(error.object.decode(errors="replace")) from error
+    except ValueError as error:  # the file cannot be read now, or what is in it
+        raise psycopg2.OperationalError(str(error)) from error
+    # What the URL says wins.
+    given = re.findall(r"(?:-c\s*|--)([\w-]+)=", str(arguments.get("options", "")))
+    ours = settings.keys() - {name.replace("-", "_").lower() for name in given}
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(";".join([*(f"SET {name} = '{settings[name]}'" for name in ours), PIN]))
+    connection.autocommit = False
+    return connection
+
+
+def _arguments(dsn: str) -> dict[str, Any]:
+    try:
+        arguments = parse_dsn(dsn.replace("+psycopg2://", "://", 1))
     except psycopg2.ProgrammingError:
         arguments = {}
     if not arguments:
@@ -88,15 +141,7 @@ def open_engine(dsn: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS)
             " like postgresql://user:password@host:5432/mirrorfeed, or with several hosts like"
             " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
-    lock_timeout = {"lock_timeout": f"{lock_timeout_seconds:g}s"}
-    settings = " ".join(
-        f"-c {name}={value}" for name, value in {**SETTINGS, **lock_timeout}.items()
-    )
-    # What the URL says comes last, so it wins.
-    options = f"{settings} {arguments.get('options', '')}".rstrip()
-    return create_engine(
-        "postgresql+psycopg2://", connect_args={**CONNECTION, **arguments, "options": options}
-    )
+    return arguments
 
 
 def message_is_to_blame(error: DBAPIError) -> bool:

@@ -40,14 +40,16 @@ fresh_branch_ids = count(1000)
 
 
 @contextmanager
-def new_database(server_url: URL, template: str | None = None) -> Iterator[URL]:
+def new_database(server_url: URL, template: str | None = None, options: str = "") -> Iterator[URL]:
     """A database of its own on the server, dropped in the end."""
     name = f"mirrorfeed_test_{uuid4().hex}"
     admin = open_engine(
         server_url.set(database="postgres").render_as_string(hide_password=False)
     ).execution_options(isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"'))
+        connection.execute(
+            text(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}" {options}')
+        )
     try:
         yield server_url.set(database=name)
     finally:
@@ -122,7 +124,10 @@ def take_all(amqp_url: str, count: int, partitions: int = 4) -> list[tuple[Any, 
 def register_branches(engine: Engine, *branch_ids: int) -> None:
     with engine.begin() as connection:
         connection.execute(
-            text("INSERT INTO branch (id, unique_name) SELECT id, 'b' || id FROM unnest(:ids) id"),
+            text(
+                "INSERT INTO branch (id, unique_name)"
+                " SELECT id, 'b' || CAST(id AS text) FROM pg_catalog.unnest(:ids) id"
+            ),
             {"ids": list(branch_ids)},
         )
 

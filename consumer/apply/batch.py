@@ -56,7 +56,7 @@ from mirrorfeed.contract.reasons import Reason
 # So that a deferred constraint is checked before the commit, while its offender can be found.
 CHECK_CONSTRAINTS = text("SET CONSTRAINTS ALL IMMEDIATE")
 
-LIMIT_WAITING = text("SELECT set_config('lock_timeout', :seconds || 's', true)")
+LIMIT_WAITING = text("SELECT set_config('lock_timeout', :limit, true)")
 
 TRY_EACH = text("""
     SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
@@ -146,7 +146,7 @@ class Applier:
         """The sessions that keep these messages from being applied. Raises DBAPIError."""
 
         def wait(connection: Connection) -> None:
-            connection.execute(LIMIT_WAITING, {"seconds": 4 * LOOK_SECONDS})
+            connection.execute(LIMIT_WAITING, {"limit": f"{4 * LOOK_SECONDS}s"})
             write_batch(connection, messages)
 
         return find_blockers(self._engine, wait)
@@ -159,7 +159,7 @@ class Applier:
     ) -> Tally:
         with self._engine.begin() as connection:
             if lock_timeout_seconds is not None:
-                connection.execute(LIMIT_WAITING, {"seconds": lock_timeout_seconds})
+                connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
             dead = write_batch(connection, messages)
             bury(connection, dead)
             also(connection)

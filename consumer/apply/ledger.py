@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.message import Message
+from mirrorfeed.consumer.database import is_lock_timeout
 
-FOLD_LOCK = 0x6C6564676572  # "ledger" in ASCII
 PIECE_NOTES = 2000
 PIECE_BYTES = 64 * 1024
 """The most notes, and the most bytes of numbers in them, that one transaction folds."""
@@ -24,8 +25,9 @@ RECORD = text("""
         AS arrival (source text, sequences bigint[])
 """)
 
-TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({FOLD_LOCK})")
-LOCK = text(f"SELECT pg_advisory_xact_lock({FOLD_LOCK})")
+# Whoever may only read cannot hold it; noting an arrival and reading do not wait for it.
+LOCK = text("LOCK TABLE ledger_range IN SHARE ROW EXCLUSIVE MODE")
+TRY_LOCK = text(f"{LOCK.text} NOWAIT")
 
 
 def islands(piece: str, island: str) -> str:
@@ -61,7 +63,7 @@ FOLD = text(f"""
     WITH waiting AS (
         SELECT place, sum(size_bytes) OVER (ORDER BY place) - size_bytes AS bytes_before
         FROM (
-            SELECT ctid AS place, pg_column_size(sequences) AS size_bytes
+            SELECT ctid AS place, pg_catalog.pg_column_size(sequences) AS size_bytes
             FROM ledger_arrival LIMIT :notes
         ) note
     ),
@@ -91,7 +93,7 @@ FOLD = text(f"""
         FROM taken
         LEFT JOIN source known ON known.uri = taken.source
         LEFT JOIN named ON named.uri = taken.source
-        CROSS JOIN unnest(sequences) AS sequence
+        CROSS JOIN pg_catalog.unnest(sequences) AS sequence
     ),
     {islands("number", "arrived")},
     news AS (
@@ -153,10 +155,16 @@ def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:
 
 def fold_piece(engine: Engine) -> int | None:
     """Merges some of the notes, and returns how many; None if another worker is folding."""
-    with engine.begin() as connection:
-        if not connection.scalar(TRY_LOCK):
-            return None
-        return _fold_piece(connection)
+    with engine.connect() as connection:
+        try:
+            connection.execute(TRY_LOCK)
+        except DBAPIError as error:
+            if is_lock_timeout(error):
+                return None
+            raise
+        folded = _fold_piece(connection)
+        connection.commit()
+    return folded
 
 
 def fold_all(connection: Connection) -> None:

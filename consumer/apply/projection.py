@@ -132,8 +132,8 @@ RANK_ATTEMPTS = text(f"""
         FROM each
     )
     SELECT
-        array_agg(CAST(rank AS integer) ORDER BY place) AS ranks,
-        array_agg(CAST(known_rank AS integer) ORDER BY place) AS known_ranks
+        pg_catalog.array_agg(CAST(rank AS integer) ORDER BY place) AS ranks,
+        pg_catalog.array_agg(CAST(known_rank AS integer) ORDER BY place) AS known_ranks
     FROM (
         SELECT place, rank, coalesce(max(rank) FILTER (WHERE place IS NULL) OVER (
             PARTITION BY branch_id, started_at
@@ -164,7 +164,7 @@ PROJECT_BRANCHES = text("""
                 WHERE branch_id = touched.id AND outcome = 'failed'
                 ORDER BY started_at DESC LIMIT 1
             ) END AS mirror_status_message
-        FROM unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
+        FROM pg_catalog.unnest(CAST(:branch_ids AS bigint[])) AS touched (id)
         LEFT JOIN LATERAL (
             SELECT started_at, revision_id FROM mirror_attempt
             WHERE branch_id = touched.id AND outcome = 'completed'
@@ -237,8 +237,8 @@ APPLY_ATTEMPTS = text(f"""
             max(revision_id) FILTER (WHERE is_so AND started_at = success_at) AS revision_id,
             count(*) FILTER (WHERE was_failed) AS failures_before,
             count(*) FILTER (WHERE {IS_FAILURE}) AS failures,
-            (array_agg(failure_reason ORDER BY started_at DESC) FILTER (WHERE {IS_FAILURE}))[1]
-                AS failure_reason
+            (pg_catalog.array_agg(failure_reason ORDER BY started_at DESC)
+                FILTER (WHERE {IS_FAILURE}))[1] AS failure_reason
         FROM dated GROUP BY branch_id
     ),
     projected AS (

@@ -21,7 +21,7 @@ MAX_TRIALS = 3
 
 # For one message or none, so that `Applier.check` can find out whether it can run.
 NOTE = text("""
-    INSERT INTO suspect AS known (digest) SELECT unnest(CAST(:digests AS bytea[]))
+    INSERT INTO suspect AS known (digest) SELECT pg_catalog.unnest(CAST(:digests AS bytea[]))
     ON CONFLICT (digest) DO UPDATE SET trials = known.trials + 1, tried_at = now()
     RETURNING trials
 """)

@@ -46,7 +46,7 @@ BRANCHES_WITH_STATE = text("""
         OR last_mirrored IS NULL OR last_mirrored < :success_before
     )
     ORDER BY
-        array_position(CAST(:ranking AS text[]), state),
+        pg_catalog.array_position(CAST(:ranking AS text[]), state),
         CASE state WHEN 'stuck' THEN last_mirror_attempt END,
         mirror_failures DESC,
         last_mirrored NULLS FIRST,

@@ -21,8 +21,9 @@ from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.options import AmqpUrlOption
 
 OPEN_SCHEMA = text("""
-    SELECT quote_ident(nspname) FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl)
-    WHERE nspname = current_schema() AND grantee = 0 AND privilege_type = 'CREATE'
+    SELECT quote_ident(CAST(nspname AS text))
+    FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl)
+    WHERE nspname = current_schema() AND grantee = CAST(0 AS oid) AND privilege_type = 'CREATE'
 """)
 """The schema of the tables, if everybody may create something in it: PostgreSQL 14's default."""
 

@@ -11,7 +11,7 @@ from mirrorfeed.contract.events import Envelope, Event, ScriptRun
 
 # A run event only says that the run took place: the database knows that already, or it does not.
 RANK_RUNS = text("""
-    SELECT array_agg(1) AS ranks, array_agg(CAST(EXISTS (
+    SELECT pg_catalog.array_agg(1) AS ranks, pg_catalog.array_agg(CAST(EXISTS (
         SELECT FROM script_activity AS known
         WHERE (known.name, known.hostname) = (said.name, said.hostname)
             AND (date_started, date_completed) = (started_at, completed_at)

@@ -1,9 +1,10 @@
 """Which workers are running, and which of them consumes what.
 
-Every worker keeps a row in the table `worker`, and holds an advisory lock for as long as its
-process lives. Once a second it writes what it is subscribed to and reads what the others wrote.
-From that each one computes for itself who owns which queue; nobody is in charge. If two workers
-disagree for a moment, the single active consumer of each queue keeps the order.
+Every worker keeps a row in the table `worker`, which names the PostgreSQL process that serves it.
+Once a second it writes there what it is subscribed to, and reads what the others wrote. If the
+process of another worker is gone, so is that worker. From all this each one computes for itself who
+owns which queue; nobody is in charge. If two workers disagree for a moment, the single active
+consumer of each queue keeps the order.
 """
 
 import os
@@ -18,30 +19,34 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10
 """A worker that has been silent for this long is frozen, or its host is gone."""
 LOCK_CLASS = 0x6D697277  # "mirw" in ASCII
+"""A worker of 0.1.0 holds an advisory lock with its number, and takes any worker without one for
+dead. Anybody may take such a lock, so nothing else may depend on it."""
 
-# The lock is taken before others can see the row.
 JOIN = text("""
     WITH joined AS (
-        INSERT INTO worker (hostname, pid, share_index, share_count, version)
-        VALUES (:hostname, :pid, :share_index, :share_count, :version)
+        INSERT INTO worker (hostname, pid, share_index, share_count, version, backend_pid)
+        VALUES (:hostname, :pid, :share_index, :share_count, :version, pg_backend_pid())
         RETURNING number
     )
-    SELECT number, pg_advisory_lock(:lock_class, number) FROM joined
+    SELECT number, pg_try_advisory_lock(:lock_class, number) FROM joined
 """)
 
 SPEAK = text("UPDATE worker SET seen_at = now(), queues = :queues WHERE number = :number")
 
-# If we can get a worker's lock, its process has ended.
+# PostgreSQL soon ends the process that serves a worker when that has ended.
 FORGET_DEAD = text("""
     DELETE FROM worker WHERE number <> :number AND (
-        seen_at < now() - make_interval(secs => :silent_seconds)
-        OR pg_try_advisory_xact_lock_shared(:lock_class, number)
+        seen_at < now() - pg_catalog.make_interval(secs => :silent_seconds)
+        OR CASE
+            WHEN backend_pid IS NULL THEN pg_try_advisory_xact_lock_shared(:lock_class, number)
+            ELSE backend_pid NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
+        END
     )
 """)
 
 MEMBERS = text("""
     SELECT number, hostname, pid, share_index, share_count, queues, version FROM worker
-    WHERE seen_at >= now() - make_interval(secs => :silent_seconds)
+    WHERE seen_at >= now() - pg_catalog.make_interval(secs => :silent_seconds)
     ORDER BY number
 """)
 
@@ -104,7 +109,7 @@ def assignment_of(number: int, queues: Sequence[str], members: Sequence[Member])
 
 
 class Membership:
-    """This worker's row in the table of workers, and its lock. For one thread at a time."""
+    """This worker's row in the table of workers. For one thread at a time."""
 
     def __init__(self, engine: Engine, share: Share | None) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -162,7 +167,6 @@ class Membership:
         return self._connection
 
     def _disconnect(self) -> None:
-        """Releases the lock with the connection."""
         if self._connection is not None:
             self._connection.invalidate()
             self._connection.close()

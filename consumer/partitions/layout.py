@@ -1,6 +1,8 @@
 """Which queues the workers consume: all of them read it from one row in the database.
 
-`mirror-consumer init` sets their number once, and `mirror-consumer topology` changes it.
+`mirror-consumer init` sets their number once, and `mirror-consumer topology` changes it. The locks
+are on the table, in modes that need the right to write to it: whoever may only read cannot hold
+them.
 """
 
 from collections.abc import Iterator
@@ -8,12 +10,12 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 from msgspec import Struct
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.errors import LayoutError
 from mirrorfeed.contract import routing
-
-LOCK = 0x746F706F  # "topo" in ASCII
 
 IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 """A transaction here waits while the broker declares or deletes many queues."""
@@ -103,15 +105,31 @@ def unchanging_layout(engine: Engine, default_partitions: int) -> Iterator[Layou
     If the number of partitions has not been set, it is `default_partitions` from now on."""
     with engine.begin() as connection:
         connection.exec_driver_sql(IDLE_TIMEOUT)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
+        # Even if there is a row, this takes a lock that `keep_unchanging_out` waits for.
         connection.execute(BEGIN_WITH, {"partitions": default_partitions})
         yield read_layout(connection)
 
 
 @contextmanager
-def changing_layout(engine: Engine) -> Iterator[Connection]:
-    """For changing the layout: nobody declares the old one meanwhile."""
+def moving_layout(engine: Engine) -> Iterator[Connection]:
+    """For one step of a move, however long it takes: as long as the connection answers, nobody else
+    moves. Raises LayoutError if somebody else does already."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(IDLE_TIMEOUT)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        # It holds no snapshot meanwhile, so nothing waits for it to be vacuumed.
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        try:
+            connection.exec_driver_sql("LOCK TABLE topology IN SHARE UPDATE EXCLUSIVE MODE NOWAIT")
+        except DBAPIError as error:
+            if isinstance(error.orig, LockNotAvailable):
+                raise LayoutError(
+                    "another mirror-consumer topology --partitions is running: wait until it has"
+                    " ended"
+                ) from error
+            raise
         yield connection
+
+
+def keep_unchanging_out(connection: Connection) -> None:
+    """Until the transaction ends, nobody is in a block of `unchanging_layout`."""
+    connection.exec_driver_sql(IDLE_TIMEOUT)
+    connection.exec_driver_sql("LOCK TABLE topology IN SHARE ROW EXCLUSIVE MODE")

@@ -9,8 +9,7 @@ again, from the interim queues to the new ones. Every slot is bound to some queu
 Progress is kept in the database (`layout`), so that an interrupted move can continue from there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -24,7 +23,8 @@ from mirrorfeed.consumer.errors import LayoutError
 from mirrorfeed.consumer.partitions.layout import (
     Layout,
     Stage,
-    changing_layout,
+    keep_unchanging_out,
+    moving_layout,
     read_layout,
     write_layout,
 )
@@ -48,8 +48,6 @@ SETTLED = text("""
     ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = marker.id)
 """)
 
-LOCK = 0x6D6F7665  # "move" in ASCII
-
 Report = Callable[[str], None]
 
 
@@ -69,39 +67,31 @@ def repartition(
     Raises LayoutError if a move to another number is under way or another process is moving,
     BrokerUnavailable or DBAPIError if a server cannot be reached.
     """
-    with _alone(engine) as guard, broker_channel(addresses) as channel:
+    with broker_channel(addresses) as channel:
         channel.confirm_delivery()
-        layout = _begin(engine, channel, partitions, renew)
+        with moving_layout(engine) as guard:
+            layout = _begin(guard, channel, partitions, renew)
         while layout.stage is not Stage.STEADY:
-            layout = _advance(engine, guard, channel, layout, report)
+            with moving_layout(engine) as guard:
+                if read_layout(guard) != layout:
+                    raise LayoutError(
+                        "somebody else continued this move meanwhile: check it, and run the command"
+                        " again"
+                    )
+                layout = _advance(engine, guard, channel, layout, report)
 
 
-@contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    """Two moves at once would each bind and delete what the other is done with. As long as the
-    yielded connection answers, there is no other move."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCK})").scalar_one():
-            raise LayoutError(
-                "another mirror-consumer topology --partitions is running: wait until it has ended"
-            )
-        try:
-            yield connection
-        finally:
-            connection.invalidate()  # releases the lock
-
-
-def _begin(engine: Engine, channel: BlockingChannel, partitions: int, renew: bool) -> Layout:
-    with changing_layout(engine) as connection:
-        layout = read_layout(connection)
-        if layout.moving_to not in (None, partitions):
-            raise LayoutError(layout.under_way)
-        if layout.stage is Stage.STEADY and (renew or layout.partitions != partitions):
-            layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
-            # So that a lack of rights shows before anything has begun.
-            declare_queues(channel, layout.interim)
-            write_layout(connection, layout)
-        return layout
+def _begin(guard: Connection, channel: BlockingChannel, partitions: int, renew: bool) -> Layout:
+    keep_unchanging_out(guard)
+    layout = read_layout(guard)
+    if layout.moving_to not in (None, partitions):
+        raise LayoutError(layout.under_way)
+    if layout.stage is Stage.STEADY and (renew or layout.partitions != partitions):
+        layout = Layout(layout.partitions, partitions, Stage.TO_INTERIM)
+        # So that a lack of rights shows before anything has begun.
+        declare_queues(channel, layout.interim)
+        write_layout(guard, layout)
+    return layout
 
 
 def _advance(
@@ -131,14 +121,10 @@ def _advance(
                 following = Layout(len(layout.final))
         case Stage.STEADY:
             return layout
-    with changing_layout(engine) as connection:
-        if read_layout(connection) != layout:
-            raise LayoutError(
-                "somebody else continued this move meanwhile: check it, and run the command again"
-            )
-        for queue in done_with:
-            channel.queue_delete(queue)
-        write_layout(connection, following)
+    keep_unchanging_out(guard)
+    for queue in done_with:
+        channel.queue_delete(queue)
+    write_layout(guard, following)
     return following
 
 

@@ -21,7 +21,7 @@ AUDIT = text(f"""
         FROM ledger_range JOIN source ON id = source_id
         UNION ALL
         SELECT source, sequence, sequence, recorded_at
-        FROM ledger_arrival, unnest(sequences) AS sequence
+        FROM ledger_arrival, pg_catalog.unnest(sequences) AS sequence
     ),
     {islands("piece", "arrived")},
     account AS (
@@ -42,7 +42,8 @@ AUDIT = text(f"""
     gap AS (
         SELECT
             source,
-            lag(last, 1, CAST(0 AS bigint)) OVER (PARTITION BY source ORDER BY first) + 1 AS first,
+            pg_catalog.lag(last, 1, CAST(0 AS bigint))
+                OVER (PARTITION BY source ORDER BY first) + 1 AS first,
             first - 1 AS last,
             extract(epoch FROM now() - min(recorded_at) OVER (
                 PARTITION BY source ORDER BY first DESC
@@ -50,28 +51,26 @@ AUDIT = text(f"""
         FROM settled
     ),
     unsettled AS (
-        SELECT gap.*, row_number() OVER (
-            PARTITION BY source, age_seconds >= :grace_seconds ORDER BY first
-        ) AS place
+        SELECT gap.*, age_seconds >= CAST(:grace_seconds AS numeric) AS is_missing
         FROM gap JOIN account USING (source)
         WHERE gap.first <= gap.last AND gap.last < highest
     ),
     missing AS (
         SELECT
-            source, count(*) FILTER (WHERE age_seconds >= :grace_seconds) AS ranges,
-            sum(last - first + 1) FILTER (WHERE age_seconds >= :grace_seconds) AS events,
+            source, count(*) FILTER (WHERE is_missing) AS ranges,
+            sum(last - first + 1) FILTER (WHERE is_missing) AS events,
             sum(last - first + 1) AS unsettled_events
         FROM unsettled GROUP BY source
     ),
     listed AS (
         SELECT
             source,
-            array_agg(first ORDER BY first) AS firsts,
-            array_agg(last ORDER BY first) AS lasts,
-            array_agg(CAST(age_seconds AS float) ORDER BY first) AS ages_seconds
+            pg_catalog.array_agg(first ORDER BY first) AS firsts,
+            pg_catalog.array_agg(last ORDER BY first) AS lasts,
+            pg_catalog.array_agg(CAST(age_seconds AS float) ORDER BY first) AS ages_seconds
         FROM (
-            SELECT * FROM unsettled WHERE age_seconds >= :grace_seconds
-            ORDER BY place, source LIMIT :limit
+            SELECT *, row_number() OVER (PARTITION BY source ORDER BY first) AS place
+            FROM unsettled WHERE is_missing ORDER BY place, source LIMIT :limit
         ) first_of_each
         GROUP BY source
     ),
@@ -87,7 +86,7 @@ AUDIT = text(f"""
         highest, received, firsts, lasts, ages_seconds,
         coalesce(ranges, 0) AS ranges,
         coalesce(events, 0) AS events,
-        highest - received - coalesce(unsettled_events, 0) AS accepted
+        CAST(highest AS numeric) - received - coalesce(unsettled_events, 0) AS accepted
     FROM account
     LEFT JOIN missing USING (source)
     LEFT JOIN listed USING (source)
@@ -102,7 +101,7 @@ COUNT_DEAD = text("""
 """)
 
 COUNT_OVERFLOW = text("""
-    SELECT source, sum(cardinality(digests)) FROM letter_overflow GROUP BY source
+    SELECT source, sum(pg_catalog.cardinality(digests)) FROM letter_overflow GROUP BY source
 """)
 
 

@@ -33,6 +33,7 @@ from tests.servers import (
     wait_for,
     wait_for_rows,
 )
+from tests.traps import set_traps
 
 ROOT = Path(__file__).parents[2]
 BROKER_USERS = ("puller", "worker", "setup")
@@ -72,6 +73,11 @@ def owner_url() -> Iterator[str]:
             connection.execute(text("CREATE ROLE owner LOGIN CREATEROLE PASSWORD 'owner-pw'"))
             connection.execute(text(f'ALTER DATABASE "{url.database}" OWNER TO owner'))
             connection.execute(text("ALTER SCHEMA public OWNER TO owner"))
+            # What PostgreSQL 14 grants to everybody.
+            connection.execute(text("CREATE ROLE mallory"))
+            connection.execute(text("GRANT CREATE ON SCHEMA public TO mallory"))
+            connection.execute(text("SET LOCAL ROLE mallory"))
+            set_traps(connection)
         owner = url.set(username="owner", password="owner-pw")
         yield owner.render_as_string(hide_password=False)
         superuser.dispose()

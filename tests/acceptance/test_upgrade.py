@@ -31,6 +31,7 @@ from tests.servers import (
     rows,
     wait_for_rows,
 )
+from tests.traps import set_traps
 
 ROOT = Path(__file__).parents[2]
 VERSION_0_1_0 = "95d9f4323f7b1a1b77397bbb067788978e37119c"
@@ -208,6 +209,16 @@ def test_the_schema_is_no_way_around_a_revision(old_engine: Engine) -> None:
         connection.execution_options(no_parameters=True).exec_driver_sql(
             (ROOT / "schema.sql").read_text()
         )
+
+
+def test_an_upgrade_runs_nobody_elses_code(old_engine: Engine) -> None:
+    """Whatever others have created in the schema of the tables, for the owner to fall into."""
+    with old_engine.begin() as connection:
+        set_traps(connection)
+    with old_engine.connect() as connection:
+        assert migrations.script(connection) != ""
+    migrations.bring_forward(old_engine)
+    assert rows(old_engine, "SELECT version_num FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
 def test_an_older_worker_goes_on_while_the_tables_change(

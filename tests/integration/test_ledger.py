@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply import ledger
 from mirrorfeed.consumer.apply.batch import Applier, write_batch
-from mirrorfeed.consumer.apply.ledger import FOLD, fold, fold_piece
+from mirrorfeed.consumer.apply.ledger import FOLD, TRY_LOCK, fold, fold_piece
 from mirrorfeed.consumer.apply.message import Limits, Message, read_message
 from mirrorfeed.consumer.sources.audit import SourceAccount, audit
 from mirrorfeed.contract import wire
@@ -321,7 +321,7 @@ def test_nobody_waits_for_a_fold(engine: Engine) -> None:
     """A second fold leaves the work to the first, and noting an arrival goes on."""
     note(engine, "/a", [1])
     with ThreadPoolExecutor(2) as threads, engine.begin() as folding:
-        folding.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x6C6564676572})
+        folding.execute(TRY_LOCK)
         folding.execute(text("DELETE FROM ledger_arrival"))
         other_fold = threads.submit(fold, engine)
         noting = threads.submit(note, engine, "/a", [2])

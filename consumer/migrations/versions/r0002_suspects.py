@@ -2,10 +2,13 @@
 
 from alembic import op
 
+from mirrorfeed.consumer.migrations import in_our_schema
+
 revision = "0002"
 down_revision = "0001"
 
 
+@in_our_schema()
 def upgrade() -> None:
     op.execute("""
         CREATE TABLE suspect (

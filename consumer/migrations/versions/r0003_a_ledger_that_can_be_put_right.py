@@ -5,10 +5,13 @@
 
 from alembic import op
 
+from mirrorfeed.consumer.migrations import in_our_schema
+
 revision = "0003"
 down_revision = "0002"
 
 
+@in_our_schema()
 def upgrade() -> None:
     op.execute("""
         CREATE TABLE pruned_attempts (
@@ -47,7 +50,7 @@ def upgrade() -> None:
         FROM ledger_source LEFT JOIN ledger_range ON source_id = id GROUP BY id
     """)
     op.execute("""
-        SELECT setval(pg_get_serial_sequence('source', 'id'), max(id)) FROM source
+        SELECT pg_catalog.setval(pg_get_serial_sequence('source', 'id'), max(id)) FROM source
         HAVING max(id) IS NOT NULL
     """)
     op.execute("""
