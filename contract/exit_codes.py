@@ -6,3 +6,13 @@ USAGE = 2
 """The command, or the configuration of what it uses, must be corrected first."""
 UNREACHABLE = 3
 """A server cannot be reached, or cannot do it right now."""
+
+HELP = """\b
+Exit codes:
+  0  done
+  1  not so: letters remain dead, a script did not run, events are missing,
+     the spool is full
+  2  the command, its configuration or its output must be put right first
+  3  a server cannot be reached, or cannot do it right now
+"""
+"""For the end of a command's `--help`."""

@@ -3,9 +3,10 @@
 import typer
 
 from mirrorfeed.contract import exit_codes
+from mirrorfeed.contract.program import run_program
 from mirrorfeed.extras import ExtraMissing
 from mirrorfeed.publisher.commands import authserver, forward, report, status, wrap
-from mirrorfeed.publisher.commands.program import refuse
+from mirrorfeed.publisher.commands.program import PROGRAM, Refused
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.version import root
 
@@ -22,10 +23,18 @@ for each in (report, wrap, forward, authserver, status):
 
 
 def main() -> None:
-    """The console script. Exits 2 for a bad argument and 1 for a full spool, saying what to do."""
-    try:
-        app()
-    except SpoolFull as error:
-        refuse(str(error), exit_codes.NOT_MET)
-    except (PublisherError, ExtraMissing, ValueError) as error:
-        refuse(str(error))
+    """The console script."""
+    run_program(app, PROGRAM, meaning)
+
+
+def meaning(error: Exception) -> tuple[str, int] | None:
+    """What an error says to the command's caller, and the exit code; None if it is a bug."""
+    match error:
+        case Refused():
+            return str(error), error.exit_code
+        case SpoolFull():
+            return str(error), exit_codes.NOT_MET
+        case PublisherError() | ExtraMissing() | ValueError():
+            return str(error), exit_codes.USAGE
+        case _:
+            return None

@@ -92,9 +92,9 @@ def find(connection: Connection, id_or_name: str, *, lock: bool = False) -> Entr
         query = query.with_for_update(key_share=True)
     row = connection.execute(query).one_or_none()
     if row is None:
+        asked = id_or_name if id_or_name.isdecimal() else shown(id_or_name)
         raise UnknownBranches(
-            f"branch {shown(id_or_name)} is not registered: mirror-consumer branches list shows"
-            " those that are"
+            f"branch {asked} is not registered: mirror-consumer branches list shows those that are"
         )
     return Entry(*row)
 

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, exists, select, text
+from sqlalchemy import Connection, select, text
 
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
-from mirrorfeed.consumer.tables import Branch, MirrorAttempt
+from mirrorfeed.consumer.tables import MirrorAttempt
 
 STUCK_AFTER = timedelta(hours=1)
 
@@ -87,10 +87,6 @@ def branch_states(
 def _with_age(row: Mapping[Any, Any], now: datetime) -> dict[str, Any]:
     last = row["last_mirrored"]
     return {**row, "last_success_age_seconds": None if last is None else age_seconds(now, last)}
-
-
-def is_registered(connection: Connection, branch_id: int) -> bool:
-    return bool(connection.scalar(select(exists().where(Branch.id == branch_id))))
 
 
 def attempts(

@@ -13,7 +13,7 @@ from mirrorfeed.consumer.commands.options import (
     SourceArgument,
     checked_note,
 )
-from mirrorfeed.consumer.commands.output import plural, print_json, print_table, span
+from mirrorfeed.consumer.commands.output import plural, print_table, span
 from mirrorfeed.consumer.commands.program import refuse_options_before_subcommand, transaction
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet
@@ -21,6 +21,7 @@ from mirrorfeed.consumer.sources import decisions as settled
 from mirrorfeed.consumer.sources.audit import LISTED_RANGES, Audit
 from mirrorfeed.consumer.sources.audit import audit as audit_ledger
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 audit_app = typer.Typer(rich_markup_mode=None)
@@ -108,6 +109,7 @@ def _show(found: Audit) -> None:
             )
             for each in found.accounts
         ],
+        empty="no source has sent a numbered event yet",
     )
     print_table(
         ("missing from", "first", "last", "for"),
@@ -116,6 +118,7 @@ def _show(found: Audit) -> None:
             for account in found.accounts
             for each in account.missing
         ],
+        empty="nothing is missing" if found.accounts and not found.missing_events else None,
     )
     unlisted = sum(each.missing_ranges - len(each.missing) for each in found.accounts)
     if unlisted:

@@ -16,9 +16,9 @@ from mirrorfeed.consumer.commands.options import (
     FutureToleranceOption,
     JsonOption,
 )
-from mirrorfeed.consumer.commands.output import print_json
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

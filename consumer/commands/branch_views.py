@@ -1,15 +1,15 @@
-"""How branches and their attempts are shown to people: as tables, and on a screen that goes on."""
+"""How branches and their attempts are shown to people: as tables, a page, and a live screen."""
 
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
@@ -18,17 +18,23 @@ from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.commands.output import (
     TIME,
     exact_span,
+    has_room,
     in_one_line,
     print_table,
-    printable,
+    print_wrapped,
     span,
+    terminal,
     terminal_table,
+    whole_lines,
 )
 from mirrorfeed.consumer.commands.program import as_consumer_error
+from mirrorfeed.consumer.database import age_seconds, in_utc
 from mirrorfeed.consumer.errors import DatabaseUnavailable, UsageError
+from mirrorfeed.contract.printing import printable
+from mirrorfeed.contract.secrets import mask_secrets
 
-CELLS_WITH_REVISIONS = 100
-"""On a narrower terminal, failure messages need the room."""
+LINES_AROUND_BRANCHES = 5
+"""Two summaries, the headings, the line about the rest, and the prompt."""
 SHORTENED = ("name", "revision", "message")
 
 
@@ -39,25 +45,72 @@ class Reading(Struct, frozen=True):
     now: datetime
 
 
-def print_branches(branches: Iterable[Mapping[str, Any]]) -> None:
-    with_revisions = shows_revisions(Console())
+def print_branches(branches: Sequence[Mapping[str, Any]], limit: int | None, *, empty: str) -> None:
+    """The first `limit` branches; if that is None, as many as a terminal has lines for.
+
+    A summary of all comes first and last, so that it is in sight wherever the screen begins.
+    """
+    if not branches:
+        print(empty)
+        return
+    screen = terminal()
+    if limit is None and screen.is_terminal:
+        limit = max(1, screen.height - LINES_AROUND_BRANCHES)
+    shown = branches[:limit]
+    print(summary(branches))
+    with_revisions = has_room()
     print_table(
         branch_headings(with_revisions),
-        [branch_cells(branch, with_revisions) for branch in branches],
+        [branch_cells(branch, with_revisions) for branch in shown],
         shorten=SHORTENED,
     )
+    if hidden := len(branches) - len(shown):
+        print(f"{hidden:,} more: see --all, --limit, --state and --older-than")
+    print(summary(branches))
 
 
-def print_attempts(attempts: Iterable[Mapping[str, Any]]) -> None:
-    print_table(
-        ("started", "took", "outcome", "revision", "message"),
-        map(attempt_cells, attempts),
-        shorten=SHORTENED,
-    )
+def print_branch(branch: Mapping[str, Any], now: datetime) -> None:
+    """All of one branch, as a page."""
+    print(f"branch {branch['id']}, {printable(branch['unique_name'])}\n")
+    for name, value in branch_fields(branch, now):
+        print(f"{name:14}{printable(value)}")
+    if reason := branch["mirror_status_message"]:
+        print("reason")
+        print_wrapped(reason, indent=2)
 
 
-def shows_revisions(console: Console) -> bool:
-    return not console.is_terminal or console.width >= CELLS_WITH_REVISIONS
+def branch_fields(branch: Mapping[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
+    yield "state", branch["state"]
+    yield "last success", instant_and_age(branch["last_mirrored"], now)
+    if revision := branch["last_mirrored_id"]:
+        yield "revision", revision
+    yield "last attempt", instant_and_age(branch["last_mirror_attempt"], now)
+    since = " since the last success" if branch["last_mirrored"] else ""
+    yield "failures", f"{branch['mirror_failures']:,}{since}"
+    if url := branch["url"]:
+        yield "url", mask_secrets(url)
+
+
+def instant_and_age(instant: datetime | None, now: datetime) -> str:
+    if instant is None:
+        return "never"
+    return f"{in_utc(instant):{TIME}} UTC, {span(age_seconds(now, instant))} ago"
+
+
+def print_attempts(attempts: Sequence[Mapping[str, Any]], empty: str) -> None:
+    """A line for each attempt, with its message beside it, or below it on a terminal."""
+    headings = ("started (UTC)", "took", "outcome", "revision")
+    rows = [attempt_cells(attempt) for attempt in attempts]
+    messages = [attempt["failure_reason"] for attempt in attempts]
+    if not attempts or not terminal().is_terminal:
+        cells = [(*row, in_one_line(message)) for row, message in zip(rows, messages, strict=True)]
+        print_table((*headings, "message"), cells, empty=empty)
+        return
+    heading, *lines = whole_lines(headings, rows)
+    print(heading)
+    for line, message in zip(lines, messages, strict=True):
+        print(line)
+        print_wrapped(message or "", indent=4)
 
 
 def branch_headings(with_revisions: bool) -> tuple[str, ...]:
@@ -85,7 +138,6 @@ def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
         None if took is None else exact_span(took),
         attempt["outcome"] or "unfinished",
         (attempt["revision_id"] or "")[:12],
-        in_one_line(attempt["failure_reason"]),
     )
 
 
@@ -94,16 +146,16 @@ def watch(read: Callable[[], Reading], seconds: float) -> None:
 
     If a read fails, the last result stays on the screen, marked as stale.
     """
-    console = Console()
-    if not console.is_terminal:
+    screen = terminal()
+    if not screen.is_terminal:
         raise UsageError("--watch needs a terminal; for a file or a pipe, run status repeatedly")
     # The default handler would leave the terminal on its alternate screen, without a cursor.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         reading, trouble = read(), ""
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with Live(console=screen, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(frame(console, reading, trouble, seconds), refresh=True)
+                live.update(frame(screen.height, reading, trouble, seconds), refresh=True)
                 time.sleep(seconds)
                 try:
                     reading, trouble = read(), ""
@@ -111,10 +163,10 @@ def watch(read: Callable[[], Reading], seconds: float) -> None:
                     trouble = str(as_consumer_error(error))
 
 
-def frame(console: Console, reading: Reading, trouble: str, seconds: float) -> Group:
+def frame(height: int, reading: Reading, trouble: str, seconds: float) -> Group:
     """A summary, and below it as many branches as the terminal has lines for."""
-    with_revisions = shows_revisions(console)
-    shown = reading.branches[: max(1, console.height - 3)]
+    with_revisions = has_room()
+    shown = reading.branches[: max(1, height - 3)]
     heading = f"{summary(reading.branches)}; {reading.now:{TIME}} UTC, every {seconds:g} s"
     note = f"STALE since then: {trouble}" if trouble else ""
     if hidden := len(reading.branches) - len(shown):

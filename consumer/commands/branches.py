@@ -23,9 +23,7 @@ from mirrorfeed.consumer.commands.differences import as_document, print_differen
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import (
     plural,
-    print_json,
     print_table,
-    printable,
     shown_cell,
 )
 from mirrorfeed.consumer.commands.program import ready_engine, transaction
@@ -34,8 +32,10 @@ from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.errors import RightMissing, UsageError
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import shown
+from mirrorfeed.contract.printing import print_json, printable
 from mirrorfeed.contract.secrets import mask_secrets
 
+NO_BRANCHES = "no branches are registered: see mirror-consumer branches --help"
 MAY_REMOVE = text("SELECT has_table_privilege('branch', 'DELETE')")
 
 app = typer.Typer(
@@ -67,7 +67,8 @@ def list_branches(
     else:
         print_table(
             ("id", "name", "url"),
-            ((each.id, each.unique_name, mask_secrets(each.url or "")) for each in branches),
+            [(each.id, each.unique_name, mask_secrets(each.url or "")) for each in branches],
+            empty=NO_BRANCHES,
             shorten=("name", "url"),
         )
 

@@ -16,8 +16,7 @@ def print_differences(differences: Iterable[Difference]) -> None:
         for column in branch.before
         if branch.before[column] != branch.after[column]
     ]
-    if rows:
-        print_table(("branch", "column", "before", "after"), rows)
+    print_table(("branch", "column", "before", "after"), rows)
 
 
 def masked(value: Any) -> Any:

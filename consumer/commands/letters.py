@@ -13,24 +13,20 @@ from sqlalchemy import Row
 
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands.differences import as_document, print_differences
-from mirrorfeed.consumer.commands.output import (
-    plural,
-    print_json,
-    print_table,
-    printable,
-    span,
-)
+from mirrorfeed.consumer.commands.output import has_room, plural, print_table, span
 from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.contract.printing import print_json, printable
 
 SHOWN_LETTERS = 100
 """How much of a long list a person is shown; programs get all of it."""
 
 
 def show_list(found: list[Row[Any]], total: int) -> None:
+    deliveries = ("deliveries",) if has_room() else ()
     print_table(
-        ("id", "age", "reason", "type", "branch", "deliveries", "detail"),
+        ("id", "age", "reason", "type", "branch", *deliveries, "detail"),
         [
             (
                 letter.id,
@@ -38,11 +34,13 @@ def show_list(found: list[Row[Any]], total: int) -> None:
                 letter.reason,
                 letter.type,
                 letter.branch_id,
-                letter.attempts,
+                *([letter.attempts] if deliveries else []),
                 letter.detail,
             )
             for letter in found
         ],
+        shorten=("type", "detail"),
+        empty="no letters",
     )
     if total > len(found):
         print(f"{total - len(found):,} more: see --group, --json or --limit", file=sys.stderr)
@@ -65,6 +63,7 @@ def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
             )
             for group in groups
         ],
+        empty="no letters",
     )
 
 
@@ -96,11 +95,10 @@ def show_outcomes(
         return
     print_differences(changes)
     dead = [each for each in outcomes if each.outcome == "dead"]
-    if dead:
-        print_table(
-            ("dead", "reason", "detail"),
-            [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
-        )
+    print_table(
+        ("dead", "reason", "detail"),
+        [(each.id, each.reason, each.detail) for each in dead[:SHOWN_LETTERS]],
+    )
     would = "dry run: " if dry_run else ""
     print(
         f"{would}{totals['applied']:,} applied, {totals['unchanged']:,} already known,"

@@ -28,7 +28,7 @@ from mirrorfeed.consumer.commands.options import (
     PartitionsOption,
     limits,
 )
-from mirrorfeed.consumer.commands.program import ready_engine, run_app
+from mirrorfeed.consumer.commands.program import meaning_to_caller, ready_engine
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.consumer.partitions.assignment import Share
@@ -38,6 +38,7 @@ from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
 from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
+from mirrorfeed.contract.program import run_program
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
@@ -146,7 +147,7 @@ def health(
 
 def main() -> None:
     """The console script."""
-    run_app(app, PROGRAM)
+    run_program(app, PROGRAM, meaning_to_caller)
 
 
 def read_share(share: str | None) -> Share | None:

@@ -1,13 +1,11 @@
 """How an operators' command starts and ends: connections, signals, errors, exit codes."""
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import typer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -16,17 +14,10 @@ from mirrorfeed.consumer.database import check_database, meaning, open_engine
 from mirrorfeed.consumer.errors import ConsumerError, ServerUnavailable, UsageError
 
 
-def run_app(app: typer.Typer, program: str) -> None:
-    """Runs a console script. An error ends it with one line and the matching exit code; a bug keeps
-    its traceback."""
-    try:
-        app()
-    except Exception as error:
-        known = as_consumer_error(error)
-        if known is None:
-            raise
-        print(f"{program}: {known}", file=sys.stderr)
-        sys.exit(known.exit_code)
+def meaning_to_caller(error: Exception) -> tuple[str, int] | None:
+    """What an error says to the command's caller, and the exit code; None if it is a bug."""
+    known = as_consumer_error(error)
+    return (str(known), known.exit_code) if known else None
 
 
 def as_consumer_error(error: Exception) -> ConsumerError | None:

@@ -7,10 +7,11 @@ import typer
 from msgspec import to_builtins
 
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
-from mirrorfeed.consumer.commands.output import plural, print_json
+from mirrorfeed.consumer.commands.output import plural
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.consumer.retention import prune as prune_tables
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -7,10 +7,11 @@ import typer
 from mirrorfeed.consumer.branches.rebuild import rebuild as rebuild_branches
 from mirrorfeed.consumer.commands.differences import as_document, print_differences
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
-from mirrorfeed.consumer.commands.output import plural, print_json
+from mirrorfeed.consumer.commands.output import plural
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.events import check_branch_id
+from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.branches.mirror_state import Difference
@@ -28,8 +26,13 @@ from mirrorfeed.consumer.commands.options import (
     JsonOption,
     limits,
 )
-from mirrorfeed.consumer.commands.output import plural, print_json
-from mirrorfeed.consumer.commands.program import ready_engine, run_app, transaction, until_signal
+from mirrorfeed.consumer.commands.output import plural, progress_bar
+from mirrorfeed.consumer.commands.program import (
+    meaning_to_caller,
+    ready_engine,
+    transaction,
+    until_signal,
+)
 from mirrorfeed.consumer.commands.selection import (
     AllOption,
     BranchOption,
@@ -50,6 +53,8 @@ from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.errors import StillDead, UsageError
 from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.contract.printing import is_output_read, print_json
+from mirrorfeed.contract.program import run_program
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-replay"
@@ -277,8 +282,10 @@ def export_letters(
     """
     selection = selected(ids, reason, event_type, branch, since, limit)
     with transaction(database_url) as connection:
-        for line in transfer.export_lines(connection, selection):
-            sys.stdout.buffer.write(line + b"\n")
+        for letter in transfer.exported(connection, selection):
+            print_json(letter)
+            if not is_output_read():
+                break
 
 
 @app.command("import")
@@ -306,8 +313,4 @@ def import_letters(
 
 def main() -> None:
     """The console script."""
-    run_app(app, PROGRAM)
-
-
-def progress_bar() -> Progress:
-    return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    run_program(app, PROGRAM, meaning_to_caller)

@@ -15,15 +15,14 @@ from mirrorfeed.consumer.commands.output import (
     exact_span,
     in_one_line,
     plural,
-    print_json,
     print_table,
-    printable,
     span,
 )
 from mirrorfeed.consumer.commands.program import as_consumer_error, transaction
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.contract.printing import OutputFailed, print_json, printable
 
 NAGIOS_CRITICAL = 2
 NAGIOS_UNKNOWN = 3
@@ -42,7 +41,7 @@ class MonitorCommand(TyperCommand):
         except typer.TyperException as error:
             if not is_nagios:
                 raise
-            print(nagios_line("UNKNOWN", error.format_message()))
+            print_for_nagios("UNKNOWN", error.format_message())
             raise typer.Exit(NAGIOS_UNKNOWN) from error
 
 
@@ -65,7 +64,11 @@ def scripts(
     if as_json_document:
         print_json({"scripts": [as_json(run) for run in runs]})
     else:
-        print_table(("name", "host", "started", "completed", "took", "age"), map(run_cells, runs))
+        print_table(
+            ("name", "host", "started (UTC)", "completed (UTC)", "took", "age"),
+            [run_cells(run) for run in runs],
+            empty="no script has run yet",
+        )
     if name is not None and not runs:
         raise ConditionNotMet(
             f"no run of a script {name!r} is known: mirror-consumer scripts lists all scripts"
@@ -161,7 +164,7 @@ def unknown_for_nagios(nagios: bool) -> Iterator[None]:
         known = as_consumer_error(error)
         if not nagios or known is None:
             raise
-        print(nagios_line("UNKNOWN", str(known)))
+        print_for_nagios("UNKNOWN", str(known))
         raise typer.Exit(NAGIOS_UNKNOWN) from error
 
 
@@ -171,15 +174,21 @@ def report_to_nagios(
     total = plural(len(sightings), "script")
     span_of_time = f"in the last {minutes:.15g} minute{'' if minutes == 1 else 's'}"
     if not missing:
-        print(nagios_line("OK", f"{total} ran {span_of_time}"))
+        print_for_nagios("OK", f"{total} ran {span_of_time}")
         raise typer.Exit
     details = "; ".join(map(last_seen_line, missing))
-    print(
-        nagios_line(
-            "CRITICAL", f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
-        )
+    print_for_nagios(
+        "CRITICAL", f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
     )
     raise typer.Exit(NAGIOS_CRITICAL)
+
+
+def print_for_nagios(level: str, message: str) -> None:
+    """If nobody can hear the answer, it is UNKNOWN: the usual exit code 2 would mean CRITICAL."""
+    try:
+        print(nagios_line(level, message), flush=True)
+    except OutputFailed as error:
+        raise typer.Exit(NAGIOS_UNKNOWN) from error
 
 
 def nagios_line(level: str, message: str) -> str:

@@ -11,13 +11,14 @@ from mirrorfeed.consumer.commands.options import (
     SourceArgument,
     checked_note,
 )
-from mirrorfeed.consumer.commands.output import plural, print_json, print_table
+from mirrorfeed.consumer.commands.output import plural, print_table
 from mirrorfeed.consumer.commands.program import refuse_options_before_subcommand, transaction
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.sources import decisions as settled
 from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.events import MAX_SEQUENCE
+from mirrorfeed.contract.printing import print_json
 
 COLUMNS = (
     "source",
@@ -72,7 +73,11 @@ def sources(
     if as_json_document:
         print_json({"sources": [as_json(dict(zip(COLUMNS, row, strict=True))) for row in rows]})
     else:
-        print_table([name.replace("_", " ") for name in COLUMNS], rows)
+        print_table(
+            [name.replace("_", " ") for name in COLUMNS],
+            rows,
+            empty="no source has sent a numbered event yet",
+        )
 
 
 @sources_app.command()

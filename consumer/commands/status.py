@@ -1,6 +1,7 @@
 """`mirror-consumer status` and `history`: how the branches are."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,31 +10,32 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from mirrorfeed.consumer.branches.register import find
 from mirrorfeed.consumer.branches.status import (
     STUCK_AFTER,
     BranchState,
     attempts,
     branch_states,
-    is_registered,
 )
 from mirrorfeed.consumer.commands.branch_views import (
     Reading,
     print_attempts,
+    print_branch,
     print_branches,
     watch,
 )
+from mirrorfeed.consumer.commands.branches import NO_BRANCHES
 from mirrorfeed.consumer.commands.options import (
     MAX_SECONDS,
     DatabaseUrlOption,
     JsonOption,
     duration,
 )
-from mirrorfeed.consumer.commands.output import print_json
 from mirrorfeed.consumer.commands.program import ready_engine, transaction
 from mirrorfeed.consumer.database import as_json, database_now
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment
-from mirrorfeed.contract.events import check_branch_id
+from mirrorfeed.contract.printing import print_json
 
 WATCH_SECONDS = "2"
 SHOWN_ATTEMPTS = 100
@@ -51,8 +53,9 @@ class WatchCommand(TyperCommand):
 
 @app.command(cls=WatchCommand)
 def status(
-    branch_id: Annotated[
-        int | None, typer.Argument(metavar="ID", help="The branch's number. [default: all]")
+    given: Annotated[
+        str | None,
+        typer.Argument(metavar="ID|NAME", help="The branch's number or name. [default: all]"),
     ] = None,
     states: Annotated[
         list[BranchState] | None,
@@ -72,6 +75,12 @@ def status(
             min=0, max=MAX_SECONDS, help="After this long an unfinished attempt counts as stuck."
         ),
     ] = STUCK_AFTER.total_seconds(),
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most this many branches.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All branches, also where the terminal is too small.")
+    ] = False,
     watch_seconds: Annotated[
         float | None,
         typer.Option(
@@ -90,25 +99,28 @@ def status(
 
     stuck (longest first), failing (most failures first), never-mirrored, mirroring, mirrored
     (oldest success first); --json is ordered by id. All ages are since the start of an attempt, by
-    the database's clock.
+    the database's clock. A terminal gets as many branches as it has lines for; one branch gets a
+    page of its own.
 
     \b
     Examples:
-      mirror-consumer status 17 --json
+      mirror-consumer status 17
+      mirror-consumer status '~jane/project/main' --json
       mirror-consumer status --state failing --state stuck --watch 5
       mirror-consumer status --older-than 6h
     """
-    if branch_id is not None:
-        check_branch_id(branch_id)
     if watch_seconds is not None and as_json_document:
         raise UsageError("--watch and --json exclude each other: a program can simply ask again")
+    if watch_seconds is not None and (limit or everything):
+        raise UsageError("--watch shows what the terminal has lines for: leave --limit and --all")
+    if limit and everything:
+        raise UsageError("--limit and --all exclude each other: give one of them")
     success_older_than = None if older_than is None else duration(older_than)
     engine = ready_engine(database_url)
 
     def read() -> Reading:
         with engine.begin() as connection:
-            if branch_id is not None and not is_registered(connection, branch_id):
-                raise not_registered(branch_id)
+            branch_id = None if given is None else find(connection, given).id
             now = database_now(connection)
             branches = branch_states(
                 connection,
@@ -124,15 +136,24 @@ def status(
         watch(read, watch_seconds)
     elif as_json_document:
         with printed_where_not_so({"branches": []}):
-            branches = sorted(read().branches, key=lambda branch: branch["id"])
+            branches = sorted(read().branches[:limit], key=lambda branch: branch["id"])
             print_json({"branches": [as_json(branch) for branch in branches]})
     else:
-        print_branches(read().branches)
+        reading = read()
+        if given is not None and reading.branches:
+            print_branch(reading.branches[0], reading.now)
+        else:
+            is_filtered = given is not None or bool(states) or older_than is not None
+            print_branches(
+                reading.branches,
+                len(reading.branches) if everything else limit,
+                empty="no branch is like that" if is_filtered else NO_BRANCHES,
+            )
 
 
 @app.command()
 def history(
-    branch_id: Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")],
+    given: Annotated[str, typer.Argument(metavar="ID|NAME", help="The branch's number or name.")],
     limit: Annotated[
         int | None,
         typer.Option(
@@ -150,20 +171,20 @@ def history(
     Example:
       mirror-consumer history 17 --limit 10
     """
-    check_branch_id(branch_id)
     shown = limit or SHOWN_ATTEMPTS
-    with transaction(database_url) as connection:
+    asked_id = int(given) if given.isdecimal() else None
+    with (
+        printed_where_not_so({"id": asked_id, "attempts": []}, as_json_document),
+        transaction(database_url) as connection,
+    ):
+        branch_id = find(connection, given).id
         found = attempts(connection, branch_id, limit if as_json_document else shown + 1)
-        is_known = bool(found) or is_registered(connection, branch_id)
     if as_json_document:
         print_json({"id": branch_id, "attempts": [as_json(attempt) for attempt in found]})
-    if not is_known:
-        raise not_registered(branch_id)
-    if as_json_document:
         return
-    print_attempts(found[:shown])
+    print_attempts(found[:shown], empty=f"branch {branch_id} has never been attempted")
     if len(found) > shown:
-        typer.echo(f"only the latest {shown} are shown: see --limit", err=True)
+        print(f"only the latest {shown} are shown: see --limit", file=sys.stderr)
 
 
 def with_watch_seconds(arguments: Sequence[str]) -> list[str]:
@@ -176,17 +197,12 @@ def with_watch_seconds(arguments: Sequence[str]) -> list[str]:
     return filled
 
 
-def not_registered(branch_id: int) -> ConditionNotMet:
-    return ConditionNotMet(
-        f"branch {branch_id} is not registered: mirror-consumer branches add {branch_id} NAME"
-    )
-
-
 @contextmanager
-def printed_where_not_so(document: object) -> Iterator[None]:
+def printed_where_not_so(document: object, as_json_document: bool = True) -> Iterator[None]:
     """Programs get their document even if the answer is that there is nothing."""
     try:
         yield
     except ConditionNotMet:
-        print_json(document)
+        if as_json_document:
+            print_json(document)
         raise

@@ -8,13 +8,14 @@ from msgspec import Struct, to_builtins
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, message_count
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
-from mirrorfeed.consumer.commands.output import print_json, print_table
+from mirrorfeed.consumer.commands.output import print_table
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.consumer.partitions.assignment import Member, living, owners
 from mirrorfeed.consumer.partitions.layout import Stage, read_layout
 from mirrorfeed.consumer.partitions.repartition import repartition
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.options import AmqpUrlOption
+from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -1,4 +1,4 @@
-"""Letters as lines of JSON, out of one database and into another."""
+"""Letters as objects of JSON, out of one database and into another."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -40,8 +40,8 @@ class Exported(Struct, frozen=True, omit_defaults=True):
             normalise_instant(self, "first_seen_at")
 
 
-def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes]:
-    """Each letter, complete, as a line of JSON. The reader may take its time."""
+def exported(connection: Connection, selection: Selection) -> Iterator[dict[str, Any]]:
+    """Each letter, complete, as an object of JSON. The reader may take its time."""
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     for row in find(connection, selection, with_message=True):
         fields = {name: row._mapping[name] for name in Exported.__struct_fields__}
@@ -49,7 +49,7 @@ def export_lines(connection: Connection, selection: Selection) -> Iterator[bytes
             fields[name] = None if fields[name] is None else bytes(fields[name])
         fields["reason"] = Reason(fields["reason"])
         fields["first_seen_at"] = fields["first_seen_at"].astimezone(UTC)
-        yield msgspec.json.encode(Exported(**fields))
+        yield msgspec.to_builtins(Exported(**fields))
 
 
 def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, int]:

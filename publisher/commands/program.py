@@ -1,7 +1,6 @@
 """How a command on a puller host ends badly."""
 
 import signal
-import sys
 from typing import NoReturn
 
 from mirrorfeed.contract import exit_codes
@@ -10,6 +9,13 @@ PROGRAM = "mirror-publisher"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Refused(Exception):
+    """The command cannot go on; the message says why, and what to do."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def refuse(message: str, exit_code: int = exit_codes.USAGE) -> NoReturn:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
-    sys.exit(exit_code)
+    raise Refused(message, exit_code)

@@ -1,11 +1,11 @@
 """`mirror-publisher status`: the account of a spool."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from mirrorfeed.contract.printing import print_json
 from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
 from mirrorfeed.publisher.spool import Spool
 
@@ -25,7 +25,7 @@ def status(
     """
     account = asdict(Spool(spool_path(spool), appends=False).status())
     if as_json:
-        print(json.dumps(account))
+        print_json(account)
         return
     for name, value in account.items():
         print(f"{name.replace('_', ' '):24}{'-' if value is None else value}")

@@ -102,7 +102,12 @@ def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
     assert [branch["id"] for branch in branches] == [1, 2, 3, 4, 5]
     assert branches[0]["last_success_age_seconds"] == pytest.approx(3.5 * 3600, abs=60)
     assert branches[3]["last_success_age_seconds"] is None
-    lines = shell.run("mirror-consumer", "status").stdout.splitlines()
+    first, *lines, last = shell.run("mirror-consumer", "status").stdout.splitlines()
+    assert (
+        first
+        == last
+        == ("5 branches: 1 stuck, 1 failing, 1 never-mirrored, 1 mirroring, 1 mirrored")
+    )
     assert [line.split() for line in lines] == [
         ["id", "name", "state", "last", "success", "revision", "failures", "message"],
         ["5", "b5", "stuck", "2", "d", "ago", "rev-5", "0"],
@@ -114,6 +119,11 @@ def test_status_begins_with_what_needs_attention(shell: Shell) -> None:
     assert ids(shell, "--state", "mirrored", "--state", "failing") == [1, 4]
     assert ids(shell, "--older-than", "4h") == [2, 3, 4, 5]
     assert ids(shell, "1", "--state", "failing") == []
+    assert ids(shell, "--limit", "2") == [4, 5]
+    assert shell.run("mirror-consumer", "status", "--limit", "2").stdout.splitlines()[-2:] == [
+        "3 more: see --all, --limit, --state and --older-than",
+        last,
+    ]
 
 
 @pytest.mark.usefixtures("five_branches")
@@ -127,7 +137,7 @@ def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
     assert first["duration_seconds"] > 0
     assert first["started_at"].endswith("Z")
     heading, newest, *others = shell.run("mirror-consumer", "history", "5").stdout.splitlines()
-    assert heading.split() == ["started", "took", "outcome", "revision", "message"]
+    assert heading.split() == ["started", "(UTC)", "took", "outcome", "revision", "message"]
     assert newest.split()[2] == "unfinished"
     assert len(others) == 1
     limited = shell.run("mirror-consumer", "history", "5", "--limit", "1")
@@ -158,10 +168,10 @@ def test_a_message_is_cut_to_a_narrow_terminal_and_whole_in_a_pipe(
     with terminal(shell, "mirror-consumer", "status", columns=60) as narrow:
         assert narrow.end() == 0
     assert "\x1b[2J" not in narrow.written
-    heading, row = narrow.written.splitlines()
+    _, heading, row, _ = narrow.written.splitlines()
     assert max(cells(heading), cells(row)) <= 60
     assert re.search(rf"b1 +failing +never +1 +�\[2J{message[:2]}.*… *$", row)
-    (line,) = shell.run("mirror-consumer", "status").stdout.splitlines()[1:]
+    (line,) = shell.run("mirror-consumer", "status").stdout.splitlines()[2:-1]
     assert line.endswith(f"�[2J{message.strip()}")
 
 
@@ -194,6 +204,89 @@ def test_watch_shows_what_fits_and_is_put_right_by_sigterm(shell: Shell, engine:
         assert screen.end() == 0
     assert " b8 " not in screen.written
     assert screen.written.rindex(HIDE_CURSOR) < screen.written.rindex(SHOW_CURSOR)
+
+
+def test_a_terminal_gets_as_many_branches_as_it_has_lines_for(shell: Shell, engine: Engine) -> None:
+    """The first line, the last line and all between are in sight; --all scrolls."""
+    register_branches(engine, *range(1, 31))
+    summary = "30 branches: 30 never-mirrored"
+    with terminal(shell, "mirror-consumer", "status", lines=10) as screen:
+        assert screen.end() == 0
+    lines = screen.written.splitlines()
+    assert len(lines) == 9  # and the prompt
+    assert (lines[0], lines[-1]) == (summary, summary)
+    assert lines[-3].split()[:2] == ["5", "b5"]
+    assert lines[-2] == "25 more: see --all, --limit, --state and --older-than"
+    with terminal(shell, "mirror-consumer", "status", "--all", lines=10) as screen:
+        assert screen.end() == 0
+    assert len(screen.written.splitlines()) == 33
+    assert len(shell.run("mirror-consumer", "status").stdout.splitlines()) == 33
+
+
+def test_one_branch_is_a_page_that_can_be_read(shell: Shell, engine: Engine) -> None:
+    """By number or by name, on a terminal and in a pipe: nothing of it is cut."""
+    register_branches(engine, 7)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE branch SET unique_name = '~jane/main', url = 'https://jane:pw@host/main'")
+        )
+    reason = f"fatal: cannot read\n{'a reason of many words ' * 20}\nend"
+    Applier(engine).apply(messages(completed(7, 0, "rev\n7"), failed(7, 60, reason)))
+    page = shell.run("mirror-consumer", "status", "~jane/main").stdout
+    assert re.fullmatch(
+        r"branch 7, ~jane/main\n"
+        r"\n"
+        r"state         failing\n"
+        r"last success  2026-01-01 00:00:00 UTC, \d+ d ago\n"
+        r"revision      rev 7\n"
+        r"last attempt  2026-01-01 00:01:00 UTC, \d+ d ago\n"
+        r"failures      1 since the last success\n"
+        r"url           https://\*\*\*@host/main\n"
+        r"reason\n"
+        r"  fatal: cannot read\n"
+        r"(  [\w ]+\n){6,7}"
+        r"  end\n",
+        page,
+    )
+    assert max(map(len, page.splitlines())) <= 80
+    with terminal(shell, "mirror-consumer", "status", "7", columns=80) as screen:
+        assert screen.end() == 0
+    assert screen.written.replace("\r\n", "\n") == page
+    with terminal(shell, "mirror-consumer", "history", "~jane/main", columns=80) as screen:
+        assert screen.end() == 0
+    assert " ".join(reason.split()) in " ".join(screen.written.split())
+    assert max(map(len, screen.written.splitlines())) <= 80
+    assert told(shell, "status", "~jane/main")["branches"][0]["id"] == 7
+    assert told(shell, "history", "~jane/main")["id"] == 7
+    assert told(shell, "history", "~joe/main", expect=1) == {"id": None, "attempts": []}
+    refused = shell.run("mirror-consumer", "status", "~joe/main", expect=1)
+    assert "branch '~joe/main' is not registered" in refused.stderr
+
+
+def test_the_list_of_letters_has_one_line_for_each(shell: Shell, engine: Engine) -> None:
+    """On a narrow terminal, too."""
+    bury = [failed(400 + each, 0, "why " * 100) for each in range(3)]
+    Applier(engine).apply(messages(*bury))
+    with terminal(shell, "mirror-replay", "list", columns=80) as screen:
+        assert screen.end() == 0
+    _, *lines = screen.written.splitlines()
+    assert [line.split()[:5] for line in lines] == [
+        [str(each + 1), lines[each].split()[1], "s", "unknown-branch", "mirror.failed"]
+        for each in range(3)
+    ]
+
+
+def test_what_is_empty_says_so_in_a_sentence(shell: Shell) -> None:
+    """There are no headings over nothing."""
+    for command, sentence in (
+        ("mirror-consumer status", "no branches are registered: see mirror-consumer branches"),
+        ("mirror-consumer audit", "no source has sent a numbered event yet"),
+        ("mirror-consumer scripts", "no script has run yet"),
+        ("mirror-replay list", "no letters"),
+        ("mirror-replay list --group", "no letters"),
+    ):
+        (line,) = shell.run(*command.split()).stdout.splitlines()
+        assert line.startswith(sentence)
 
 
 def test_scripts_shows_the_last_activity_of_each(shell: Shell, engine: Engine) -> None:

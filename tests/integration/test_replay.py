@@ -1,5 +1,6 @@
 """What becomes of dead letters that are applied again, on a real PostgreSQL."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -444,7 +445,8 @@ def test_exported_letters_can_be_imported_elsewhere(engine: Engine) -> None:
         branch_id, first_seen_at, attempts, state, note FROM dead_letter ORDER BY reason"""
     before = rows(engine, without_id)
     with engine.begin() as connection:
-        lines = list(transfer.export_lines(connection, Selection()))
+        letters = transfer.exported(connection, Selection())
+        lines = [json.dumps(letter).encode() for letter in letters]
         assert transfer.import_lines(connection, lines) == (0, 2)
         connection.execute(text("DELETE FROM dead_letter"))
         assert transfer.import_lines(connection, [*lines, b"\n", lines[0]]) == (2, 1)

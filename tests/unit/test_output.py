@@ -9,13 +9,13 @@ from rich.console import Console
 from mirrorfeed.consumer.commands.options import duration
 from mirrorfeed.consumer.commands.output import (
     exact_span,
-    printable,
     shown_cell,
     terminal_table,
     whole_lines,
 )
 from mirrorfeed.consumer.commands.scripts import nagios_line
 from mirrorfeed.consumer.commands.status import with_watch_seconds
+from mirrorfeed.contract.printing import printable
 from tests.terminal import cells
 
 MESSAGES = [
@@ -59,10 +59,10 @@ def test_a_pipe_gets_whole_lines() -> None:
 
 
 def test_nothing_from_a_puller_commands_the_terminal() -> None:
-    """Escape sequences and changes of writing direction are replaced."""
-    hostile = "\x1b]0;owned\x07\x9b2J\u202e\r\n\t"
+    """Escape sequences and changes of writing direction are replaced, white space by spaces."""
+    hostile = "\x1b]0;owned\x07\x9b2J\u202e\r\n\tnon\xa0breaking"
     (line,) = list(whole_lines(("message",), [(hostile,)]))[1:]
-    assert line == " �]0;owned��2J����"
+    assert line == " �]0;owned��2J�   non breaking"
     assert all(each.isprintable() for each in line)
     assert printable("größe 大 💥 e\u0301") == "größe 大 💥 e\u0301"
 
