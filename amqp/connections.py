@@ -8,7 +8,7 @@ from copy import copy
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, NoFreeChannels
 from tenacity import RetryCallState
 from tenacity.wait import WaitBaseT
 
@@ -25,6 +25,16 @@ PRECONDITION_FAILED = 406
 
 class BrokerUnavailable(Exception):
     """The broker cannot be reached, or refuses a request."""
+
+
+class TooFewChannels(ValueError):
+    """The AMQP URL or the broker limits the channels of a connection to fewer than are needed."""
+
+    def __init__(self, limit: int, needed: int) -> None:
+        super().__init__(
+            f"a connection to the broker may open only {limit} of the {needed} channels that are"
+            " needed: raise channel_max in the AMQP URL or in the broker's configuration"
+        )
 
 
 def connection_parameters(amqp_urls: str, *, name: str = "mirrorfeed") -> list[pika.URLParameters]:
@@ -51,7 +61,10 @@ def _parameters(address: BrokerAddress, name: str) -> pika.URLParameters:
 
 @contextmanager
 def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[BlockingChannel]:
-    """A channel on a new connection to the first address that answers. Raises BrokerUnavailable."""
+    """A channel on a new connection to the first address that answers.
+
+    Raises BrokerUnavailable, or TooFewChannels if the block opens another one.
+    """
     try:
         connection = _Connection(addresses)
         try:
@@ -59,6 +72,8 @@ def broker_channel(addresses: Sequence[pika.URLParameters]) -> Iterator[Blocking
         finally:
             if connection.is_open:
                 connection.close()
+    except NoFreeChannels as error:
+        raise TooFewChannels(1, 2) from error
     except (AMQPError, AMQPConnectorException, OSError) as error:
         where = ", ".join(f"{each.host}:{each.port}" for each in addresses)
         raise BrokerUnavailable(

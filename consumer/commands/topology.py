@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 from msgspec import Struct, to_builtins
 
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters, message_count
+from mirrorfeed.amqp.connections import (
+    broker_channel,
+    connection_parameters,
+    consumer_count,
+    message_count,
+)
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import print_table
 from mirrorfeed.consumer.commands.program import ready_engine
@@ -38,7 +43,7 @@ class Partition(Struct, frozen=True):
     worker: WorkerProcess | None
     """The worker that is to consume it."""
     is_consumed: bool
-    """Whether that worker is subscribed."""
+    """Whether that worker is subscribed, as both it and the broker say."""
 
 
 @app.command()
@@ -75,6 +80,7 @@ def topology(
         members = living(connection)
     with broker_channel(addresses) as channel:
         backlogs = {queue: message_count(channel, queue) for queue in layout.queues}
+        consumed = {queue for queue in layout.queues if consumer_count(channel, queue)}
     dealt = owners(layout.queues, members)
     shown = [
         Partition(
@@ -82,7 +88,7 @@ def topology(
             routing.slots(index, len(layout.queues)),
             backlogs[queue],
             _worker(dealt.get(queue)),
-            queue in dealt and queue in dealt[queue].queues,
+            queue in consumed and queue in dealt and queue in dealt[queue].queues,
         )
         for index, queue in enumerate(layout.queues)
     ]

@@ -44,9 +44,13 @@ FORGET_DEAD = text("""
     )
 """)
 
+# What runs on the primary server is not to be seen on a standby.
 MEMBERS = text("""
     SELECT number, hostname, pid, share_index, share_count, queues, version FROM worker
-    WHERE seen_at >= now() - pg_catalog.make_interval(secs => :silent_seconds)
+    WHERE seen_at >= now() - pg_catalog.make_interval(secs => :silent_seconds) AND (
+        backend_pid IS NULL OR pg_is_in_recovery()
+        OR backend_pid IN (SELECT pid FROM pg_stat_activity)
+    )
     ORDER BY number
 """)
 

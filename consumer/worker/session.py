@@ -16,9 +16,11 @@ from functools import partial
 from typing import Any
 
 import pika
+from pika.exceptions import NoFreeChannels
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.channels import forget_consumers
+from mirrorfeed.amqp.connections import TooFewChannels
 from mirrorfeed.amqp.read_frames import delivery_connection
 from mirrorfeed.amqp.session import Session
 from mirrorfeed.consumer.apply.batch import Applier, Tally
@@ -162,8 +164,13 @@ class ConsumingSession(Session):
             if not subscription.is_given_back:
                 self._on_channel_closed(channel, reason)
 
-        if self._connection.is_open:
+        if not self._connection.is_open:
+            return
+        try:
             self._connection.channel(on_open_callback=on_channel_open)
+        except NoFreeChannels:
+            limit = self._connection.params.channel_max
+            self._end(TooFewChannels(limit, len(self._queues) + 1))
 
     def _receive(
         self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes

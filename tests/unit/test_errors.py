@@ -2,7 +2,9 @@
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import pika
@@ -16,11 +18,12 @@ from sqlalchemy import exc
 
 from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel
 from mirrorfeed.consumer import errors
-from mirrorfeed.consumer.commands.program import as_consumer_error, run_app
+from mirrorfeed.consumer.commands.program import as_consumer_error, meaning_to_caller
 from mirrorfeed.consumer.database import SERVER_TROUBLE
 from mirrorfeed.consumer.errors import ConsumerError
 from mirrorfeed.contract import exit_codes
 from mirrorfeed.contract.events import InvalidEvent
+from mirrorfeed.contract.program import run_program
 
 NO_RIGHT = "42501"
 
@@ -37,7 +40,8 @@ PIKA = sorted(
         *below(pika.exceptions.AMQPError),
         connection_workflow.AMQPConnectorException,
         *below(connection_workflow.AMQPConnectorException),
-    },
+    }
+    - {pika.exceptions.NoFreeChannels},  # a limit that somebody set
     key=lambda each: each.__name__,
 )
 DATABASE_KINDS = [
@@ -51,6 +55,13 @@ def wrapped(sqlstate: str | None, kind: type[exc.DBAPIError] = exc.DBAPIError) -
     base = psycopg2.errors.lookup(sqlstate) if sqlstate else psycopg2.OperationalError
     said = type(base.__name__, (base,), {"pgcode": sqlstate})
     return kind("SELECT 1", {}, said("so it is\nLINE 1: …"))
+
+
+@contextmanager
+def own_streams() -> Iterator[None]:
+    """A program replaces both, for good."""
+    with patch("sys.stdout", sys.stdout), patch("sys.stderr", sys.stderr):
+        yield
 
 
 @pytest.mark.parametrize("error", OURS)
@@ -146,19 +157,19 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
         raise error
 
     assert as_consumer_error(error) is None
-    with patch("sys.argv", ["program"]), pytest.raises(type(error)):
-        run_app(app, "program")
+    with own_streams(), patch("sys.argv", ["program"]), pytest.raises(type(error)):
+        run_program(app, "program", meaning_to_caller)
 
 
-def test_an_error_ends_a_command_with_its_line_and_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """On standard error, with the program's name."""
+def test_an_error_ends_a_command_with_its_line_and_code(capfd: pytest.CaptureFixture[str]) -> None:
+    """On standard error, with the program's name, and with nothing that controls a terminal."""
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
     def fail() -> None:
-        raise errors.LetterError("there is no letter 7")
+        raise errors.LetterError("there is no letter \x1b[2J\n7")
 
-    with patch("sys.argv", ["program"]), pytest.raises(SystemExit) as ended:
-        run_app(app, "program")
+    with own_streams(), patch("sys.argv", ["program"]), pytest.raises(SystemExit) as ended:
+        run_program(app, "program", meaning_to_caller)
     assert ended.value.code == exit_codes.NOT_MET
-    assert capsys.readouterr() == ("", "program: there is no letter 7\n")
+    assert capfd.readouterr() == ("", "program: there is no letter �[2J 7\n")
