@@ -58,7 +58,7 @@ def audit(
     \b
     Examples:
       mirror-consumer audit --grace 60
-      mirror-consumer audit accept SOURCE 17 20 --note "the disk of the broker was lost"
+      mirror-consumer audit accept SOURCE 17 20 --note "the disk was lost"
     """
     if context.invoked_subcommand is not None:
         refuse_options_before_subcommand(context)
@@ -144,7 +144,8 @@ def accept(
 
     \b
     Example:
-      mirror-consumer audit accept /pullers/vostok/UUID 17 20 --note "the broker's disk was lost"
+      mirror-consumer audit accept /pullers/vostok/UUID 17 20 \\
+        --note "the broker's disk was lost"
     """
     with transaction(database_url) as connection:
         done = settled.accept(connection, source, first, last, checked_note(note))
@@ -186,6 +187,7 @@ def decisions(
             )
             for each in found
         ],
+        empty="no operator has settled anything",
     )
 
 

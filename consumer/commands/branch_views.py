@@ -17,18 +17,20 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.commands.output import (
     TIME,
+    clock,
     exact_span,
     has_room,
     in_one_line,
     print_table,
     print_wrapped,
+    shown_cell,
     span,
     terminal,
     terminal_table,
     whole_lines,
 )
 from mirrorfeed.consumer.commands.program import as_consumer_error
-from mirrorfeed.consumer.database import age_seconds, in_utc
+from mirrorfeed.consumer.database import age_seconds
 from mirrorfeed.consumer.errors import DatabaseUnavailable, UsageError
 from mirrorfeed.contract.printing import printable
 from mirrorfeed.contract.secrets import mask_secrets
@@ -94,7 +96,7 @@ def branch_fields(branch: Mapping[str, Any], now: datetime) -> Iterator[tuple[st
 def instant_and_age(instant: datetime | None, now: datetime) -> str:
     if instant is None:
         return "never"
-    return f"{in_utc(instant):{TIME}} UTC, {span(age_seconds(now, instant))} ago"
+    return f"{shown_cell(instant)}, {span(age_seconds(now, instant))} ago"
 
 
 def print_attempts(attempts: Sequence[Mapping[str, Any]], empty: str) -> None:
@@ -134,7 +136,7 @@ def branch_cells(branch: Mapping[str, Any], with_revisions: bool) -> tuple[objec
 def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
     took = attempt["duration_seconds"]
     return (
-        attempt["started_at"],
+        clock(attempt["started_at"]),
         None if took is None else exact_span(took),
         attempt["outcome"] or "unfinished",
         (attempt["revision_id"] or "")[:12],

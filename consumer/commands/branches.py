@@ -108,7 +108,8 @@ def add_branch(
 
     \b
     Example:
-      mirror-consumer branches add 17 ~jane/project/main --url https://example.org/main
+      mirror-consumer branches add 17 ~jane/project/main \\
+        --url https://example.org/main
     """
     with transaction(database_url) as connection:
         register(connection, [NewBranch(branch_id, unique_name, url)])

@@ -98,7 +98,12 @@ def whole_lines(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> It
 def shown_cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value.astimezone(UTC):{TIME}}" if isinstance(value, datetime) else str(value)
+    return f"{clock(value)} UTC" if isinstance(value, datetime) else str(value)
+
+
+def clock(instant: datetime) -> str:
+    """The instant in UTC, for where it is already said that it is."""
+    return f"{instant.astimezone(UTC):{TIME}}"
 
 
 def in_one_line(text: str | None) -> str:

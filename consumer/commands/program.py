@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import typer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 

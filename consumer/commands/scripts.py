@@ -12,6 +12,7 @@ from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check, last_
 from mirrorfeed.consumer.commands.options import MAX_SECONDS, DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import (
     TIME,
+    clock,
     exact_span,
     in_one_line,
     plural,
@@ -130,8 +131,8 @@ def run_cells(run: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         run["name"],
         run["hostname"],
-        run["date_started"],
-        run["date_completed"],
+        clock(run["date_started"]),
+        clock(run["date_completed"]),
         exact_span(run["duration_seconds"]),
         f"{span(run['age_seconds'])} ago",
     )

@@ -14,7 +14,12 @@ from mirrorfeed.contract.reasons import Reason
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
 NeededIdsArgument = Annotated[list[int], typer.Argument(metavar="ID", help="Letters by number.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
-ReasonOption = Annotated[Reason | None, typer.Option("--reason", help="Letters with this reason.")]
+ReasonOption = Annotated[
+    Reason | None,
+    typer.Option(
+        "--reason", metavar="REASON", help=f"Letters with this reason: {', '.join(Reason)}."
+    ),
+]
 TypeOption = Annotated[
     str | None, typer.Option("--type", help="Letters of this event type, such as mirror.failed.")
 ]

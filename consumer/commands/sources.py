@@ -102,8 +102,10 @@ def forget(
 
     \b
     Examples:
-      mirror-consumer sources forget /pullers/vostok/UUID --note "the host was given away"
-      mirror-consumer sources forget /pullers/vostok/UUID --above 5000 --note "forged"
+      mirror-consumer sources forget /pullers/vostok/UUID \\
+        --note "the host was given away"
+      mirror-consumer sources forget /pullers/vostok/UUID \\
+        --above 5000 --note "forged"
     """
     with transaction(database_url) as connection:
         done = settled.forget(connection, source, above, checked_note(note))

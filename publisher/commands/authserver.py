@@ -73,7 +73,8 @@ def authserver(
     \b
     Examples:
       mirror-publisher authserver
-      mirror-publisher authserver --host 0.0.0.0 --tls-certificate chain.pem --tls-key key.pem
+      mirror-publisher authserver --host 0.0.0.0 \\
+        --tls-certificate chain.pem --tls-key key.pem
     """
     # No other command needs to import these.
     with needs_extra("authserver"):

@@ -34,7 +34,8 @@ def run(
 
     \b
     Example:
-      mirror-publisher run --branch 17 --revision-command "git -C /srv/17 rev-parse HEAD" \\
+      mirror-publisher run --branch 17 \\
+        --revision-command "git -C /srv/17 rev-parse HEAD" \\
         -- git -C /srv/17 fetch --prune
     """
     from mirrorfeed.publisher.command import PassedOnSignals, output_of, run_command

@@ -143,7 +143,7 @@ def test_a_long_list_of_conflicts_is_cut(shell: Shell, engine: Engine) -> None:
     register_branches(engine, *range(1, 21))
     text = "id,unique_name\n" + "".join(f"{number},c{number}\n" for number in range(1, 21))
     said = shell.run("mirror-consumer", "branches", "import", "-", typed=text, expect=2).stderr
-    *_, last, rest, remedy = said.splitlines()
+    *_, last, rest, remedy = map(str.strip, said.splitlines())
     assert (last[:9], rest, "--update" in remedy) == ("branch 10", "and 10 more", True)
 
 
@@ -182,8 +182,8 @@ def test_the_register_is_listed_and_shown(shell: Shell, engine: Engine) -> None:
         "unique_name: two\ufffd[2J",
         "url: https://***@host/2",
         "attempts: 2",
-        "first_attempt_at: 2026-01-01 00:00:00",
-        "last_attempt_at: 2026-01-01 00:01:00",
+        "first_attempt_at: 2026-01-01 00:00:00 UTC",
+        "last_attempt_at: 2026-01-01 00:01:00 UTC",
         "dead_letters: 0",
     ]
     document = json.loads(shell.run("mirror-consumer", "branches", "show", "b10", "--json").stdout)

@@ -162,7 +162,7 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_an_error_ends_a_command_with_its_line_and_code(capfd: pytest.CaptureFixture[str]) -> None:
-    """On standard error, with the program's name, and with nothing that controls a terminal."""
+    """On standard error, and what it quotes cannot pass for a line of another program."""
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
@@ -172,4 +172,4 @@ def test_an_error_ends_a_command_with_its_line_and_code(capfd: pytest.CaptureFix
     with own_streams(), patch("sys.argv", ["program"]), pytest.raises(SystemExit) as ended:
         run_program(app, "program", meaning_to_caller)
     assert ended.value.code == exit_codes.NOT_MET
-    assert capfd.readouterr() == ("", "program: there is no letter �[2J 7\n")
+    assert capfd.readouterr() == ("", "program: there is no letter �[2J\n  7\n")

@@ -70,7 +70,7 @@ def test_nothing_from_a_puller_commands_the_terminal() -> None:
 def test_instants_are_shown_in_utc() -> None:
     """The zone of the connection does not matter."""
     instant = datetime(2026, 7, 5, 1, 30, tzinfo=timezone(timedelta(hours=2)))
-    assert shown_cell(instant) == "2026-07-04 23:30:00"
+    assert shown_cell(instant) == "2026-07-04 23:30:00 UTC"
 
 
 @pytest.mark.parametrize(
