@@ -41,6 +41,7 @@ def left_as_found(amqp_url: str, database_url: str) -> Iterator[None]:
         yield
     finally:
         try:
+            execute(database_url, f"DROP VIEW IF EXISTS {', '.join(created('VIEW'))}")
             execute(database_url, f"DROP TABLE IF EXISTS {', '.join(tables())}")
         finally:
             with broker_channel(connection_parameters(amqp_url)) as channel:
@@ -70,9 +71,13 @@ def in_database(database_url: str) -> list[str]:
 
 
 def tables() -> list[str]:
-    """What `mirror-consumer init` creates."""
+    return created("TABLE")
+
+
+def created(kind: str) -> list[str]:
+    """The names of what `mirror-consumer init` creates of this kind."""
     schema = files("mirrorfeed").joinpath("schema.sql").read_text()
-    return re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", schema, re.MULTILINE)
+    return re.findall(rf"^CREATE (?:OR REPLACE )?{kind} (?:IF NOT EXISTS )?(\w+)", schema, re.M)
 
 
 def execute(database_url: str, statement: str) -> list[Any]:
