@@ -25,7 +25,8 @@ class Output(io.TextIOWrapper):
 
     If the reader of a pipe has gone, the rest is dropped: what a command does, and its exit code,
     do not depend on how much of its output somebody wanted to see. Other trouble with standard
-    output raises OutputFailed. Standard error raises nothing: there is nowhere left to say it.
+    output raises OutputFailed. Standard error raises nothing, as there is nowhere left to say it,
+    and goes on as soon as it can: a log outlives a full disk.
     """
 
     def __init__(self, descriptor: int, encoding: str, *, is_styled: bool = False) -> None:
@@ -52,7 +53,7 @@ class Output(io.TextIOWrapper):
         try:
             super().write(text if self._is_styled else printable_lines(text))
         except OSError as error:
-            self._drop_the_rest(error)
+            self._cannot_write(error)
         return len(text)
 
     def flush(self) -> None:
@@ -60,15 +61,17 @@ class Output(io.TextIOWrapper):
         try:
             super().flush()
         except OSError as error:
-            self._drop_the_rest(error)
+            self._cannot_write(error)
 
-    def _drop_the_rest(self, error: OSError) -> None:
-        """The buffer too: Python writes it once more at the end of the process."""
+    def _cannot_write(self, error: OSError) -> None:
+        if self._descriptor == STANDARD_ERROR:
+            return
         self.is_read = False
+        # Python writes what is in the buffer once more at the end of the process.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._descriptor)
         os.close(nowhere)
-        if self._descriptor == STANDARD_OUTPUT and error.errno != errno.EPIPE:
+        if error.errno != errno.EPIPE:
             raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -97,6 +99,21 @@ def test_a_command_that_prints_nothing_needs_no_output(shell: Shell) -> None:
     assert redirected(shell, shut, "mirror-consumer", "--bogus") == (2, "")
     account = json.loads(shell.run("mirror-publisher", "status", "--json").stdout)
     assert account["spooled"] == 3
+
+
+def test_a_log_outlives_a_full_disk(tmp_path: Path) -> None:
+    """What could not be written does not keep later lines from being written."""
+    program = f"""
+import os, sys
+from mirrorfeed.contract.printing import guard_output
+guard_output()
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+print("while it was full", file=sys.stderr)
+os.dup2(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT), 2)
+print("when there was room", file=sys.stderr)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "when there was room"
 
 
 def test_a_plugin_that_cannot_answer_is_unknown(shell: Shell) -> None:
