@@ -1,6 +1,7 @@
 """Many workers, and a number of partitions that changes while they work."""
 
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -95,6 +96,31 @@ def test_workers_share_evenly_and_take_over(shell8: Shell, engine: Engine) -> No
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+def test_a_killed_worker_is_known_to_be_gone_at_once(shell8: Shell, engine: Engine) -> None:
+    """health and topology agree."""
+    worker = shell8.start(*RUN)
+    try:
+        await_shares(engine, 8)
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert "no worker consumes" in shell8.run("mirror-consumer", "health", expect=1).stderr
+    assert [each["worker"] for each in topology_of(shell8)["queues"]] == [None] * 8
+
+
+@pytest.mark.parametrize(("limit", "command"), [(1, ("init",)), (2, ("run", "--drain"))])
+def test_too_few_channels_are_an_error_that_says_so(
+    shell8: Shell, limit: int, command: tuple[str, ...]
+) -> None:
+    """It names the limit and where to raise it."""
+    url = f"{shell8.variables[environment.AMQP_URL]}?channel_max={limit}"
+    refused = shell8.run("mirror-consumer", *command, "--amqp-url", url, expect=2)
+    assert re.search(
+        rf"may open only {limit} of the \d channels .* raise channel_max", refused.stderr
+    )
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_broker_serves_each_queue_to_its_owner(shell8: Shell, engine: Engine) -> None:
