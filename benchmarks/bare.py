@@ -126,6 +126,8 @@ def _apply(engine: Engine, envelope: Envelope) -> None:
             run = {"date_started": started_at, "date_completed": completed_at}
             session.add(ScriptActivity(name=event.name, hostname=event.hostname, **run))
             return
+        if not isinstance(event, events.MirrorEvent):
+            return
         branch = session.get_one(Branch, event.branch_id, with_for_update=True)
         attempt = session.get(MirrorAttempt, (event.branch_id, event.started_at))
         if attempt is None:

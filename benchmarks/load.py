@@ -89,7 +89,7 @@ def publications(count: int, branch_ids: Sequence[int] = ALL_BRANCHES) -> list[P
 
 def publication(envelope: Envelope) -> Publication:
     event = envelope.event
-    routing_key = routing.routing_key(event.TYPE, event.partition_key)
+    routing_key = routing.routing_key(event.TYPE, envelope.partition_key)
     properties = pika.BasicProperties(
         wire.CONTENT_TYPE, delivery_mode=2, message_id=envelope.id, type=event.TYPE
     )

@@ -11,7 +11,7 @@ from benchmarks.harness import Row, Rows, at_least, at_most, beside, measure
 from benchmarks.load import PARTITIONS, QUEUES, Publication, publications, publish
 from benchmarks.stand import Process, Stand
 from mirrorfeed.contract import routing
-from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract.events import MirrorCompleted, MirrorEvent, MirrorFailed
 from tests.servers import wait_for
 
 ROUNDS = 3
@@ -62,7 +62,7 @@ def drain_rate(
     (seconds,), _ = stand.drained(command, "consuming", [partial(have_ended, stand, last)])
     # A fast worker that loses events is worthless.
     events = (each.envelope.event for each in batch)
-    refused = sum(not isinstance(each, ScriptRun) and is_refused(each.branch_id) for each in events)
+    refused = sum(isinstance(each, MirrorEvent) and is_refused(each.branch_id) for each in events)
     expected = events_before + len(batch) - refused, letters_before + refused
     if kept(stand) != expected:
         raise RuntimeError(f"expected {expected} events and letters, found {kept(stand)}")

@@ -113,7 +113,38 @@ class ScriptRun(Struct, frozen=True, gc=False):
         return f"script:{self.name}"
 
 
-Event = MirrorStarted | MirrorCompleted | MirrorFailed | ScriptRun
+class SpoolHeartbeat(Struct, frozen=True, gc=False):
+    """A forwarder is there, although its spool was quiet for a while. Raises InvalidEvent.
+
+    So that a silent host is noticed, and so is a spool whose latest events never arrived.
+    """
+
+    TYPE: ClassVar[str] = "spool.heartbeat"
+
+    hostname: str
+    version: str
+    """Of mirrorfeed."""
+    pending: int
+    """How many events wait for the broker, not counting this one."""
+    oldest_pending_at: datetime | None
+    """When the first of them was spooled; None if there is none."""
+    refused: int
+    """How many events the broker would not take."""
+
+    def __post_init__(self) -> None:
+        check_text("hostname", self.hostname, at_least=1, at_most=MAX_NAME_LENGTH)
+        check_text("version", self.version, at_least=1, at_most=MAX_NAME_LENGTH)
+        check_count("pending", self.pending)
+        check_count("refused", self.refused)
+        if self.oldest_pending_at is not None:
+            normalise_instant(self, "oldest_pending_at")
+
+    @property
+    def subject(self) -> str:
+        return self.hostname
+
+
+Event = MirrorStarted | MirrorCompleted | MirrorFailed | ScriptRun | SpoolHeartbeat
 
 
 class Envelope(Struct, frozen=True, gc=False):
@@ -143,6 +174,20 @@ class Envelope(Struct, frozen=True, gc=False):
                 f"time of a mirror.started must equal its started_at, got {self.time.isoformat()}"
                 f" and {self.event.started_at.isoformat()}"
             )
+
+    @property
+    def partition_key(self) -> str:
+        """Events with one key stay in order."""
+        if isinstance(self.event, SpoolHeartbeat):
+            return f"spool:{self.source}"
+        return self.event.partition_key
+
+
+def check_count(field: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value <= MAX_SEQUENCE:
+        raise InvalidEvent(
+            f"{field} must be a whole number from 0 to {MAX_SEQUENCE}, got {shown(value)}"
+        )
 
 
 def check_branch_id(value: object) -> None:

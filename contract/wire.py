@@ -21,6 +21,7 @@ from mirrorfeed.contract.events import (
     MirrorFailed,
     MirrorStarted,
     ScriptRun,
+    SpoolHeartbeat,
     has_lone_surrogate,
     shown,
 )
@@ -32,7 +33,10 @@ MAX_READABLE_BYTES = 1024 * 1024
 """A larger body cannot be an event; nothing in it is read."""
 MAX_DIGITS = 100
 SEQUENCE_PATTERN = r"^[0-9]{20}\Z"
-TYPES = tuple(event.TYPE for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun))
+TYPES = tuple(
+    event.TYPE
+    for event in (MirrorStarted, MirrorCompleted, MirrorFailed, ScriptRun, SpoolHeartbeat)
+)
 
 
 class DecodeError(Exception):
@@ -64,7 +68,7 @@ def encode(envelope: Envelope) -> bytes:
         "source": envelope.source,
         "type": event.TYPE,
         "subject": event.subject,
-        "partitionkey": event.partition_key,
+        "partitionkey": envelope.partition_key,
         "time": timestamp(envelope.time),
         "datacontenttype": "application/json",
         "data": {
@@ -109,7 +113,7 @@ class Position(Struct, frozen=True, gc=False):
     started_at: datetime
     time: datetime
     branch_id: int | None
-    """None for a script run."""
+    """None if it is about none."""
 
 
 def position_of(body: bytes) -> Position | None:
@@ -160,12 +164,17 @@ class _CloudEvent(Struct, frozen=True, gc=False, kw_only=True, tag_field="type")
             raise InvalidEvent(
                 f"subject must be {shown(event.subject)} as in data, got {shown(self.subject)}"
             )
-        if self.partitionkey != event.partition_key:
+        partition_key = self._partition_key()
+        if self.partitionkey != partition_key:
             raise InvalidEvent(
-                f"partitionkey must be {shown(event.partition_key)}, got {shown(self.partitionkey)}"
+                f"partitionkey must be {shown(partition_key)}, got {shown(self.partitionkey)}"
             )
         sequence = None if self.sequence is None else int(self.sequence)
         return Envelope(self.id, self.source, self.time, event, sequence)
+
+    def _partition_key(self) -> str:
+        key: str = self.data.partition_key
+        return key
 
 
 class _Started(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=MirrorStarted.TYPE):
@@ -184,7 +193,14 @@ class _ScriptRun(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=ScriptRun
     data: ScriptRun
 
 
-_decoder = msgspec.json.Decoder(_Started | _Completed | _Failed | _ScriptRun)
+class _Heartbeat(_CloudEvent, frozen=True, gc=False, kw_only=True, tag=SpoolHeartbeat.TYPE):
+    data: SpoolHeartbeat
+
+    def _partition_key(self) -> str:
+        return f"spool:{self.source}"
+
+
+_decoder = msgspec.json.Decoder(_Started | _Completed | _Failed | _ScriptRun | _Heartbeat)
 
 
 def _explain(body: bytes, error: Exception) -> NoReturn:

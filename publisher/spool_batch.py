@@ -81,8 +81,8 @@ class SpoolWriter:
         sequence = self._batch.last_sequence + len(self.rows) + 1
         envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
         body = wire.encode(envelope)
-        place = self._batch.base + sequence
-        self.rows.append((place, envelope.id, event.TYPE, event.partition_key, body, time.time()))
+        place, key = self._batch.base + sequence, envelope.partition_key
+        self.rows.append((place, envelope.id, event.TYPE, key, body, time.time()))
         return envelope
 
     def latest_attempt(self, branch_id: int) -> LatestAttempt | None:

@@ -13,6 +13,7 @@ from mirrorfeed.contract.events import (
     MirrorFailed,
     MirrorStarted,
     ScriptRun,
+    SpoolHeartbeat,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,6 +26,7 @@ def at(seconds: float) -> datetime:
 
 def envelope(event: Event, time: datetime | None = None, sequence: int | None = None) -> Envelope:
     if time is None:
+        assert not isinstance(event, SpoolHeartbeat)
         time = event.completed_at if isinstance(event, ScriptRun) else event.started_at
     return Envelope(str(uuid4()), "/pullers/vostok/test", time, event, sequence)
 

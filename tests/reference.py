@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorEvent, MirrorFailed
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def fold(history: Iterable[Envelope]) -> dict[int, BranchState]:
     attempts: dict[int, dict[datetime, list[Envelope]]] = {}
     for envelope in history:
         event = envelope.event
-        if not isinstance(event, ScriptRun):
+        if isinstance(event, MirrorEvent):
             ends = attempts.setdefault(event.branch_id, {}).setdefault(event.started_at, [])
             if isinstance(event, MirrorCompleted | MirrorFailed):
                 ends.append(envelope)

@@ -88,7 +88,7 @@ def publish_events(amqp_url: str, *envelopes: Envelope) -> None:
             event = envelope.event
             channel.basic_publish(
                 routing.EVENTS_EXCHANGE,
-                routing.routing_key(event.TYPE, event.partition_key),
+                routing.routing_key(event.TYPE, envelope.partition_key),
                 wire.encode(envelope),
                 pika.BasicProperties(
                     content_type=wire.CONTENT_TYPE,

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import (
     MAX_BRANCH_ID,
+    MAX_SEQUENCE,
+    Envelope,
     MirrorCompleted,
     MirrorFailed,
     MirrorStarted,
     ScriptRun,
+    SpoolHeartbeat,
 )
 from mirrorfeed.contract.reasons import Reason
-from tests.builders import failed
+from tests.builders import at, failed
 
 GOLDEN = Path(__file__).parent / "golden"
 """A message of each type, as this and every later version writes it."""
@@ -24,6 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 instants = st.datetimes(timezones=st.just(UTC))
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
 names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=255)
+counts = st.integers(0, MAX_SEQUENCE)
 branch_ids = st.integers(1, MAX_BRANCH_ID)
 events = st.one_of(
     st.builds(MirrorStarted, branch_ids, instants),
@@ -32,6 +36,7 @@ events = st.one_of(
     st.tuples(names, names, instants, instants).map(
         lambda run: ScriptRun(run[0], run[1], min(run[2:]), max(run[2:]))
     ),
+    st.builds(SpoolHeartbeat, names, names, counts, st.none() | instants, counts),
 )
 
 
@@ -86,6 +91,10 @@ REFUSED = {
     "half a surrogate pair": (body_with(data={"reason": "H"}).replace(b'"H"', rb'"\ud800"'),
                               Reason.INVALID),
     "a long reason": (body_with(data={"reason": "x" * 8193}), Reason.INVALID),
+    "another spool's heartbeat": (
+        wire.encode(
+            Envelope("id", "/a", at(0), SpoolHeartbeat("vostok", "0.2.0", 0, None, 0))
+        ).replace(b'"source":"/a"', b'"source":"/b"'), Reason.INVALID),
     "no data": (body_with(data={}).replace(b'"data"', b'"dada"'), Reason.INVALID),
 }  # fmt: skip
 """Messages that no consumer applies, with the reason."""

@@ -25,10 +25,10 @@ def publish(bodies: Iterable[bytes]) -> None:
         channel = broker.channel()
         channel.confirm_delivery()
         for body in bodies:
-            event = wire.decode(body).event
+            envelope = wire.decode(body)
             channel.basic_publish(
                 routing.EVENTS_EXCHANGE,
-                routing.routing_key(event.TYPE, event.partition_key),
+                routing.routing_key(envelope.event.TYPE, envelope.partition_key),
                 body,
                 pika.BasicProperties(delivery_mode=2),
                 mandatory=True,

@@ -50,7 +50,7 @@ from mirrorfeed.consumer.apply.suspects import (
     unread,
 )
 from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, unavailable
-from mirrorfeed.contract.events import Envelope, ScriptRun
+from mirrorfeed.contract.events import Envelope, MirrorEvent, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
 
 # So that a deferred constraint is checked before the commit, while its offender can be found.
@@ -195,7 +195,7 @@ def _sift(
             dead.append((message, content))
             continue
         event = content.event
-        if not isinstance(event, ScriptRun) and event.branch_id not in registered:
+        if isinstance(event, MirrorEvent) and event.branch_id not in registered:
             detail = (
                 f"branch {event.branch_id} is not registered:"
                 f" mirror-consumer branches add {event.branch_id} NAME, then replay"
@@ -224,6 +224,8 @@ def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS)
         event = envelope.event
         if isinstance(event, ScriptRun):
             runs.add((event.name, event.hostname, event.started_at, event.completed_at))
+            continue
+        if isinstance(event, SpoolHeartbeat):  # that it has arrived is all that it says
             continue
         key = event.branch_id, event.started_at
         attempt = attempt_of(envelope.time, event)
@@ -277,7 +279,7 @@ def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]
     which. Only if it refuses what follows from the rows is each event tried with all its effects.
     """
     # Offenders often belong to one branch: sorting puts them side by side.
-    events = sorted(events, key=lambda event: event[1].event.partition_key)
+    events = sorted(events, key=lambda event: event[1].partition_key)
     trial = connection.begin_nested()
     dead = _try_pieces(connection, events, _inserts)
     offenders = {id(message) for message, _ in dead}

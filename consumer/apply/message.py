@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mirrorfeed.contract.events import Envelope, Event, ScriptRun, shown
+from mirrorfeed.contract.events import Envelope, Event, MirrorEvent, ScriptRun, shown
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import DecodeError, decode
 
@@ -130,8 +130,8 @@ def require_user(message: Message, user_id: str | None, users: Collection[str]) 
 
 
 def branch_id_of(event: Event) -> int | None:
-    """The branch that the event is about; None for a script run."""
-    return None if isinstance(event, ScriptRun) else event.branch_id
+    """The branch that the event is about; None if it is about none."""
+    return event.branch_id if isinstance(event, MirrorEvent) else None
 
 
 def branch_ids_of(messages: Iterable[Message]) -> set[int]:
@@ -139,15 +139,17 @@ def branch_ids_of(messages: Iterable[Message]) -> set[int]:
     return {
         message.content.event.branch_id
         for message in messages
-        if isinstance(message.content, Envelope)
-        and not isinstance(message.content.event, ScriptRun)
+        if isinstance(message.content, Envelope) and isinstance(message.content.event, MirrorEvent)
     }
 
 
 def _latest_instant(envelope: Envelope) -> datetime:
     event = envelope.event
-    ends_at = event.completed_at if isinstance(event, ScriptRun) else event.started_at
-    return max(envelope.time, ends_at)
+    if isinstance(event, MirrorEvent):
+        return max(envelope.time, event.started_at)
+    if isinstance(event, ScriptRun):
+        return max(envelope.time, event.completed_at)
+    return envelope.time
 
 
 def redeliveries(headers: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from mirrorfeed.consumer.apply.message import Message
 from mirrorfeed.consumer.apply.projection import RANK_ATTEMPTS, Attempt, attempt_of
-from mirrorfeed.contract.events import Envelope, Event, ScriptRun
+from mirrorfeed.contract.events import Envelope, MirrorEvent, ScriptRun, SpoolHeartbeat
 
 # A run event only says that the run took place: the database knows that already, or it does not.
 RANK_RUNS = text("""
@@ -39,7 +39,7 @@ class News:
                 continue
             if isinstance(content.event, ScriptRun):
                 runs[id(content)] = content.event
-            else:
+            elif not isinstance(content.event, SpoolHeartbeat):
                 attempts[id(content)] = attempt_of(content.time, content.event)
         self._ranks: dict[int, int] = {}
         self._known_ranks: dict[object, int] = {}
@@ -49,6 +49,8 @@ class News:
     def learn(self, envelope: Envelope) -> bool:
         """Whether the event says something new; from now on it is known. The event must be one of
         the messages, and applied."""
+        if isinstance(envelope.event, SpoolHeartbeat):
+            return False
         rank, subject = self._ranks[id(envelope)], _subject(envelope.event)
         is_news = rank > self._known_ranks[subject]
         if is_news:
@@ -70,6 +72,6 @@ class News:
         self._known_ranks.update(zip(subjects, known_ranks, strict=True))
 
 
-def _subject(said: Attempt | Event) -> object:
+def _subject(said: Attempt | MirrorEvent | ScriptRun) -> object:
     """What the event is about: an attempt, or a run."""
     return said if isinstance(said, ScriptRun) else (said.branch_id, said.started_at)

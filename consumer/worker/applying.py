@@ -255,7 +255,7 @@ class Applying:
 def _key(message: Message) -> str:
     """What must stay in order."""
     content = message.content
-    return content.event.partition_key if isinstance(content, Envelope) else LETTERS
+    return content.partition_key if isinstance(content, Envelope) else LETTERS
 
 
 def _branch_id(message: Message) -> int | None:

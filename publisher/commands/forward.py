@@ -29,6 +29,15 @@ def forward(
     stall_seconds: Annotated[
         float, typer.Option(help="With --drain: give up after this long without progress.", min=0)
     ] = 10.0,
+    heartbeat_seconds: Annotated[
+        float,
+        typer.Option(
+            "--heartbeat-seconds",
+            envvar=environment.HEARTBEAT_SECONDS,
+            min=0,
+            help="Send a heartbeat if the spool was quiet for this long; 0 means never.",
+        ),
+    ] = 3600.0,
     retry_refused: Annotated[
         bool,
         typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
@@ -44,16 +53,17 @@ def forward(
     Example:
       mirror-publisher forward --drain
     """
-    from mirrorfeed.publisher.forward.forwarder import (
-        Forwarder,  # no other command needs to import pika
-    )
+    # No other command needs to import pika.
+    from mirrorfeed.publisher.forward.forwarder import Forwarder
+    from mirrorfeed.publisher.forward.heartbeat import beat_if_quiet
 
     log_to_standard_error(log_format, log_level)
     path = spool_path(spool)
+    beat_if_quiet(path, heartbeat_seconds)  # before anything opens the spool
     waiting = Spool(path)
     if retry_refused:
         waiting.restore_refused()
-    forwarder = Forwarder(path, amqp_url)
+    forwarder = Forwarder(path, amqp_url, heartbeat_seconds=heartbeat_seconds)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     forwarder.wake()
     try:

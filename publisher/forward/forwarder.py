@@ -27,6 +27,7 @@ from mirrorfeed.amqp.connections import (
     why_unreachable,
 )
 from mirrorfeed.contract.outage import Outage
+from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, beat_if_quiet
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
@@ -51,8 +52,16 @@ class SessionFailed(Exception):
 class Forwarder:
     """Sends what is in a spool, in a daemon thread of this process and of its forked children."""
 
-    def __init__(self, spool_path: Path, amqp_urls: str, *, window: int = WINDOW) -> None:
-        """Each connection uses the next URL in the list.
+    def __init__(
+        self,
+        spool_path: Path,
+        amqp_urls: str,
+        *,
+        window: int = WINDOW,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        """Each connection uses the next URL in the list. If the spool is quiet for
+        `heartbeat_seconds`, a heartbeat is sent; 0 means never.
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = Path(os.path.realpath(spool_path))
@@ -60,6 +69,7 @@ class Forwarder:
         self._addresses = cycle(addresses)
         self._address_count = len(addresses)
         self._window = window
+        self._heartbeat_seconds = heartbeat_seconds
         self._lock_file = ForwarderLock(self._spool_path)
         self._outage = Outage(logger, "the broker")
         self._forget_thread()
@@ -196,6 +206,7 @@ class Forwarder:
                 spool,
                 pipeline,
                 self._outage.is_over,
+                on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 names_user=self._names_user,
             )

@@ -47,16 +47,18 @@ class PublishingSession(Session):
         pipeline: Pipeline,
         on_ready: Callable[[], None],
         *,
+        on_poll: Callable[[], object],
         is_at_its_path: Callable[[], bool],
         names_user: bool = True,
     ) -> None:
-        """`on_ready` is called once events can be sent. The session ends once the spool is not at
-        its path any more, but not before it has sent what it can.
+        """`on_ready` is called once events can be sent, `on_poll` now and then. The session ends
+        once the spool is not at its path any more, but not before it has sent what it can.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
         self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
+        self._on_poll = on_poll
         self._is_at_its_path = is_at_its_path
         self._removed_at: float | None = None
         self._pipeline = pipeline
@@ -135,6 +137,7 @@ class PublishingSession(Session):
         now = time.monotonic()
         if self._pace.is_stalled(now):
             self._pipeline.read_on()
+        self._on_poll()
         self._look()
         self._leave_if_removed(now)
         self._ioloop.call_later(POLL_SECONDS, self._poll)

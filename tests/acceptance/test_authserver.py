@@ -344,7 +344,7 @@ def test_50_clients_are_served_at_once(offline: Shell, path: Path) -> None:
     taken = events(path)
     assert len(taken) == 100
     for number in range(1, 51):
-        start, end = [event for event in taken if event.partition_key == f"branch:{number}"]
+        start, end = [event for event in taken if event.subject == str(number)]
         assert isinstance(start, MirrorStarted)
         assert end == MirrorCompleted(number, start.started_at, "rev-1")
 

@@ -58,7 +58,7 @@ def publish_expired(amqp_url: str, *events: Any, **properties: Any) -> None:
         for event, body in zip(events, bodies(events), strict=True):
             channel.basic_publish(
                 routing.EVENTS_EXCHANGE,
-                routing.routing_key(event.event.TYPE, event.event.partition_key),
+                routing.routing_key(event.event.TYPE, event.partition_key),
                 body,
                 pika.BasicProperties(delivery_mode=2, expiration="0", **properties),
             )

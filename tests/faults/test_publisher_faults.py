@@ -56,7 +56,7 @@ def has_spooled(path: Path, count: int) -> Callable[[], bool]:
 def sequences_by_key(events: list[Envelope]) -> dict[str, list[int]]:
     by_key: dict[str, list[int]] = {}
     for event in events:
-        by_key.setdefault(event.event.partition_key, []).append(event.sequence or 0)
+        by_key.setdefault(event.partition_key, []).append(event.sequence or 0)
     return by_key
 
 

@@ -16,6 +16,7 @@ from mirrorfeed.amqp.connections import (
 )
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.events import MirrorFailed
 from tests.builders import START, bodies, failed, started
 from tests.servers import OLDER_ARGUMENTS, PATIENCE_SECONDS, publish_events, take_all
 
@@ -96,7 +97,8 @@ def take(amqp_url: str, queue: str, count: int) -> list[float]:
         deliveries = channel.consume(queue, inactivity_timeout=PATIENCE_SECONDS)
         bodies = [body for _, _, body in islice(deliveries, count)]
         channel.close()
-    starts = [wire.decode(body).event.started_at for body in bodies]
+    events = [wire.decode(body).event for body in bodies]
+    starts = [event.started_at for event in events if isinstance(event, MirrorFailed)]
     return [(start - START).total_seconds() for start in starts]
 
 

@@ -12,6 +12,7 @@ from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import (
     Envelope,
     MirrorCompleted,
+    MirrorEvent,
     MirrorFailed,
     MirrorStarted,
     ScriptRun,
@@ -106,7 +107,7 @@ def attempts(stand: Stand, history: list[Envelope]) -> Iterator[str]:
     expected = {
         (envelope.event.branch_id, envelope.event.started_at)
         for envelope in history
-        if not isinstance(envelope.event, ScriptRun)
+        if isinstance(envelope.event, MirrorEvent)
     }
     found = set(map(tuple, rows(stand.engine, "SELECT branch_id, started_at FROM mirror_attempt")))
     yield from differences("attempt", expected, found)
@@ -172,7 +173,7 @@ def passed_through(envelopes: list[Envelope]) -> dict[int, set[BranchState]]:
     states: dict[int, BranchState] = {}
     for envelope in envelopes:
         event = envelope.event
-        if isinstance(event, ScriptRun) or event.branch_id <= SHARED_BRANCHES:
+        if not isinstance(event, MirrorEvent) or event.branch_id <= SHARED_BRANCHES:
             continue
         state = after(states.get(event.branch_id, BranchState()), event)
         passed.setdefault(event.branch_id, {BranchState()}).add(state)

@@ -157,8 +157,8 @@ def publish_duplicates(stand: Stand, fault: Fault) -> None:
     bodies = puller_of(stand, fault).confirmed(random, DUPLICATES)
     with suppress(BrokerUnavailable, pika.exceptions.AMQPError), stand.admin_channel() as channel:
         for body in bodies:
-            event = wire.decode(body).event
-            key = routing.routing_key(event.TYPE, event.partition_key)
+            envelope = wire.decode(body)
+            key = routing.routing_key(envelope.event.TYPE, envelope.partition_key)
             publish(channel, routing.EVENTS_EXCHANGE, key, body)
 
 
