@@ -17,6 +17,7 @@ from mirrorfeed.consumer.errors import (
     RefusedByDatabase,
     RightMissing,
     SchemaMissing,
+    SessionsMissing,
 )
 from mirrorfeed.contract.environment import newest
 from mirrorfeed.contract.wire import timestamp
@@ -66,6 +67,15 @@ the types of a call, while PostgreSQL's own has none of them, as `unnest(anyarra
 write `pg_catalog.unnest`, and cast to the types of a built-in operator: `tests/traps.py`."""
 SCHEMA_VERSION = "0004"
 """The revision of the tables that this program needs; a newer one will do."""
+STATE = text("""
+    SELECT
+        current_setting('transaction_read_only')::boolean,
+        CASE WHEN pg_is_in_recovery() THEN greatest(0, coalesce(
+            extract(epoch FROM now() - pg_last_xact_replay_timestamp()), 0
+        )) END,
+        to_regclass('mirror_attempt') IS NOT NULL,
+        to_regclass('schema_version') IS NOT NULL
+""")
 LOCK_TIMEOUT_SECONDS = 10.0
 ATTEMPT = "connection to server at "
 """How libpq's word on one address begins, of which there is one below the other."""
@@ -179,25 +189,23 @@ def unavailable(error: DBAPIError) -> DatabaseUnavailable:
     return DatabaseUnavailable(first_line(error))
 
 
-def check_database(engine: Engine) -> None:
-    """Raises DatabaseUnavailable if nothing can be written, SchemaMissing if the tables are missing
-    or too old for this program."""
+def check_database(engine: Engine, *, to_write: bool = True) -> float | None:
+    """Returns how many seconds ago the latest change was made that a standby knows of, None if the
+    database is no standby.
+
+    Raises DatabaseUnavailable if nothing can be read, or with `to_write` nothing written;
+    SchemaMissing if the tables are missing or too old for this program.
+    """
     try:
         with engine.connect() as connection:
-            is_read_only, has_schema, has_version = connection.execute(
-                text(
-                    "SELECT current_setting('transaction_read_only')::boolean,"
-                    " to_regclass('mirror_attempt') IS NOT NULL,"
-                    " to_regclass('schema_version') IS NOT NULL"
-                )
-            ).one()
+            is_read_only, changed_seconds, has_schema, has_version = connection.execute(STATE).one()
             version = "0001"
             if has_version:
                 query = text("SELECT version_num FROM schema_version")
                 version = connection.execute(query).scalar_one()
     except DBAPIError as error:
         raise unavailable(error) from error
-    if is_read_only:
+    if is_read_only and to_write:
         raise DatabaseUnavailable("the database is read-only, perhaps a standby")
     if not has_schema:
         raise SchemaMissing("the database has no tables yet: run mirror-consumer init")
@@ -205,6 +213,26 @@ def check_database(engine: Engine) -> None:
         raise SchemaMissing(
             f"the tables have version {version}, but this program needs {SCHEMA_VERSION}:"
             " run mirror-consumer init; older workers can keep running meanwhile"
+        )
+    return None if changed_seconds is None else float(changed_seconds)
+
+
+def check_sessions(engine: Engine) -> None:
+    """Raises SessionsMissing if a connection pooler gives each transaction another session, and so
+    two idle connections the same one. On a busy pooler that may go unnoticed."""
+    pids = []
+    try:
+        with engine.connect() as one, engine.connect() as other:
+            for connection in (one, other):
+                pids.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+                connection.commit()
+    except DBAPIError as error:
+        raise unavailable(error) from error
+    if len(set(pids)) == 1:
+        raise SessionsMissing(
+            "the database is behind a connection pooler that pools transactions, but a worker needs"
+            " a session of its own: set pool_mode = session (PgBouncer), or connect to PostgreSQL"
+            " itself"
         )
 
 

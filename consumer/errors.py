@@ -81,6 +81,10 @@ class SchemaMissing(UsageError):
     """The database is there, but its tables are missing or too old."""
 
 
+class SessionsMissing(UsageError):
+    """A connection pooler gives no session of one's own."""
+
+
 class RightMissing(UsageError):
     """The database user lacks the right to do what was asked."""
 

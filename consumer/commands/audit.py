@@ -14,7 +14,11 @@ from mirrorfeed.consumer.commands.options import (
     checked_note,
 )
 from mirrorfeed.consumer.commands.output import plural, print_table, span
-from mirrorfeed.consumer.commands.program import refuse_options_before_subcommand, transaction
+from mirrorfeed.consumer.commands.program import (
+    reading,
+    refuse_options_before_subcommand,
+    transaction,
+)
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.sources import decisions as settled
@@ -63,7 +67,7 @@ def audit(
     if context.invoked_subcommand is not None:
         refuse_options_before_subcommand(context)
         return
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         found = audit_ledger(connection, grace_seconds=grace_seconds, limit=limit)
     if as_json_document:
         print_json(_as_document(found))
@@ -166,7 +170,7 @@ def decisions(
     Example:
       mirror-consumer audit decisions
     """
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         found = settled.decisions(connection)
     if as_json_document:
         print_json({"decisions": [as_json(structs.asdict(each)) for each in found]})

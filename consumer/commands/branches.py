@@ -26,7 +26,7 @@ from mirrorfeed.consumer.commands.output import (
     print_table,
     shown_cell,
 )
-from mirrorfeed.consumer.commands.program import ready_engine, transaction
+from mirrorfeed.consumer.commands.program import reading, ready_engine, transaction
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.errors import RightMissing, UsageError
@@ -60,7 +60,7 @@ def list_branches(
     Example:
       mirror-consumer branches list | grep '~jane/'
     """
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         branches = entries(connection)
     if as_json_document:
         print_json({"branches": [asdict(branch) for branch in branches]})
@@ -87,7 +87,7 @@ def show(
     Example:
       mirror-consumer branches show ~jane/project/main
     """
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         holding = held(connection, find(connection, branch))
     if as_json_document:
         print_json(as_json(holding))

@@ -1,6 +1,7 @@
 """How an operators' command starts and ends: connections, signals, errors, exit codes."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,15 +38,36 @@ def as_consumer_error(error: Exception) -> ConsumerError | None:
 
 
 def ready_engine(database_url: str) -> Engine:
-    """An engine for a usable database. Raises DatabaseUnavailable or SchemaMissing."""
+    """An engine for a database that can be written to. Raises DatabaseUnavailable or
+    SchemaMissing."""
     engine = open_engine(database_url)
     check_database(engine)
     return engine
 
 
+def reading_engine(database_url: str) -> Engine:
+    """An engine for a database that can be read; a standby will do, but says so. Raises
+    DatabaseUnavailable or SchemaMissing."""
+    engine = open_engine(database_url)
+    changed_seconds = check_database(engine, to_write=False)
+    if changed_seconds is not None:
+        print(
+            f"from a standby, whose latest change is {changed_seconds:,.0f} s old", file=sys.stderr
+        )
+    return engine
+
+
 @contextmanager
 def transaction(database_url: str) -> Iterator[Connection]:
+    """For commands that write."""
     with ready_engine(database_url).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(database_url: str) -> Iterator[Connection]:
+    """For commands that only read."""
+    with reading_engine(database_url).begin() as connection:
         yield connection
 
 

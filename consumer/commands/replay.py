@@ -29,6 +29,7 @@ from mirrorfeed.consumer.commands.options import (
 from mirrorfeed.consumer.commands.output import plural, progress_bar
 from mirrorfeed.consumer.commands.program import (
     meaning_to_caller,
+    reading,
     ready_engine,
     transaction,
     until_signal,
@@ -95,13 +96,13 @@ def list_letters(
     """
     selection = selected(ids, reason, event_type, branch, since, limit, state)
     if group:
-        with transaction(database_url) as connection:
+        with reading(database_url) as connection:
             groups = letters.group(connection, selection)
         show_groups(groups, as_json_document)
         return
     if not as_json_document:
         selection = msgspec.structs.replace(selection, limit=limit or SHOWN_LETTERS)
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         found = list(letters.find(connection, selection))
         total = letters.count(connection, selection)
     if as_json_document:
@@ -122,7 +123,7 @@ def show(
     Example:
       mirror-replay show 17
     """
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         letter = letters.get(connection, letter_id)
     show_letter(letter, as_json_document)
 
@@ -281,7 +282,7 @@ def export_letters(
       mirror-replay export --reason invalid > letters.jsonl
     """
     selection = selected(ids, reason, event_type, branch, since, limit)
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         for letter in transfer.exported(connection, selection):
             print_json(letter)
             if not is_output_read():

@@ -19,7 +19,7 @@ from mirrorfeed.consumer.commands.output import (
     print_table,
     span,
 )
-from mirrorfeed.consumer.commands.program import as_consumer_error, transaction
+from mirrorfeed.consumer.commands.program import as_consumer_error, reading
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment, exit_codes
@@ -60,7 +60,7 @@ def scripts(
     Example:
       mirror-consumer scripts branch-puller
     """
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         runs = last_runs(connection, name)
     if as_json_document:
         print_json({"scripts": [as_json(run) for run in runs]})
@@ -113,7 +113,7 @@ def check_scripts(
                 f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
             )
         wanted = list(dict.fromkeys(map(Watched.parse, watched)))
-        with transaction(database_url) as connection:
+        with reading(database_url) as connection:
             sightings = check(connection, wanted, timedelta(minutes=minutes))
     missing = [sighting for sighting in sightings if not sighting.has_run]
     if nagios:

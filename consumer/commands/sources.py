@@ -12,7 +12,11 @@ from mirrorfeed.consumer.commands.options import (
     checked_note,
 )
 from mirrorfeed.consumer.commands.output import plural, print_table
-from mirrorfeed.consumer.commands.program import refuse_options_before_subcommand, transaction
+from mirrorfeed.consumer.commands.program import (
+    reading,
+    refuse_options_before_subcommand,
+    transaction,
+)
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.sources import decisions as settled
 from mirrorfeed.consumer.sources.audit import audit
@@ -54,7 +58,7 @@ def sources(
     if context.invoked_subcommand is not None:
         refuse_options_before_subcommand(context)
         return
-    with transaction(database_url) as connection:
+    with reading(database_url) as connection:
         accounts = audit(connection, limit=0).accounts
     rows = [
         (

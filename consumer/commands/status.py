@@ -31,7 +31,7 @@ from mirrorfeed.consumer.commands.options import (
     JsonOption,
     duration,
 )
-from mirrorfeed.consumer.commands.program import ready_engine, transaction
+from mirrorfeed.consumer.commands.program import reading, reading_engine
 from mirrorfeed.consumer.database import as_json, database_now
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment
@@ -116,7 +116,7 @@ def status(
     if limit and everything:
         raise UsageError("--limit and --all exclude each other: give one of them")
     success_older_than = None if older_than is None else duration(older_than)
-    engine = ready_engine(database_url)
+    engine = reading_engine(database_url)
 
     def read() -> Reading:
         with engine.begin() as connection:
@@ -175,7 +175,7 @@ def history(
     asked_id = int(given) if given.isdecimal() else None
     with (
         printed_where_not_so({"id": asked_id, "attempts": []}, as_json_document),
-        transaction(database_url) as connection,
+        reading(database_url) as connection,
     ):
         branch_id = find(connection, given).id
         found = attempts(connection, branch_id, limit if as_json_document else shown + 1)

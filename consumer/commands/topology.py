@@ -14,7 +14,7 @@ from mirrorfeed.amqp.connections import (
 )
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import print_table
-from mirrorfeed.consumer.commands.program import ready_engine
+from mirrorfeed.consumer.commands.program import reading_engine, ready_engine
 from mirrorfeed.consumer.partitions.assignment import Member, living, owners
 from mirrorfeed.consumer.partitions.layout import Stage, read_layout
 from mirrorfeed.consumer.partitions.repartition import repartition
@@ -72,7 +72,8 @@ def topology(
       mirror-consumer topology
       mirror-consumer topology --partitions 8
     """
-    engine, addresses = ready_engine(database_url), connection_parameters(amqp_url)
+    to_engine = reading_engine if partitions is None else ready_engine
+    engine, addresses = to_engine(database_url), connection_parameters(amqp_url)
     if partitions is not None:
         repartition(engine, addresses, partitions, report=lambda line: print(line, file=sys.stderr))
     with engine.connect() as connection:

@@ -33,7 +33,7 @@ from mirrorfeed.amqp.connections import (
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import fold
-from mirrorfeed.consumer.database import check_database, first_line, unavailable
+from mirrorfeed.consumer.database import check_database, check_sessions, first_line, unavailable
 from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
@@ -115,6 +115,7 @@ class Worker:
     def _run_session(self) -> None:
         """Returns when a useful session has ended; raises if the session was not useful."""
         check_database(self._engine)
+        check_sessions(self._engine)
         self._applier.check()
         address = next(self._addresses)
         layout = self._declared_layout(address)
