@@ -71,7 +71,7 @@ def collect(count: int) -> None:
     inbox = Inbox(BATCH)
     for _ in range(count // BATCH):
         for tag, message in enumerate(messages):
-            inbox.put(Delivery(message, subscription, tag))
+            inbox.put(Delivery(message, subscription, tag, len(message.body)))
         if len(inbox.take()) != BATCH:
             raise RuntimeError("the inbox gave out something else than the batch")
 

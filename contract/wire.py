@@ -92,11 +92,7 @@ def timestamp(instant: datetime) -> str:
 def decode(body: bytes) -> Envelope:
     """The event in a message body. Raises DecodeError with the first reason that fits."""
     if len(body) > MAX_BODY_BYTES:
-        raise DecodeError(
-            Reason.TOO_LARGE,
-            f"the body is {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed",
-            _readable_attributes(body),
-        )
+        raise DecodeError(Reason.TOO_LARGE, too_large(len(body)), _readable_attributes(body))
     try:
         if not body.isascii():
             body.decode()  # msgspec does not check the values of fields it ignores
@@ -104,6 +100,11 @@ def decode(body: bytes) -> Envelope:
         return cloud_event.envelope()
     except (ValueError, RecursionError) as error:
         _explain(body, error)
+
+
+def too_large(size_bytes: int) -> str:
+    """What is wrong with a body of more than 64 KiB, for a person."""
+    return f"the body is {size_bytes} bytes; at most {MAX_BODY_BYTES} are allowed"
 
 
 class Position(Struct, frozen=True, gc=False):

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.blockers import LOOK_SECONDS, Blocker, find_blockers
 from mirrorfeed.consumer.apply.burial import bury
+from mirrorfeed.consumer.apply.large import LargeMessage, bury_large
 from mirrorfeed.consumer.apply.ledger import RECORD, arrivals_of
 from mirrorfeed.consumer.apply.message import Message, Rejection, branch_ids_of, reject
 from mirrorfeed.consumer.apply.projection import (
@@ -129,6 +130,13 @@ class Applier:
         except (DBAPIError, MustWait):
             self._suspects.survived(body)
             raise
+
+    def bury_large(self, message: LargeMessage) -> Tally:
+        """Commits a message of which nothing is read, as buried. It is never a suspect: nothing in
+        it could kill this process. From any thread. Raises DBAPIError; trying again may help."""
+        with self._engine.begin() as connection:
+            bury_large(connection, message)
+        return Tally(0, Counter([Reason.TOO_LARGE]))
 
     def abandon(self, *, is_waiting: bool) -> None:
         """Nobody waits any longer for what is being applied, which may still be waiting for the

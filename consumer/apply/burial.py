@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, case, cast, func, null, or_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    and_,
+    case,
+    cast,
+    func,
+    null,
+    or_,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from mirrorfeed.consumer.apply.message import Message, Rejection
@@ -17,25 +28,35 @@ MAX_DETAIL_LENGTH = 2000
 MAX_DEPTH = 32
 MAX_ATTEMPTS = 2**31 - 1
 
-_insert = insert(DeadLetter)
+message_digest: ColumnElement[bytes] = func.sha256(
+    func.coalesce(DeadLetter.original_body, DeadLetter.body), type_=LargeBinary
+)
+"""Of the message as delivered: there is one letter for each."""
 _is_resolved = or_(
     DeadLetter.state == "discarded",
     # The original message is a duplicate of the corrected one that was applied.
     and_(DeadLetter.state == "replayed", DeadLetter.original_body.is_not(None)),
 )
 _is_edited = DeadLetter.original_body.is_not(None)
-_bury = _insert.on_conflict_do_update(
-    index_elements=[func.sha256(func.coalesce(DeadLetter.original_body, DeadLetter.body))],
-    set_={
-        "attempts": func.least(
-            cast(DeadLetter.attempts, BigInteger) + _insert.excluded.attempts, MAX_ATTEMPTS
-        ),
-        "reason": case((_is_edited, DeadLetter.reason), else_=_insert.excluded.reason),
-        "detail": case((_is_edited, DeadLetter.detail), else_=_insert.excluded.detail),
+
+
+def delivered_again(attempts: Any, reason: Any, detail: Any) -> dict[str, Any]:
+    """What changes in a letter whose message was delivered so many more times, and could not be
+    applied for this reason."""
+    return {
+        "attempts": func.least(cast(DeadLetter.attempts, BigInteger) + attempts, MAX_ATTEMPTS),
+        "reason": case((_is_edited, DeadLetter.reason), else_=reason),
+        "detail": case((_is_edited, DeadLetter.detail), else_=detail),
         # A letter that was replayed, and can no longer be applied, is dead again.
         "state": case((_is_resolved, DeadLetter.state), else_="dead"),
         "resolved_at": case((_is_resolved, DeadLetter.resolved_at), else_=null()),
-    },
+    }
+
+
+_insert = insert(DeadLetter)
+_new = _insert.excluded
+_bury = _insert.on_conflict_do_update(
+    index_elements=[message_digest], set_=delivered_again(_new.attempts, _new.reason, _new.detail)
 )
 
 

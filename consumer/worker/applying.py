@@ -11,20 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, groupby
-from typing import Any
 
 from msgspec import Struct
 from sqlalchemy.exc import DBAPIError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_any,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from mirrorfeed.consumer.apply.batch import Applier, Tally
 from mirrorfeed.consumer.apply.message import Message, branch_id_of
@@ -33,8 +22,8 @@ from mirrorfeed.consumer.database import first_line, is_lock_timeout
 from mirrorfeed.consumer.errors import DatabaseUnavailable
 from mirrorfeed.consumer.worker.aside import Aside
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Suspect
+from mirrorfeed.consumer.worker.patience import Patience
 from mirrorfeed.contract.events import Envelope
-from mirrorfeed.contract.outage import Outage
 
 RETRY_TIMEOUT_SECONDS = 300.0
 """How long a batch is retried before its deliveries go back to the broker, which would take them
@@ -77,9 +66,8 @@ class Applying:
         self._applier = applier
         self._read = read
         self._settled = settled
-        self._closing = closing
+        self._patience = Patience("the database", closing, RETRY_TIMEOUT_SECONDS)
         self._aside = Aside()
-        self._outage = Outage(logger, "the database")
         self._look_at = 0.0
         self._remind_at = 0.0
 
@@ -101,23 +89,7 @@ class Applying:
     def _work(self, parts: list[Part]) -> None:
         while parts:
             part, *others = parts
-            parts = [*self._patiently(self._apply, part), *others]
-
-    def _patiently(self, do: Callable[..., Any], *arguments: object) -> Any:
-        """Retries in place what goes away by itself, such as a deadlock or a database restart."""
-        retry = Retrying(
-            retry=retry_if_exception_type((DBAPIError, DatabaseUnavailable)),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
-            stop=stop_any(
-                stop_after_delay(RETRY_TIMEOUT_SECONDS), stop_when_event_set(self._closing)
-            ),
-            sleep=sleep_using_event(self._closing),
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-        done = retry(do, *arguments)
-        self._outage.is_over()
-        return done
+            parts = [*self._patience(self._apply, part), *others]
 
     def _apply(self, part: Part) -> list[Part]:
         """Applies the part, and returns no others; or returns those to apply instead of it."""
@@ -201,7 +173,7 @@ class Applying:
                 f"another session of the database has locked {self._listed()} for"
                 f" {ASIDE_TIMEOUT_SECONDS / 60:.0f} minutes"
             )
-        locked = self._patiently(self._locked, self._aside.groups)
+        locked = self._patience(self._locked, self._aside.groups)
         waited_seconds = self._aside.waited_seconds
         for group in self._aside.take(self._aside.groups.keys() - locked).values():
             # A suspect is tried alone.
@@ -241,10 +213,6 @@ class Applying:
             return [str(blocker) for blocker in self._applier.blockers(messages)]
         except DBAPIError as error:
             return [f"a session that cannot be found: {first_line(error)}"]
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self._outage.goes_on(first_line(error) if isinstance(error, DBAPIError) else str(error))
 
     def _listed(self) -> str:
         keys = list(self._aside.groups)

@@ -23,6 +23,8 @@ class Subscription:
     channel: Any = None
     """None until the broker has opened it."""
     is_given_back: bool = False
+    large_in_hand: int = 0
+    """How many of its deliveries are being buried apart from the batches."""
 
     @property
     def is_open(self) -> bool:
@@ -49,13 +51,11 @@ class Delivery(Struct, frozen=True, gc=False):
     message: Message | Suspect
     subscription: Subscription
     delivery_tag: int
+    size_bytes: int
+    """About how much memory it takes."""
     is_suspect: bool = False
     """Whether the message is a Suspect, and so must be a batch of its own. Asked for several times
     for every message."""
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.message.body)
 
 
 class Inbox:

@@ -1,8 +1,10 @@
 """One connection's life: deliveries become batches, batches are applied, then acked.
 
-Two threads, with only the inbox and thread-safe callbacks between them. The I/O thread, which calls
-`run`, speaks AMQP and decodes; the applier thread speaks SQL. So heartbeats go on while a
-transaction runs, and the next batch is decoded meanwhile.
+The I/O thread, which calls `run`, speaks AMQP and decodes. The applier thread speaks SQL, and so
+does the burier thread, which takes the large messages. Only an inbox, a queue and thread-safe
+callbacks are between them. So heartbeats go on while a transaction runs, and the next batch is
+decoded meanwhile. While too much is in hand, the I/O thread reads nothing, and so the broker stops
+sending.
 
 A session never recovers: any failure ends it, its unacked deliveries go back to their queues in
 order, and the worker begins another one. So no ack can reach the wrong channel.
@@ -11,7 +13,7 @@ order, and the worker begins another one. So no ack can reach the wrong channel.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.amqp.connections import TooFewChannels
-from mirrorfeed.amqp.read_frames import delivery_connection
+from mirrorfeed.amqp.read_frames import delivery_connection, properties_bytes
 from mirrorfeed.amqp.session import Session
 from mirrorfeed.consumer.apply.batch import Applier, Tally
 from mirrorfeed.consumer.apply.message import Message, read_message, redeliveries, require_user
@@ -29,10 +31,16 @@ from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import ConsumerCancelled
 from mirrorfeed.consumer.partitions.assignment import Assignment
 from mirrorfeed.consumer.worker.applying import Applying
+from mirrorfeed.consumer.worker.burying import Burying, LargeDelivery
+from mirrorfeed.consumer.worker.in_hand import InHand
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
+from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 
+PAUSE_SECONDS = 5.0
+"""How long nothing is read while too much is in hand. Between two pauses a little is, so that the
+broker's heartbeats are seen, and ours are sent."""
 DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
 """How long a batch in hand may still take once the session is told to stop, or has lost the
@@ -63,11 +71,19 @@ class ConsumingSession(Session):
         self._applying = Applying(
             self._inbox, applier, self._read_suspect, self._on_settled, self._closing
         )
+        self._burying = Burying(applier, self._on_buried, self._closing)
+        self._applier_thread = self._thread_of("applier", self._applying.run)
+        self._burier_thread = self._thread_of("burier", self._burying.run)
+        self._in_hand = InHand()
+        self._ended_threads = 0
+        self._is_pausing = False
+        self._woken = threading.Event()
+        """Ends a pause."""
         self._stop_by = 0.0
         self._assignment: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._received = 0
-        self._thread = threading.Thread(target=self._apply_batches, name="applier", daemon=True)
+        self._counting = threading.Lock()
         self.applied = 0
         self.buried = 0
         self.is_drained = False
@@ -77,13 +93,16 @@ class ConsumingSession(Session):
 
     def run(self) -> None:
         """Returns once the session has ended; `error` says why, None if it was told to."""
-        self._thread.start()
+        threads = self._applier_thread, self._burier_thread
+        for thread in threads:
+            thread.start()
         try:
             self._ioloop.start()
         finally:
             self._close_inbox()
             self._ioloop.close()
-            self._thread.join(max(0.0, self._stop_by - time.monotonic()))
+            for thread in threads:
+                thread.join(max(0.0, self._stop_by - time.monotonic()))
             self._abandon()
 
     def _abandon(self) -> None:
@@ -95,7 +114,7 @@ class ConsumingSession(Session):
 
     def _abandon_patiently(self) -> None:
         try:
-            self._applier.abandon(is_waiting=self._thread.is_alive())
+            self._applier.abandon(is_waiting=self._applier_thread.is_alive())
         except DBAPIError as error:
             logger.warning("an unfinished trial may be counted", extra={"error": first_line(error)})
 
@@ -103,16 +122,15 @@ class ConsumingSession(Session):
         """Ends the session once the batch in hand is committed and acked. From any thread."""
         self._close_inbox()
         # Do not wait for a server that no longer answers.
-        end = partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop)
-        self._ioloop.add_callback_threadsafe(end)
+        self._call(partial(self._ioloop.call_later, STOP_SECONDS, self._ioloop.stop))
 
     def fail(self, error: BaseException) -> None:
         """Ends the session with this error. From any thread."""
-        self._ioloop.add_callback_threadsafe(partial(self._end, error))
+        self._call(partial(self._end, error))
 
     def rebalance(self, assignment: Assignment) -> None:
         """Sets what this worker is to consume from now on. From any thread."""
-        self._ioloop.add_callback_threadsafe(partial(self._take_assignment, assignment))
+        self._call(partial(self._take_assignment, assignment))
 
     @property
     def subscribed(self) -> list[str]:
@@ -120,11 +138,17 @@ class ConsumingSession(Session):
         subscriptions = map(self._subscriptions.get, self._queues)
         return [each.queue for each in subscriptions if each and each.is_open]
 
+    def _call(self, callback: Callable[[], object]) -> None:
+        """Has the I/O thread call it soon, even during a pause. From any thread."""
+        self._ioloop.add_callback_threadsafe(callback)
+        self._woken.set()
+
     def _close_inbox(self) -> None:
         if not self._closing.is_set():
             self._stop_by = time.monotonic() + STOP_SECONDS
             self._closing.set()
             self._inbox.close()
+            self._burying.wake()
 
     # In the I/O thread, in the order in which it happens.
 
@@ -173,22 +197,56 @@ class ConsumingSession(Session):
             self._end(TooFewChannels(limit, len(self._queues) + 1))
 
     def _receive(
-        self, subscription: Subscription, channel: Any, method: Any, properties: Any, body: bytes
+        self,
+        subscription: Subscription,
+        channel: Any,
+        method: Any,
+        properties: Any,
+        body: bytes | tuple[bytes, ...],
     ) -> None:
         self._received += 1
+        if isinstance(body, tuple) or len(body) > MAX_READABLE_BYTES:
+            self._receive_large(subscription, method, properties, body)
+            return
         is_suspect = method.redelivered
         message = Suspect(body, properties) if is_suspect else self._read(body, properties)
-        self._inbox.put(Delivery(message, subscription, method.delivery_tag, is_suspect))
+        size_bytes = len(body) + properties_bytes(properties)
+        self._inbox.put(
+            Delivery(message, subscription, method.delivery_tag, size_bytes, is_suspect)
+        )
+        self._in_hand.size_bytes += size_bytes
+        if self._in_hand.is_too_much:
+            self._pause_soon()
 
-    def _settle_up_to(self, batch: Sequence[Delivery]) -> None:
-        """One ack per channel: a batch has the first deliveries of each channel, without a gap."""
-        for delivery in {each.subscription: each for each in batch}.values():
-            _ack(delivery, multiple=True)
+    def _receive_large(
+        self,
+        subscription: Subscription,
+        method: Any,
+        properties: Any,
+        body: bytes | tuple[bytes, ...],
+    ) -> None:
+        pieces = body if isinstance(body, tuple) else (body,)
+        size_bytes = sum(map(len, pieces)) + properties_bytes(properties)
+        delivery = LargeDelivery(
+            pieces, properties, method.redelivered, subscription, method.delivery_tag, size_bytes
+        )
+        self._in_hand.take_large(delivery)
+        self._burying.put(delivery)
+        if self._in_hand.is_too_much:
+            self._pause_soon()
 
-    def _settle_each(self, deliveries: Sequence[Delivery]) -> None:
-        """Others that came before these are still in hand."""
-        for delivery in deliveries:
-            _ack(delivery, multiple=False)
+    def _pause_soon(self) -> None:
+        if not self._is_pausing:
+            self._is_pausing = True
+            self._ioloop.add_callback_threadsafe(self._pause)
+
+    def _pause(self) -> None:
+        """Reads nothing for a while, but for what came before this was called."""
+        self._is_pausing = False
+        if self._in_hand.is_too_much:
+            self._woken.wait(PAUSE_SECONDS)
+            self._woken.clear()
+            self._pause_soon()
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained means that two rounds in a row find every queue empty and nothing on its way.
@@ -203,7 +261,8 @@ class ConsumingSession(Session):
             waiting[queue] = frame.method.message_count
             if len(waiting) < len(self._queues) + 1:
                 return
-            is_clean = self._applying.is_idle and self._received == received_before
+            is_idle = self._applying.is_idle and not self._in_hand.has_large
+            is_clean = is_idle and self._received == received_before
             check_again(clean_rounds + 1 if is_clean and not any(waiting.values()) else 0)
 
         def check_again(clean_rounds: int) -> None:
@@ -217,7 +276,8 @@ class ConsumingSession(Session):
         dead = self._subscriptions[routing.DEAD_QUEUE]
         own = self._assignment.own if self._assignment else set(self._queues)
         is_subscribed = dead.is_open and own.issubset(self.subscribed)
-        if not is_subscribed or not self._applying.is_idle:
+        is_idle = self._applying.is_idle and not self._in_hand.has_large
+        if not is_subscribed or not is_idle:
             check_again(0)
             return
         for queue in (routing.DEAD_QUEUE, *self._queues):
@@ -235,25 +295,42 @@ class ConsumingSession(Session):
                     forget_consumers(subscription.channel)
         super()._end(error)
 
-    # In the applier thread.
+    def _on_thread_ended(self, error: BaseException | None) -> None:
+        """Ends the session once both have ended: what they have in hand must be acked first."""
+        self._ended_threads += 1
+        if error is not None or self._ended_threads == 2:
+            self._end(error)
 
-    def _apply_batches(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._applying.run()
-        except BaseException as raised:  # handed to the thread that can end the session
-            error = raised
-        self._ioloop.add_callback_threadsafe(partial(self._end, error))
+    # In the applier and burier threads.
+
+    def _thread_of(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+            except BaseException as raised:  # handed to the thread that can end the session
+                error = raised
+            self._call(partial(self._on_thread_ended, error))
+
+        return threading.Thread(target=run, name=name, daemon=True)
 
     def _on_settled(self, deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
-        self.applied += tally.applied
-        self.buried += tally.buried.total()
+        self._count(tally)
+        settle = self._in_hand.settle_up_to if all_before else self._in_hand.settle_each
+        self._call(partial(settle, deliveries))
+
+    def _on_buried(self, delivery: LargeDelivery, tally: Tally) -> None:
+        self._count(tally)
+        self._call(partial(self._in_hand.settle_large, delivery))
+
+    def _count(self, tally: Tally) -> None:
+        with self._counting:
+            self.applied += tally.applied
+            self.buried += tally.buried.total()
         if tally.buried:
             logger.warning("buried", extra={"reasons": dict(tally.buried)})
-        settle = self._settle_up_to if all_before else self._settle_each
-        self._ioloop.add_callback_threadsafe(partial(settle, deliveries))
 
-    # In either thread.
+    # In any of these threads.
 
     def _read(self, body: bytes, properties: Any, *, is_redelivered: bool = False) -> Message:
         headers = properties.headers or {}
@@ -269,9 +346,3 @@ class ConsumingSession(Session):
 
     def _read_suspect(self, suspect: Suspect) -> Message:
         return self._read(suspect.body, suspect.properties, is_redelivered=True)
-
-
-def _ack(delivery: Delivery, *, multiple: bool) -> None:
-    subscription = delivery.subscription
-    if subscription.is_open:
-        subscription.channel.basic_ack(delivery.delivery_tag, multiple=multiple)

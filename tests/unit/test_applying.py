@@ -60,7 +60,7 @@ def delivered(branch_id: int, tag: int, is_suspect: bool) -> Delivery:
     (message,) = messages(started(branch_id, tag))
     subscription = Subscription("mirror.events.p0", prefetch=1)
     suspect = Suspect(message.body, properties=None)
-    return Delivery(suspect if is_suspect else message, subscription, tag, is_suspect)
+    return Delivery(suspect if is_suspect else message, subscription, tag, 1, is_suspect)
 
 
 @given(

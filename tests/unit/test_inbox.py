@@ -13,7 +13,8 @@ def delivery(tag: int, is_suspect: bool = False) -> Delivery:
     (message,) = messages(started(1, tag))
     suspect = Suspect(message.body, properties=None)
     subscription = Subscription("mirror.events.p0", prefetch=1)
-    return Delivery(suspect if is_suspect else message, subscription, tag, is_suspect)
+    size_bytes = len(message.body)
+    return Delivery(suspect if is_suspect else message, subscription, tag, size_bytes, is_suspect)
 
 
 def tags(batch: list[Delivery]) -> list[int]:

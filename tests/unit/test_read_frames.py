@@ -1,7 +1,9 @@
 """Deliveries read in one step, beside pika's own way."""
 
 import struct
+import tracemalloc
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 from unittest import mock
 
@@ -16,9 +18,13 @@ from pika.spec import Basic
 from mirrorfeed.amqp import fast_paths
 from mirrorfeed.amqp.connections import connection_parameters
 from mirrorfeed.amqp.read_frames import (
+    MAX_JOINED_BYTES,
     MAX_WHOLE_BYTES,
+    UNCOUNTED_BYTES,
     DeliveryConnection,
+    EncodedProperties,
     delivery_connection,
+    properties_bytes,
     tolerate_undecodable_headers,
 )
 from sandbox.memory_broker import MAX_BODY_FRAME_BYTES, MemoryBroker
@@ -118,6 +124,43 @@ def test_a_small_message_never_becomes_frames() -> None:
         with pytest.raises(AssertionError):
             read(SelectConnection, [message])
     assert seen[-1] == b"body"
+
+
+def test_a_large_body_is_left_in_pieces() -> None:
+    """To join them would take its size in memory a second time. The next one is as usual."""
+    body = bytes(range(256)) * (MAX_JOINED_BYTES // 256)
+    sent = [frames(1, body + b"x", BasicProperties()), frames(1, body, BasicProperties())]
+    (large, joined), _ = read(DeliveryConnection, [part for message in sent for part in message])
+    assert isinstance(large[-1], tuple)
+    assert max(map(len, large[-1])) <= MAX_BODY_FRAME_BYTES
+    assert b"".join(large[-1]) == body + b"x"
+    assert joined[-1] == body
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"": []},
+        {"": [None] * 20_000},
+        {"": [[]] * 10_000},
+        {"": [{}] * 10_000},
+        {"": [Decimal(0)] * 10_000},
+        {"": [1000] * 10_000},
+        {"": ["ab"] * 10_000},
+        {f"{number:x}": None for number in range(10_000)},
+        {f"{number:x}": {"": ""} for number in range(8_000)},
+    ],
+)
+def test_what_headers_take_in_memory_is_not_underrated(table: dict[str, Any]) -> None:
+    """Each byte of a table may become dozens, and that before or after it is decoded."""
+    encoded = BasicProperties(headers=table).encode()
+    tracemalloc.start()
+    properties = BasicProperties().decode(b"".join(encoded))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    allowance = 32 * UNCOUNTED_BYTES
+    assert properties_bytes(properties) + allowance >= taken
+    assert properties_bytes(EncodedProperties(b"".join(encoded))) + allowance >= taken
 
 
 def test_what_pika_cannot_read_is_an_error() -> None:
