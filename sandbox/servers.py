@@ -16,6 +16,8 @@ from sandbox.rabbitmq import PrivateRabbitMQ
 
 AMQP_URL = "MIRRORFEED_AMQP_URL"
 DATABASE_URL = "MIRRORFEED_DATABASE_URL"
+ADVISED_CONF = {"max_message_size": str(1024 * 1024)}
+"""As docs/security.md has it."""
 
 
 class Server(Protocol):
@@ -102,17 +104,18 @@ def find_database() -> AbstractContextManager[Server]:
 
 @contextmanager
 def own_broker(extra_conf: Mapping[str, str] = {}) -> Iterator[Server]:
-    """A throwaway RabbitMQ that may be killed; `extra_conf` are lines of rabbitmq.conf.
+    """A throwaway RabbitMQ that may be killed; `extra_conf` are further lines of rabbitmq.conf.
 
     Raises:
         SandboxError: none can be started; the message names the remedy.
     """
+    conf = {**ADVISED_CONF, **extra_conf}
     if _engine_answers():
         from sandbox.containers import ContainerRabbitMQ
 
-        server: Server = ContainerRabbitMQ(extra_conf)
+        server: Server = ContainerRabbitMQ(conf)
     else:
-        server = PrivateRabbitMQ(extra_conf)
+        server = PrivateRabbitMQ(conf)
     with _running(server):
         yield server
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 from tests.commands import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -132,12 +133,18 @@ def test_the_servers_are_given_the_files_that_define_the_rights(services: dict[s
     targets = {each["source"]: each["target"] for each in services["rabbitmq"]["configs"]}
     assert targets["rabbitmq-users"] < targets["rabbitmq-permissions"]
     folder = str(Path(targets["rabbitmq-users"]).parent)
-    assert configs["rabbitmq-conf"]["content"] == f"load_definitions = {folder}\n"
+    assert f"load_definitions = {folder}\n" in configs["rabbitmq-conf"]["content"]
     permissions = json.loads(definitions.read_text())["permissions"]
     assert {each["user"] for each in permissions} == {"puller", "worker", "setup"}
     for each in permissions:
         for right in ("configure", "write", "read"):
             assert re.fullmatch(r"\^.*\$", each[right])  # anchored: else mirror.eventsX would fit
+
+
+def test_the_broker_takes_no_message_that_a_worker_would_not_read() -> None:
+    """By default it takes much larger ones."""
+    lines = compose()["configs"]["rabbitmq-conf"]["content"].splitlines()
+    assert f"max_message_size = {MAX_READABLE_BYTES}" in lines
 
 
 def test_the_image_gets_all_that_the_package_is_built_from() -> None:
