@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ class SpoolStatus:
     pending: int
     refused: int
     oldest_pending_seconds: float | None
+    last_confirmed_at: datetime | None
+    """When the broker last confirmed an event."""
 
 
 class Spool:
@@ -134,7 +137,10 @@ class Spool:
                 "DELETE FROM event WHERE sequence BETWEEN ? AND ?", _ranges(sequences)
             ).rowcount
             if removed > 0:
-                connection.execute("UPDATE source SET confirmed = confirmed + ?", (removed,))
+                connection.execute(
+                    "UPDATE source SET confirmed = confirmed + ?, confirmed_at = ?",
+                    (removed, time.time()),
+                )
         if removed > 0:
             self._on_taken_away()
         with self._file.lock, self._file.translated_errors():
@@ -163,9 +169,10 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         with self._file.lock, self._file.translated_errors():
-            ((source, spooled, confirmed, refused, oldest),) = self._file.current().execute(
+            ((source, spooled, confirmed, refused, oldest, at),) = self._file.current().execute(
                 "SELECT uri, last_sequence, confirmed, (SELECT count(*) FROM refused),"
-                " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1) FROM source"
+                " (SELECT spooled_at FROM event ORDER BY sequence LIMIT 1), confirmed_at"
+                " FROM source"
             )
         return SpoolStatus(
             source=source,
@@ -176,6 +183,7 @@ class Spool:
             oldest_pending_seconds=None
             if oldest is None
             else round(max(0.0, time.time() - oldest), 3),
+            last_confirmed_at=None if at is None else datetime.fromtimestamp(at, UTC),
         )
 
     def unconfirmed(self, *, source: str, until: int) -> tuple[bool, bool]:

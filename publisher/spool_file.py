@@ -23,7 +23,8 @@ CREATE TABLE source (
     base INTEGER NOT NULL,      -- event.sequence is this much more than the number in the event
     machine TEXT NOT NULL,      -- where this is: see Origin
     boot TEXT NOT NULL,
-    inode INTEGER NOT NULL
+    inode INTEGER NOT NULL,
+    confirmed_at REAL           -- when the broker last confirmed an event
 );
 -- events that the broker has not confirmed yet
 CREATE TABLE event (
@@ -59,6 +60,7 @@ ALTER TABLE source ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE source ADD COLUMN machine TEXT NOT NULL DEFAULT '';
 ALTER TABLE source ADD COLUMN boot TEXT NOT NULL DEFAULT '';
 ALTER TABLE source ADD COLUMN inode INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE source ADD COLUMN confirmed_at REAL;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 UPGRADES = {1: FROM_VERSION_1 + FROM_VERSION_2, 2: FROM_VERSION_2}
@@ -95,7 +97,8 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             connection.execute(
-                "INSERT INTO source VALUES (?, 0, 0, 0, ?, ?, ?)", (_new_uri(), *origin_of(draft))
+                "INSERT INTO source VALUES (?, 0, 0, 0, ?, ?, ?, NULL)",
+                (_new_uri(), *origin_of(draft)),
             )
             connection.commit()
         with suppress(FileExistsError):  # another process was faster: its spool is the spool

@@ -1,5 +1,6 @@
 """The options that several commands on a puller host take."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from mirrorfeed.contract import environment
 from mirrorfeed.publisher.client import BranchStatusClient, default_spool_path
+from mirrorfeed.publisher.neglect import warning_of
 
 SpoolOption = Annotated[
     Path | None,
@@ -35,4 +37,9 @@ def spool_path(given: Path | None) -> Path:
 
 
 def spooling_client(spool: Path | None, limit_bytes: int) -> BranchStatusClient:
-    return BranchStatusClient(spool_path(spool), limit_bytes=limit_bytes, forward=False)
+    """A client that leaves sending to a forwarder. Says so if there has been none for a day."""
+    path = spool_path(spool)
+    client = BranchStatusClient(path, limit_bytes=limit_bytes, forward=False)
+    if warning := warning_of(path, client.status()):
+        print(f"mirror-publisher: {warning}", file=sys.stderr)
+    return client

@@ -1,13 +1,26 @@
-"""`mirror-publisher status`: the account of a spool."""
+"""`mirror-publisher status`: the account of a spool, and whether anybody sends it."""
 
+import os
+import pwd
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from mirrorfeed.contract import exit_codes
 from mirrorfeed.contract.printing import print_json
-from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
-from mirrorfeed.publisher.spool import Spool
+from mirrorfeed.contract.wire import timestamp
+from mirrorfeed.publisher.client import SYSTEM_SPOOL
+from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
+from mirrorfeed.publisher.commands.program import refuse
+from mirrorfeed.publisher.errors import SpoolError
+from mirrorfeed.publisher.forward.lock import who_forwards
+from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
+from mirrorfeed.publisher.spool_access import LOG, beside
+
+STATE_SPOOL = Path(".local/state/mirrorfeed/spool.db")
+"""In a user's home, if they have not said otherwise."""
 
 app = typer.Typer()
 
@@ -15,17 +28,72 @@ app = typer.Typer()
 @app.command()
 def status(
     spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
+    everywhere: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Show every spool in the usual places: the one named, the system's, and those of"
+            " all users whose folders you may read.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what the spool has taken, what the broker has confirmed and what is still waiting.
+    """Show what the spool has taken, what the broker has confirmed, what is still waiting, and
+    which process sends it.
 
     \b
-    Example:
+    Examples:
       mirror-publisher status --json
+      sudo mirror-publisher status --all
     """
-    account = asdict(Spool(spool_path(spool), appends=False).status())
-    if as_json:
-        print_json(account)
+    if not everywhere:
+        account = account_of(spool_path(spool), spool_limit_bytes)
+        print_json(account) if as_json else print_account(account)
         return
+    accounts = []
+    for path in usual_places(spool):
+        try:
+            accounts.append(account_of(path, spool_limit_bytes))
+        except SpoolError as error:
+            accounts.append({"path": str(path), "error": str(error)})
+    if as_json:
+        print_json({"spools": accounts})
+    elif not accounts:
+        refuse("there is no spool in the usual places", exit_codes.NOT_MET)
+    for number, account in enumerate(() if as_json else accounts):
+        if number:
+            print()
+        print_account(account)
+
+
+def account_of(path: Path, limit_bytes: int) -> dict[str, Any]:
+    """Raises SpoolError."""
+    status = asdict(Spool(path, appends=False).status())
+    confirmed_at = status["last_confirmed_at"]
+    files = path, beside(path, LOG)
+    try:
+        forwarding = who_forwards(path)
+    except OSError as error:
+        raise SpoolError(f"cannot tell who forwards the spool {path}: {error}") from error
+    return {
+        **status,
+        "last_confirmed_at": None if confirmed_at is None else timestamp(confirmed_at),
+        "path": str(path),
+        "size_bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "limit_bytes": limit_bytes,
+        "is_forwarded": forwarding.is_on,
+        "forwarder_pid": forwarding.process,
+    }
+
+
+def usual_places(named: Path | None) -> list[Path]:
+    """The spools that are there, each once."""
+    homes = [Path(user.pw_dir) for user in pwd.getpwall()]
+    places = [spool_path(named), SYSTEM_SPOOL, *(home / STATE_SPOOL for home in homes)]
+    return [path for path in dict.fromkeys(places) if os.path.lexists(path)]
+
+
+def print_account(account: dict[str, Any]) -> None:
     for name, value in account.items():
         print(f"{name.replace('_', ' '):24}{'-' if value is None else value}")

@@ -5,6 +5,7 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from mirrorfeed.publisher.errors import SpoolError
 from mirrorfeed.publisher.forking import fork_lock
@@ -73,6 +74,29 @@ class ForwarderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class Forwarding(NamedTuple):
+    """Whether a process forwards a spool now, and which."""
+
+    is_on: bool
+    process: int | None
+    """None if there is none, or if it cannot be seen from here."""
+
+
+def who_forwards(spool_path: Path) -> Forwarding:
+    """Asks without taking the lock, but for a moment. Raises OSError if this user may not ask."""
+    try:
+        descriptor = os.open(beside(spool_path, LOCK), os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return Forwarding(False, None)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Forwarding(True, _holder(os.fstat(descriptor).st_ino))
+    finally:
+        os.close(descriptor)
+    return Forwarding(False, None)
 
 
 def _holder(inode: int) -> int | None:

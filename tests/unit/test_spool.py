@@ -25,7 +25,7 @@ from tests.builders import at
 from tests.spools import status_of
 
 PATIENCE_SECONDS = 60
-ADDED_IN_3 = ("base", "machine", "boot", "inode")
+ADDED_IN_3 = ("base", "machine", "boot", "inode", "confirmed_at")
 OLDER_SOURCES = {1: ("confirmed", *ADDED_IN_3), 2: ADDED_IN_3}
 """The columns that `source` did not have yet in each version."""
 NO_USER = 2**31 - 2
