@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0004' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0004', version;
+        IF version <> '0005' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0005', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0004' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0005' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -60,6 +60,10 @@ CREATE TABLE IF NOT EXISTS mirror_attempt (
     PRIMARY KEY (branch_id, started_at),
     CHECK ((outcome IS NULL) = (finished_at IS NULL))
 );
+
+-- A branch's latest failure, and how many it has had since a success.
+CREATE INDEX IF NOT EXISTS mirror_attempt_failed ON mirror_attempt (branch_id, started_at)
+    WHERE outcome = 'failed';
 
 -- What `mirror-consumer prune` has deleted of a branch that kept failing. Its attempts up to `until` count
 -- for nothing any more, except these failures, as long as it has not succeeded later than that.

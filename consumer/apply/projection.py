@@ -143,7 +143,8 @@ RANK_ATTEMPTS = text(f"""
     WHERE place IS NOT NULL
 """)
 
-# Backwards along the primary key: no row before the last success is read.
+# Backwards along the primary key: no row before the last success is read. What was pruned counts as
+# long as no success came later.
 PROJECT_BRANCHES = text("""
     UPDATE branch SET
         last_mirror_attempt = state.last_mirror_attempt,
@@ -170,10 +171,14 @@ PROJECT_BRANCHES = text("""
             WHERE branch_id = touched.id AND outcome = 'completed'
             ORDER BY started_at DESC LIMIT 1
         ) success ON true
+        LEFT JOIN pruned_attempts pruned
+            ON pruned.branch_id = touched.id AND (until > success.started_at) IS NOT FALSE
         CROSS JOIN LATERAL (
             SELECT
                 max(started_at) AS last_mirror_attempt,
-                count(*) FILTER (WHERE outcome = 'failed') AS mirror_failures
+                coalesce(pruned.failures, 0) + count(*) FILTER (
+                    WHERE outcome = 'failed' AND (started_at > until) IS NOT FALSE
+                ) AS mirror_failures
             FROM mirror_attempt
             WHERE branch_id = touched.id
                 AND started_at >= coalesce(success.started_at, '-infinity')
@@ -194,69 +199,130 @@ def project_branches(connection: Connection, branch_ids: Sequence[int]) -> None:
     connection.execute(PROJECT_BRANCHES, {"branch_ids": branch_ids})
 
 
-IS_FAILURE = """
-    is_so AND outcome = 'failed' AND (success_at IS NULL OR started_at > success_at)
-"""
+MANY = 1000
+"""More attempts of one branch are not read for one event, if there is any other way."""
 
-# Does both at once for a batch. If a branch's last success began before its first changed attempt,
-# the old row and the attempts from there on are enough to compute the new row. However many earlier
-# attempts or failures the branch has, none are read. Returns the other branches, for which
-# something came late: PROJECT_BRANCHES must compute these.
+# Does both at once for a batch. The old row and the attempts that change are enough to compute the
+# new row, wherever they are in time and however many others the branch has:
+#
+# - Without a later success, each failure more or less counts one more or less.
+# - With one, the failures after it are counted. If those are many, it came late, and the failures
+#   that it leaves behind are subtracted: those before it, down to the success before. Each is
+#   counted once in that way, because the next late success only leaves behind what came after.
+#
+# Returns the other branches, which PROJECT_BRANCHES must compute: those whose last success has
+# changed and, as a cure for a row that somebody edited, those for which something came late and
+# which have few attempts since.
 APPLY_ATTEMPTS = text(f"""
     WITH changed AS (
         {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
     ),
-    touched AS (
-        SELECT branch_id, min(started_at) AS first FROM changed GROUP BY branch_id
-    ),
-    recent AS (
-        SELECT *, true AS is_so, false AS was_failed FROM changed
-        UNION ALL
-        -- The rows as they were before: a statement does not see its own changes.
-        SELECT known.*,
-            (known.branch_id, started_at) NOT IN (SELECT branch_id, started_at FROM changed),
-            outcome IS NOT DISTINCT FROM 'failed'
-        FROM touched CROSS JOIN LATERAL (
-            SELECT branch_id, started_at, outcome, revision_id, failure_reason
-            FROM mirror_attempt
-            WHERE branch_id = touched.branch_id AND started_at >= touched.first
-            OFFSET 0  -- to use the index, branch by branch
-        ) known
+    compared AS (
+        SELECT
+            changed.*, was, until, pruned_failures,
+            last_mirror_attempt, last_mirrored, mirror_failures,
+            max(started_at) FILTER (WHERE outcome = 'completed')
+                OVER (PARTITION BY branch_id) AS success_at
+        FROM changed
+        JOIN branch ON id = branch_id
+        -- What was known of it: a statement does not see its own changes. OFFSET 0 keeps PostgreSQL
+        -- from looking for what began later than any known attempt.
+        LEFT JOIN LATERAL (
+            SELECT outcome AS was FROM mirror_attempt known
+            WHERE known.branch_id = changed.branch_id AND known.started_at = changed.started_at
+                AND changed.started_at <= last_mirror_attempt
+            OFFSET 0
+        ) before ON true
+        LEFT JOIN LATERAL (
+            SELECT until, failures AS pruned_failures FROM pruned_attempts
+            WHERE pruned_attempts.branch_id = changed.branch_id
+                AND changed.started_at < last_mirror_attempt
+            OFFSET 0
+        ) pruned ON true
     ),
     dated AS (
-        SELECT *, max(started_at) FILTER (WHERE is_so AND outcome = 'completed')
-            OVER (PARTITION BY branch_id) AS success_at
-        FROM recent
+        SELECT
+            *, greatest(success_at, last_mirrored) AS success_now,
+            (started_at > greatest(success_at, last_mirrored, until)) IS NOT FALSE AS counts
+        FROM compared
     ),
     state AS (
         SELECT
-            branch_id,
+            branch_id, last_mirror_attempt, last_mirrored, mirror_failures,
+            success_now AS success_at,
+            success_now IS DISTINCT FROM last_mirrored AS has_new_success,
             min(started_at) AS first,
             max(started_at) AS latest,
-            max(success_at) AS success_at,
-            max(revision_id) FILTER (WHERE is_so AND started_at = success_at) AS revision_id,
-            count(*) FILTER (WHERE was_failed) AS failures_before,
-            count(*) FILTER (WHERE {IS_FAILURE}) AS failures,
+            max(until) AS until,
+            max(pruned_failures) AS pruned_failures,
+            max(revision_id) FILTER (WHERE started_at = success_now) AS revision_id,
+            bool_or(started_at = last_mirrored) IS TRUE AS has_changed_success,
+            count(*) FILTER (WHERE counts AND outcome = 'failed')
+                - count(*) FILTER (WHERE counts AND was = 'failed') AS more_failures,
+            max(started_at) FILTER (WHERE counts AND outcome = 'failed') AS failed_at,
             (pg_catalog.array_agg(failure_reason ORDER BY started_at DESC)
-                FILTER (WHERE {IS_FAILURE}))[1] AS failure_reason
-        FROM dated GROUP BY branch_id
+                FILTER (WHERE counts AND outcome = 'failed'))[1] AS failure_reason
+        FROM dated
+        GROUP BY branch_id, last_mirror_attempt, last_mirrored, mirror_failures, success_now
+    ),
+    counted AS (
+        SELECT
+            *,
+            CASE
+                WHEN has_changed_success THEN true
+                WHEN (first <= last_mirrored) IS NOT TRUE THEN false
+                ELSE {MANY} > (
+                    SELECT count(*) FROM (
+                        SELECT FROM mirror_attempt
+                        WHERE branch_id = state.branch_id AND started_at > last_mirrored
+                        ORDER BY started_at LIMIT {MANY}
+                    ) since
+                )
+            END AS is_late,
+            greatest(0, more_failures + CASE
+                WHEN NOT has_new_success OR success_at < until THEN mirror_failures
+                WHEN (success_at < last_mirror_attempt) IS NOT TRUE THEN 0
+                ELSE (
+                    SELECT CASE
+                        WHEN count(*) < {MANY} THEN count(*) FILTER (WHERE outcome = 'failed')
+                        ELSE mirror_failures - (
+                            SELECT count(*) FROM mirror_attempt
+                            WHERE branch_id = state.branch_id AND outcome = 'failed'
+                                AND started_at <= success_at
+                                AND started_at >
+                                    coalesce(greatest(last_mirrored, until), '-infinity')
+                        ) - CASE
+                            WHEN (until > last_mirrored) IS NOT FALSE
+                            THEN coalesce(pruned_failures, 0) ELSE 0
+                        END
+                    END
+                    FROM (
+                        SELECT outcome FROM mirror_attempt
+                        WHERE branch_id = state.branch_id AND started_at > success_at
+                        ORDER BY started_at LIMIT {MANY}
+                    ) after
+                )
+            END) AS failures
+        FROM state
     ),
     projected AS (
         UPDATE branch SET
-            last_mirror_attempt = greatest(last_mirror_attempt, latest),
-            last_mirrored = coalesce(success_at, last_mirrored),
-            last_mirrored_id =
-                CASE WHEN success_at IS NULL THEN last_mirrored_id ELSE revision_id END,
-            mirror_failures = failures + CASE
-                -- Not below 0, even if somebody changed the row by hand.
-                WHEN success_at IS NULL THEN greatest(0, mirror_failures - failures_before)
-                ELSE 0
-            END,
+            last_mirror_attempt = greatest(branch.last_mirror_attempt, latest),
+            last_mirrored = success_at,
+            last_mirrored_id = CASE WHEN has_new_success THEN revision_id ELSE last_mirrored_id END,
+            mirror_failures = failures,
             mirror_status_message = CASE
-                WHEN failures > 0 THEN failure_reason
-                WHEN success_at IS NULL THEN mirror_status_message
+                WHEN failures = 0 THEN NULL
+                WHEN failed_at IS NULL THEN mirror_status_message
+                WHEN (failed_at < branch.last_mirror_attempt) AND (
+                    SELECT true FROM mirror_attempt
+                    WHERE branch_id = counted.branch_id AND started_at > failed_at
+                        AND outcome = 'failed'
+                    ORDER BY started_at DESC LIMIT 1
+                ) THEN mirror_status_message
+                ELSE failure_reason
             END
-        FROM state WHERE id = branch_id AND (first <= last_mirrored) IS NOT TRUE
+        FROM counted WHERE id = branch_id AND NOT is_late
     )
-    SELECT branch_id FROM state JOIN branch ON id = branch_id WHERE first <= last_mirrored
+    SELECT branch_id FROM counted WHERE is_late
 """)

@@ -25,8 +25,10 @@ def prune(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Delete attempts older than both DAYS and their branch's last success, and letters that were
-    replayed or discarded more than DAYS ago. No branch row changes.
+    """Delete attempts that began more than DAYS ago and no longer decide what their branch shows,
+    and letters that were replayed or discarded more than DAYS ago. No branch row changes.
+
+    Of a branch that keeps failing, its old failures are deleted, and only their number is kept.
 
     Keep more than the longest outage that a spool may have to wait out.
 
@@ -38,4 +40,8 @@ def prune(
     if as_json_document:
         print_json(to_builtins(pruned))
     else:
-        print(f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')}")
+        print(
+            f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')},"
+            f" {plural(pruned.overflow, 'note')} of letters not kept,"
+            f" {plural(pruned.suspects, 'suspect')}"
+        )

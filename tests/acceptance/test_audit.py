@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from mirrorfeed.contract.events import Envelope, MirrorFailed
-from tests.builders import at, completed, failed
+from tests.builders import at, completed, failed, started
 from tests.commands import Shell
 from tests.servers import branch, publish, publish_events, register_branches, rows
 
@@ -218,7 +218,8 @@ def test_rebuild_finds_what_somebody_changed_by_hand(
 def test_prune_forgets_only_what_decides_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
-    """Attempts before the last success go once they are old enough, and no branch row changes."""
+    """Old attempts before the last success go, and those that never ended. Of older failures only
+    the number is kept. No branch row changes."""
     register_branches(engine, 7, 8)
     publish_events(
         topology,
@@ -227,6 +228,9 @@ def test_prune_forgets_only_what_decides_nothing(
         completed(7, 2, "last"),
         failed(7, 3, "since"),
         failed(8, 0, "never mirrored"),
+        started(8, 1),
+        failed(8, 2, "nor then"),
+        started(8, 3),
         failed(404, 0, "unknown"),
         failed(405, 0, "unknown"),
     )
@@ -234,8 +238,14 @@ def test_prune_forgets_only_what_decides_nothing(
     (letter, other) = rows(engine, "SELECT id FROM dead_letter")
     shell.run("mirror-replay", "discard", str(letter.id), "--note", "x")
     before = rows(engine, "SELECT * FROM branch ORDER BY id")
-    assert told(shell, "prune", "--keep", "30000") == {"attempts": 0, "letters": 0}
-    assert told(shell, "prune", "--keep", "0") == {"attempts": 2, "letters": 1}
+    assert before[1].mirror_failures == 2
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO suspect (digest) VALUES ('x')"))
+    nothing = {"attempts": 0, "letters": 0, "overflow": 0, "suspects": 0}
+    assert told(shell, "prune", "--keep", "30000") == nothing
+    pruned = {"attempts": 4, "letters": 1, "overflow": 0, "suspects": 1}
+    assert told(shell, "prune", "--keep", "0") == pruned
+    assert told(shell, "prune", "--keep", "0") == nothing
     assert told(shell, "rebuild")["differed"] == []
     assert rows(engine, "SELECT * FROM branch ORDER BY id") == before
     assert rows(engine, "SELECT id FROM dead_letter") == [(other.id,)]

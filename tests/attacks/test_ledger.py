@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from mirrorfeed.consumer.apply.batch import Applier, write_batch
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
+from mirrorfeed.consumer.apply.projection import MANY, project_branches
+from mirrorfeed.consumer.branches.rebuild import rebuild
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
-from tests.builders import at, envelope
+from tests.builders import at, completed, envelope, failed, messages, started
 from tests.commands import Shell
 from tests.servers import publish, publish_events, register_branches, rows
 from tests.wire_samples import body_with
@@ -56,6 +59,53 @@ def test_the_highest_number_can_be_set(shell: Shell, engine: Engine, topology: s
     assert account(shell, expect=1)["highest"] == 9
     shell.run("mirror-replay", "apply", "--all", "--highest-sequence", "10", expect=1)
     assert account(shell, expect=1)["highest"] == 10
+
+
+READ = text("""
+    SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
+    FROM pg_stat_xact_user_tables WHERE relname = 'mirror_attempt'
+""")
+"""Attempts that this session has read lately."""
+
+
+@pytest.mark.parametrize("has_failed", [True, False])
+@pytest.mark.parametrize("has_succeeded", [True, False])
+def test_an_event_from_the_past_costs_no_more_than_another(
+    engine: Engine, has_failed: bool, has_succeeded: bool
+) -> None:
+    """However many attempts the branch has had since then, or since its last success, and whether
+    these failed or never ended."""
+    register_branches(engine, BRANCH)
+    applier = Applier(engine)
+    if has_succeeded:
+        applier.apply(messages(completed(BRANCH, -1_000_000, "rev")))
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            INSERT INTO mirror_attempt (branch_id, started_at, finished_at, outcome, failure_reason)
+            SELECT
+                :branch_id, instant, CASE WHEN :has_failed THEN instant END,
+                CASE WHEN :has_failed THEN 'failed' END, CASE WHEN :has_failed THEN 'why' END
+            FROM generate_series(1, 20000) AS number,
+                LATERAL (SELECT :start + number * interval '1 s' AS instant) AS attempt
+            """),
+            {"branch_id": BRANCH, "has_failed": has_failed, "start": at(-100_000)},
+        )
+        project_branches(connection, [BRANCH])
+    for second in (-3e10, -90_000.5):
+        for event in (
+            started(BRANCH, second),
+            failed(BRANCH, second, "long ago"),
+            failed(BRANCH, second + 0.1, "and again"),
+            completed(BRANCH, second + 0.2, "rev-1"),
+        ):
+            with engine.begin() as connection:
+                read_before = connection.execute(READ).scalar_one()
+                assert write_batch(connection, messages(event)) == []
+                # A success in the midst counts once what it leaves behind.
+                most = 3 * MANY if second < -1e6 or not has_failed else 12_000
+                assert connection.execute(READ).scalar_one() - read_before <= most, event
+    assert rebuild(engine, dry_run=True).differed == []
 
 
 def test_a_forged_number_can_be_forgotten(shell: Shell, engine: Engine, topology: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from decimal import Decimal
 from itertools import cycle
 from random import Random
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.consumer.apply import batch, statements
 from mirrorfeed.consumer.apply.batch import PIECE, Applier
 from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.consumer.apply.projection import APPLY_ATTEMPTS, MANY
+from mirrorfeed.consumer.branches.rebuild import rebuild
+from mirrorfeed.consumer.retention import prune
 from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, messages, script_run, started
@@ -147,6 +152,18 @@ def tell(step: Step, branch_ids: list[int]) -> Envelope:
     return failed(branch_id, start, saying or "", end)
 
 
+@pytest.fixture(params=[MANY, 2], ids=["many", "two"])
+def too_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """More attempts than these are not read for one event: also so few that histories have them."""
+    statement = text(APPLY_ATTEMPTS.text.replace(str(MANY), str(request.param)))
+    monkeypatch.setattr(batch, "APPLY_ATTEMPTS", statement)
+    monkeypatch.setitem(statements.PREPARED, statement, "apply_attempts_in_test")
+    statements._preparations.cache_clear()
+    yield
+    statements._preparations.cache_clear()
+
+
+@pytest.mark.usefixtures("too_many")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     story=st.lists(steps, max_size=15),
@@ -176,6 +193,32 @@ def test_order_repetition_and_batches_never_matter(
     expected = fold(history)
     for branch_id in branch_ids:
         assert state_of(engine, branch_id) == expected.get(branch_id, BranchState())
+
+
+@pytest.mark.usefixtures("too_many")
+def test_a_late_success_leaves_behind_the_failures_before_it(
+    applier: Applier, engine: Engine
+) -> None:
+    """Each of several, in any order; one of the failures becomes a success itself."""
+    applier.apply(messages(*(failed(BRANCH, second, f"{second}") for second in range(12))))
+    for second, failures in ((2.5, 9), (1.5, 9), (5, 6), (5.5, 6), (9.5, 2), (8.5, 2)):
+        applier.apply(messages(completed(BRANCH, second, f"rev {second}", end=100)))
+        state = state_of(engine, BRANCH)
+        assert (state.mirror_failures, state.mirror_status_message) == (failures, "11")
+    assert rebuild(engine).differed == []
+
+
+@pytest.mark.usefixtures("too_many")
+def test_what_was_pruned_counts_until_a_later_success(applier: Applier, engine: Engine) -> None:
+    """A success before the last failure that was pruned cannot tell which of them it leaves
+    behind; one after it leaves behind all."""
+    applier.apply(messages(*(failed(BRANCH, second, f"{second}") for second in range(6))))
+    assert prune(engine, timedelta(0)).attempts == 5
+    applier.apply(messages(*(failed(BRANCH, second, f"{second}") for second in range(6, 12))))
+    for second, failures in ((2.5, 12), (4.5, 7), (7.5, 4)):
+        applier.apply(messages(completed(BRANCH, second, f"rev {second}")))
+        assert state_of(engine, BRANCH).mirror_failures == failures
+        assert rebuild(engine).differed == []
 
 
 def test_what_the_database_refuses_is_buried_alone(applier: Applier, engine: Engine) -> None:
