@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.consumer.commands.message_limit import advise_limit
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, PartitionsOption
 from mirrorfeed.consumer.database import open_engine, unavailable
 from mirrorfeed.consumer.errors import ConditionNotMet, LayoutError
@@ -93,6 +94,7 @@ def init(
         older = declare_topology(channel, layout.partitions)
     if older:
         _renew_queues(engine, addresses, layout.partitions)
+    advise_limit(addresses)
 
 
 def _renew_queues(engine: Engine, addresses: Sequence[pika.URLParameters], partitions: int) -> None:

@@ -20,6 +20,7 @@ from mirrorfeed.consumer.commands import (
     status,
     topology,
 )
+from mirrorfeed.consumer.commands.message_limit import advise_limit
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     DatabaseUrlOption,
@@ -129,6 +130,14 @@ def run(
 def health(
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            help="Give no advice, only the exit code and why: for a check that runs every few"
+            " seconds. Each look for advice is an error in the broker's log.",
+        ),
+    ] = False,
 ) -> None:
     """Exit 0 if the database can be written to and every partition has a worker, else say why.
 
@@ -139,10 +148,13 @@ def health(
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         layout = read_layout(connection)
-    with broker_channel(connection_parameters(amqp_url)) as channel:
+    addresses = connection_parameters(amqp_url)
+    with broker_channel(addresses) as channel:
         idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
     if idle:
         raise ConditionNotMet(f"no worker consumes {', '.join(idle)}: start mirror-consumer run")
+    if not quiet:
+        advise_limit(addresses)
 
 
 def main() -> None:

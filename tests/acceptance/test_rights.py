@@ -19,6 +19,7 @@ from mirrorfeed.contract import environment, routing
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from sandbox import PrivateRabbitMQ, own_database
+from sandbox.servers import ADVISED_CONF
 from tests.builders import failed, started
 from tests.commands import Shell
 from tests.servers import (
@@ -47,8 +48,8 @@ FOLDED = "SELECT first, last FROM ledger_range"
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[PrivateRabbitMQ]:
-    """A broker whose users and permissions are set as docs/security.md says."""
-    with PrivateRabbitMQ() as broker:
+    """A broker that is set up as docs/security.md says."""
+    with PrivateRabbitMQ(ADVISED_CONF) as broker:
         for user in BROKER_USERS:
             broker.control("add_user", user, typed=f"{user}-pw\n")
         definitions = ROOT / "packaging" / "rabbitmq" / "definitions.json"

@@ -332,4 +332,4 @@ def test_older_queues_come_over_while_events_come(
     assert rows(engine, "SELECT count(*) FROM dead_letter") == [(0,)]
     with broker_channel(connection_parameters(amqp_url)) as channel:
         assert declare_topology(channel, 4) == []
-    assert shell.run("mirror-consumer", "init").stderr == ""
+    assert "older version" not in shell.run("mirror-consumer", "init").stderr

@@ -1,17 +1,21 @@
 """What a puller can do with large messages: little more than have them kept."""
 
+import os
 import signal
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import Engine, text
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
+from mirrorfeed.amqp.limits import takes_message
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.consumer.worker.in_hand import MAX_IN_HAND_BYTES
 from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 from sandbox import PrivateRabbitMQ
 from tests.builders import started
 from tests.commands import Shell
@@ -39,19 +43,53 @@ BEHIND = f"SELECT count(*) FROM mirror_attempt WHERE branch_id = {SAME_PARTITION
 
 
 @pytest.fixture(scope="module")
-def lax_broker() -> Iterator[str]:
+def lax_broker() -> Iterator[PrivateRabbitMQ]:
     """A broker that takes much larger messages than it should."""
     with PrivateRabbitMQ({"max_message_size": str(4 * LARGE)}) as broker:
-        yield broker.url
+        yield broker
 
 
 @pytest.fixture
-def lax(lax_broker: str, database_url: str) -> Iterator[Shell]:
+def lax(lax_broker: PrivateRabbitMQ, database_url: str) -> Iterator[Shell]:
     """A shell that uses it, set up."""
-    with broker_channel(connection_parameters(lax_broker)) as channel:
+    with broker_channel(connection_parameters(lax_broker.url)) as channel:
         declare_topology(channel, routing.DEFAULT_PARTITIONS)
-    yield Shell({environment.AMQP_URL: lax_broker, environment.DATABASE_URL: database_url})
-    delete_topology(lax_broker)
+    yield Shell({environment.AMQP_URL: lax_broker.url, environment.DATABASE_URL: database_url})
+    delete_topology(lax_broker.url)
+
+
+def test_a_broker_that_takes_large_messages_is_told(
+    lax: Shell, lax_broker: PrivateRabbitMQ, engine: Engine
+) -> None:
+    """By `init` and `health`, to whoever has the least rights, and without keeping anything."""
+    lax_broker.control("add_user", "nobody", typed="nobody-pw\n")
+    lax_broker.control("set_permissions", "nobody", "^$", "^$", r"^mirror\..*$")
+    nobody = lax_broker.url.replace("guest:guest", "nobody:nobody-pw")
+    advice = f"set max_message_size = {MAX_READABLE_BYTES} in its rabbitmq.conf"
+    assert advice in lax.run("mirror-consumer", "init").stderr
+    with lax.running("mirror-consumer", "run"):
+        wait_for_rows(engine, "SELECT cardinality(queues) FROM worker", [(4,)])
+        health = ("mirror-consumer", "health", "--amqp-url", nobody)
+        assert advice in lax.run(*health).stderr
+        assert lax.run(*health, "--quiet").stderr == ""
+
+
+def test_a_broker_that_is_short_of_memory_gets_no_advice(lax_broker: PrivateRabbitMQ) -> None:
+    """It takes no message then, and nobody waits for it."""
+    addresses = connection_parameters(lax_broker.url)
+    lax_broker.control("set_vm_memory_high_watermark", "0.00001")
+    assert takes_message(addresses, 1) is None
+    lax_broker.control("set_vm_memory_high_watermark", "0.4")
+    wait_for(lambda: takes_message(addresses, 1) is True, "the alarm to end")
+
+
+@pytest.mark.skipif(environment.AMQP_URL in os.environ, reason="a given broker may be lax")
+def test_a_broker_set_up_as_advised_gets_no_advice(shell: Shell, amqp_url: str) -> None:
+    """What is beyond the limit is refused, and what is within it is not."""
+    assert shell.run("mirror-consumer", "init").stderr == ""
+    with pytest.raises(ChannelClosedByBroker, match="larger than configured max size"):
+        publish(amqp_url, bytes(MAX_READABLE_BYTES + 1))
+    publish(amqp_url, bytes(MAX_READABLE_BYTES))
 
 
 def peak_bytes(pid: int) -> int:
