@@ -5,7 +5,7 @@ import typer
 from mirrorfeed.contract import exit_codes
 from mirrorfeed.contract.program import run_program
 from mirrorfeed.extras import ExtraMissing
-from mirrorfeed.publisher.commands import authserver, forward, report, status, wrap
+from mirrorfeed.publisher.commands import authserver, forward, report, resend, status, wrap
 from mirrorfeed.publisher.commands.program import PROGRAM, Refused
 from mirrorfeed.publisher.errors import PublisherError, SpoolFull
 from mirrorfeed.version import root
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.callback()(root)
-for each in (report, wrap, forward, authserver, status):
+for each in (report, wrap, forward, resend, authserver, status):
     app.add_typer(each.app)
 
 

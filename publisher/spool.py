@@ -167,6 +167,20 @@ class Spool:
             connection.execute("DELETE FROM refused")
         return restored
 
+    def put_back(self, events: Iterable[SpooledEvent]) -> int:
+        """Makes events pending again that the broker has confirmed, and that still are this
+        spool's; returns how many were not pending. Raises SpoolFull."""
+        with (
+            self._file.transaction(needs_room=True) as connection,
+            self._file.translated_errors(),
+        ):
+            put = connection.executemany(
+                f"INSERT OR IGNORE INTO event ({COLUMNS}, spooled_at) VALUES (?, ?, ?, ?, ?, ?)",
+                [(*event, time.time()) for event in events],
+            ).rowcount
+            connection.execute("UPDATE source SET confirmed = confirmed - ?", (put,))
+        return put
+
     def status(self) -> SpoolStatus:
         with self._file.lock, self._file.translated_errors():
             ((source, spooled, confirmed, refused, oldest, at),) = self._file.current().execute(

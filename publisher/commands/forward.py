@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
 from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
 from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
@@ -38,6 +39,23 @@ def forward(
             help="Send a heartbeat if the spool was quiet for this long; 0 means never.",
         ),
     ] = 3600.0,
+    keep: Annotated[
+        str,
+        typer.Option(
+            envvar=environment.KEEP,
+            metavar="DURATION",
+            help="Keep what the broker has confirmed for this long, for mirror-publisher resend; 0s"
+            " keeps nothing.",
+        ),
+    ] = "7d",
+    keep_limit_bytes: Annotated[
+        int,
+        typer.Option(
+            envvar=environment.KEEP_LIMIT_BYTES,
+            min=64 * 1024**2,
+            help="Keep no more than this; the oldest goes first.",
+        ),
+    ] = 256 * 1024**2,
     retry_refused: Annotated[
         bool,
         typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
@@ -63,7 +81,13 @@ def forward(
     waiting = Spool(path)
     if retry_refused:
         waiting.restore_refused()
-    forwarder = Forwarder(path, amqp_url, heartbeat_seconds=heartbeat_seconds)
+    forwarder = Forwarder(
+        path,
+        amqp_url,
+        heartbeat_seconds=heartbeat_seconds,
+        keep_seconds=duration(keep).total_seconds(),
+        keep_limit_bytes=keep_limit_bytes,
+    )
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     forwarder.wake()
     try:

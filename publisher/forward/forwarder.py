@@ -31,6 +31,7 @@ from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, beat_if_qu
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
+from mirrorfeed.publisher.kept import KEEP_LIMIT_BYTES, KEEP_SECONDS, KeptEvents
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 WINDOW = 1000
@@ -59,9 +60,12 @@ class Forwarder:
         *,
         window: int = WINDOW,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        keep_seconds: float = KEEP_SECONDS,
+        keep_limit_bytes: int = KEEP_LIMIT_BYTES,
     ) -> None:
         """Each connection uses the next URL in the list. If the spool is quiet for
-        `heartbeat_seconds`, a heartbeat is sent; 0 means never.
+        `heartbeat_seconds`, a heartbeat is sent; 0 means never. What is confirmed is kept for
+        `keep_seconds` within `keep_limit_bytes`, so that it can be sent again.
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = Path(os.path.realpath(spool_path))
@@ -70,6 +74,8 @@ class Forwarder:
         self._address_count = len(addresses)
         self._window = window
         self._heartbeat_seconds = heartbeat_seconds
+        self._keep_seconds = keep_seconds
+        self._keep_limit_bytes = keep_limit_bytes
         self._lock_file = ForwarderLock(self._spool_path)
         self._outage = Outage(logger, "the broker")
         self._forget_thread()
@@ -193,6 +199,9 @@ class Forwarder:
         if not self._lock_file.acquire():
             return self._say(f"{self.who_holds_spool} forwards this spool; waiting for it to end")
         spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
+        kept = KeptEvents(
+            self._spool_path, keep_seconds=self._keep_seconds, limit_bytes=self._keep_limit_bytes
+        )
         try:
             pipeline = Pipeline(
                 spool,
@@ -205,6 +214,7 @@ class Forwarder:
                 address,
                 spool,
                 pipeline,
+                kept,
                 self._outage.is_over,
                 on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
@@ -226,6 +236,7 @@ class Forwarder:
                 raise SessionFailed(why_unreachable(address, session.error))
             self._outage.goes_on(why_unreachable(address, session.error))
         finally:
+            kept.close()
             spool.close()
 
     def _say(self, waits: str) -> None:

@@ -89,18 +89,22 @@ class Pipeline:
         """The broker could not route the event; it will ack it anyway, after this."""
         self._returned.add(message_id)
 
-    def acked(self, delivery_tag: int, *, multiple: bool) -> None:
+    def acked(self, delivery_tag: int, *, multiple: bool) -> list[SpooledEvent]:
+        """Returns the events that the broker has now."""
+        confirmed = []
         for event in self._settled(delivery_tag, multiple):
             if event.message_id in self._returned:
                 self._returned.remove(event.message_id)
                 self._hold(event)
                 continue
+            confirmed.append(event)
             self.confirmed.append(event.sequence)
             key = event.partition_key
             if self._waiting[key]:
                 self._ready.append(key)
             else:
                 del self._waiting[key]
+        return confirmed
 
     def nacked(self, delivery_tag: int, *, multiple: bool) -> None:
         for event in self._settled(delivery_tag, multiple):

@@ -17,6 +17,7 @@ from mirrorfeed.contract import routing, wire
 from mirrorfeed.publisher.errors import SpoolError
 from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, STALL_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.kept import KeptEvents
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 USER_REFUSED = "user_id property set to"
@@ -45,6 +46,7 @@ class PublishingSession(Session):
         parameters: pika.URLParameters,
         spool: Spool,
         pipeline: Pipeline,
+        kept: KeptEvents,
         on_ready: Callable[[], None],
         *,
         on_poll: Callable[[], object],
@@ -62,6 +64,8 @@ class PublishingSession(Session):
         self._is_at_its_path = is_at_its_path
         self._removed_at: float | None = None
         self._pipeline = pipeline
+        self._kept = kept
+        self._to_keep: list[SpooledEvent] = []
         self._pace = Pace(pipeline)
         self._tell_ready = on_ready
         self._channel: Any = None
@@ -190,10 +194,11 @@ class PublishingSession(Session):
 
     def _on_confirm(self, frame: Any) -> None:
         self.was_useful = True
-        settle = (
-            self._pipeline.nacked if isinstance(frame.method, Basic.Nack) else self._pipeline.acked
-        )
-        settle(frame.method.delivery_tag, multiple=frame.method.multiple)
+        tag, multiple = frame.method.delivery_tag, frame.method.multiple
+        if isinstance(frame.method, Basic.Nack):
+            self._pipeline.nacked(tag, multiple=multiple)
+        else:
+            self._to_keep += self._pipeline.acked(tag, multiple=multiple)
         self._await_held()
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
@@ -220,6 +225,11 @@ class PublishingSession(Session):
 
     def _remove_confirmed(self) -> None:
         self._remove_timer = None
+        try:
+            self._kept.add(self._to_keep)
+        except (OSError, SpoolError) as error:  # it is a help in need, and no more
+            logger.warning("confirmed events are not kept: %s", error)
+        self._to_keep.clear()
         try:
             self._spool.remove(self._pipeline.confirmed)
         except SpoolError as error:
