@@ -2,6 +2,7 @@
 
 import gc
 import secrets
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,13 +11,20 @@ from contextlib import closing
 import pika
 import pika.exceptions
 import psycopg2
-from docker.errors import DockerException  # type: ignore[import-untyped]
+from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]
+from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
 from sandbox.errors import SandboxError
 from sandbox.ports import PortBlock
 from sandbox.waiting import wait_until
+
+RABBITMQ_IMAGE = "rabbitmq:4.3.5-management"
+POSTGRESQL_IMAGE = "postgres:17.11-trixie"
+_PASSWORD = secrets.token_hex(16)
+"""Docker publishes ports on every interface of its host. All servers of this process have the same
+one, as the members of a cluster do: a PostgreSQL URL with several hosts has room for one."""
 
 
 def engine_answers() -> bool:
@@ -33,6 +41,30 @@ def engine_answers() -> bool:
             gc.collect()
 
 
+def fetch_images(*images: str) -> None:
+    """Pulls those that the engine lacks, and what ends containers if this process is killed.
+
+    Raises:
+        SandboxError: one is missing and cannot be pulled; the message names the remedy.
+    """
+    helpers = () if testcontainers_config.ryuk_disabled else (testcontainers_config.ryuk_image,)
+    with closing(DockerClient().client) as client:
+        for image in (*images, *helpers):
+            try:
+                client.images.get(image)
+            except ImageNotFound:
+                sys.stderr.write(f"pulling the image {image} ...\n")
+                sys.stderr.flush()
+                try:
+                    client.images.pull(image)
+                except DockerException as error:
+                    raise SandboxError(
+                        f"the container engine has no image {image} and cannot pull it ({error}):"
+                        f" make it available (docker pull {image}), or set"
+                        " DOCKER_HOST=unix:///nonexistent to use Debian's packages instead"
+                    ) from error
+
+
 class _ContainerServer(ABC):
     """A server in a container; its host port stays the same from the first `start` to `stop`."""
 
@@ -44,8 +76,6 @@ class _ContainerServer(ABC):
     def __init__(self) -> None:
         self._container: DockerContainer | None = None
         self._reserved: PortBlock | None = None
-        # Docker publishes the port on every interface of its host.
-        self._password = secrets.token_hex(16)
 
     def start(self) -> None:
         """Start the container, with its data if it has any, and return when the server answers.
@@ -82,11 +112,12 @@ class _ContainerServer(ABC):
         self._container = self._reserved = None
 
     def _create(self) -> None:
+        fetch_images(self._image)
         self._reserved = PortBlock()
         container = self._container = self._new_container()
         container.with_bind_ports(self._port, self._reserved.ports[0]).start()
         host, port = container.get_container_host_ip(), container.get_exposed_port(self._port)
-        self.url = self._url(f"mirrorfeed:{self._password}@{host}:{port}")
+        self.url = self._url(f"mirrorfeed:{_PASSWORD}@{host}:{port}")
 
     @abstractmethod
     def _new_container(self) -> DockerContainer: ...
@@ -101,7 +132,7 @@ class _ContainerServer(ABC):
 class ContainerRabbitMQ(_ContainerServer):
     """A broker in a container; `extra_conf` are further lines of rabbitmq.conf."""
 
-    _image = "rabbitmq:4-management"
+    _image = RABBITMQ_IMAGE
     _port = 5672
     name = f"RabbitMQ (container {_image})"
 
@@ -113,7 +144,7 @@ class ContainerRabbitMQ(_ContainerServer):
         return (
             DockerContainer(self._image)
             .with_env("RABBITMQ_DEFAULT_USER", "mirrorfeed")
-            .with_env("RABBITMQ_DEFAULT_PASS", self._password)
+            .with_env("RABBITMQ_DEFAULT_PASS", _PASSWORD)
             .with_copy_into_container(self._conf.encode(), "/etc/rabbitmq/conf.d/90-sandbox.conf")
         )
 
@@ -131,7 +162,7 @@ class ContainerRabbitMQ(_ContainerServer):
 class ContainerPostgreSQL(_ContainerServer):
     """A database server in a container, with the superuser and the database `mirrorfeed`."""
 
-    _image = "postgres:17"
+    _image = POSTGRESQL_IMAGE
     _port = 5432
     name = f"PostgreSQL (container {_image})"
 
@@ -139,7 +170,7 @@ class ContainerPostgreSQL(_ContainerServer):
         return (
             DockerContainer(self._image)
             .with_env("POSTGRES_USER", "mirrorfeed")
-            .with_env("POSTGRES_PASSWORD", self._password)
+            .with_env("POSTGRES_PASSWORD", _PASSWORD)
             .with_env("POSTGRES_DB", "mirrorfeed")
         )
 

@@ -75,17 +75,22 @@ class GivenServer:
 
 
 def prepare() -> None:
-    """Installs what `find_broker` and `find_database` would, before anything else begins: it may
+    """Fetches what `find_broker` and `find_database` would, before anything else begins: it may
     take minutes, and says so.
 
     Raises:
-        SandboxError: something is missing and cannot be installed.
+        SandboxError: something is missing and cannot be had; the message names the remedy.
     """
-    programs = {AMQP_URL: packages.rabbitmq_server, DATABASE_URL: packages.postgresql_programs}
-    needed = [find for variable, find in programs.items() if not os.environ.get(variable)]
-    if needed and not _engine_answers():
-        for find in needed:
-            find()
+    needed = [name for name in (AMQP_URL, DATABASE_URL) if not os.environ.get(name)]
+    if needed and _engine_answers():
+        from sandbox.containers import POSTGRESQL_IMAGE, RABBITMQ_IMAGE, fetch_images
+
+        images = {AMQP_URL: RABBITMQ_IMAGE, DATABASE_URL: POSTGRESQL_IMAGE}
+        fetch_images(*(images[name] for name in needed))
+    else:
+        programs = {AMQP_URL: packages.rabbitmq_server, DATABASE_URL: packages.postgresql_programs}
+        for name in needed:
+            programs[name]()
 
 
 def find_broker() -> AbstractContextManager[Server]:
