@@ -3,25 +3,43 @@
 #     docker build --tag mirrorfeed .
 #     docker run --rm mirrorfeed mirror-consumer --help
 
-FROM python:3.13-slim AS build
+ARG PYTHON=python:3.13.15-slim-trixie
+
+FROM ${PYTHON} AS build
 WORKDIR /build
-# Without pip, which the finished image does not need: the pip of the build image installs into it.
-RUN python -m venv --without-pip /opt/mirrorfeed
+# The finished image needs neither pip nor what builds our wheel: these are in another environment.
+RUN python -m venv /opt/tools && python -m venv --without-pip /opt/mirrorfeed
+# The dependencies in a layer of their own: after a change of our code only our code is installed.
+COPY constraints.txt pyproject.toml ./
+RUN python -c 'import tomllib; \
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["authserver"], *extras["consumer"], sep="\n")' > requirements.txt \
+    && /opt/tools/bin/pip install --no-cache-dir --constraint constraints.txt hatchling \
+    && /opt/tools/bin/pip --python /opt/mirrorfeed install --no-cache-dir \
+        --constraint constraints.txt --requirement requirements.txt
 # mirrorfeed/ holds links to its neighbours; COPY keeps links, so the neighbours are copied too.
-COPY constraints.txt pyproject.toml schema.sql ./
+COPY schema.sql ./
 COPY packaging/package-index.md packaging/
 COPY mirrorfeed/ mirrorfeed/
 COPY contract/ contract/
 COPY amqp/ amqp/
 COPY publisher/ publisher/
 COPY consumer/ consumer/
-RUN pip --python /opt/mirrorfeed install --no-cache-dir --constraint constraints.txt '.[authserver,consumer]'
+RUN /opt/tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist . \
+    && /opt/tools/bin/pip --python /opt/mirrorfeed install --no-cache-dir --no-deps dist/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON}
+# A number, so that Kubernetes can tell it is not root. A spool goes into its home folder.
+RUN useradd --uid 10001 --home-dir /var/spool/mirrorfeed mirrorfeed \
+    && install --directory --owner mirrorfeed --group mirrorfeed --mode 700 /var/spool/mirrorfeed
 COPY --from=build /opt/mirrorfeed /opt/mirrorfeed
 ENV PATH=/opt/mirrorfeed/bin:$PATH
-# A number, so that Kubernetes can tell it is not root. A spool goes into its home folder.
-RUN useradd --uid 10001 --create-home --home-dir /var/spool/mirrorfeed mirrorfeed
 USER 10001
 WORKDIR /var/spool/mirrorfeed
 CMD ["mirror-consumer", "--help"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="mirrorfeed" \
+      org.opencontainers.image.description="Many hosts report what they did; one database shows the truth." \
+      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.revision="${REVISION}"
