@@ -6,7 +6,6 @@ import typer
 from msgspec import structs
 
 from mirrorfeed.consumer.commands.options import (
-    MAX_SECONDS,
     DatabaseUrlOption,
     JsonOption,
     NoteOption,
@@ -25,6 +24,7 @@ from mirrorfeed.consumer.sources import decisions as settled
 from mirrorfeed.consumer.sources.audit import LISTED_RANGES, Audit
 from mirrorfeed.consumer.sources.audit import audit as audit_ledger
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.durations import MAX_SECONDS
 from mirrorfeed.contract.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)

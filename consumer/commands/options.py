@@ -1,6 +1,5 @@
 """The options that operators' commands share; `contract.options` has the ones of both sides."""
 
-import re
 from datetime import timedelta
 from typing import Annotated
 
@@ -9,12 +8,11 @@ import typer
 from mirrorfeed.consumer.apply.message import FUTURE_TOLERANCE, Limits
 from mirrorfeed.consumer.errors import UsageError
 from mirrorfeed.contract import environment, routing
-from mirrorfeed.contract.events import MAX_SEQUENCE, shown
+from mirrorfeed.contract.durations import MAX_SECONDS
+from mirrorfeed.contract.events import MAX_SEQUENCE
 from mirrorfeed.contract.options import given_or_in_file
 
-MAX_SECONDS = 1e9
 FUTURE_TOLERANCE_SECONDS = FUTURE_TOLERANCE.total_seconds()
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 DatabaseUrlOption = Annotated[
@@ -74,14 +72,3 @@ def checked_note(note: str) -> str:
 
 def limits(future_tolerance_seconds: float, highest_sequence: int) -> Limits:
     return Limits(timedelta(seconds=future_tolerance_seconds), highest_sequence)
-
-
-def duration(text: str) -> timedelta:
-    """Reads a duration as operators type it: a whole number and a unit. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
-    if match is None or (seconds := int(match[1]) * UNITS[match[2]]) > MAX_SECONDS:
-        raise ValueError(
-            f"the duration {shown(text)} cannot be read: give a whole number and s, m, h or d, such"
-            " as 90s, 15m, 6h or 2d"
-        )
-    return timedelta(seconds=seconds)

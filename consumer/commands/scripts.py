@@ -9,7 +9,10 @@ import typer
 from typer.core import TyperCommand
 
 from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check, last_runs
-from mirrorfeed.consumer.commands.options import MAX_SECONDS, DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.options import (
+    DatabaseUrlOption,
+    JsonOption,
+)
 from mirrorfeed.consumer.commands.output import (
     TIME,
     clock,
@@ -23,6 +26,7 @@ from mirrorfeed.consumer.commands.program import as_consumer_error, reading
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment, exit_codes
+from mirrorfeed.contract.durations import MAX_SECONDS
 from mirrorfeed.contract.printing import OutputFailed, print_json, printable
 
 NAGIOS_CRITICAL = 2

@@ -26,15 +26,14 @@ from mirrorfeed.consumer.commands.branch_views import (
 )
 from mirrorfeed.consumer.commands.branches import NO_BRANCHES
 from mirrorfeed.consumer.commands.options import (
-    MAX_SECONDS,
     DatabaseUrlOption,
     JsonOption,
-    duration,
 )
 from mirrorfeed.consumer.commands.program import reading, reading_engine
 from mirrorfeed.consumer.database import as_json, database_now
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.durations import MAX_SECONDS, duration
 from mirrorfeed.contract.printing import print_json
 
 WATCH_SECONDS = "2"

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console
 
-from mirrorfeed.consumer.commands.options import duration
 from mirrorfeed.consumer.commands.output import (
     exact_span,
     shown_cell,
@@ -15,6 +14,7 @@ from mirrorfeed.consumer.commands.output import (
 )
 from mirrorfeed.consumer.commands.scripts import nagios_line
 from mirrorfeed.consumer.commands.status import with_watch_seconds
+from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.printing import printable
 from tests.terminal import cells
 
