@@ -116,7 +116,7 @@ class BranchStatusClient:
 
     def start_mirroring(self, branch_id: int) -> None:
         """A mirror attempt of the branch begins now."""
-        self._start(branch_id)
+        self.begin_attempt(branch_id)
 
     def mirror_complete(self, branch_id: int, revision_id: str | None) -> None:
         """The branch's open attempt succeeded. Raises AttemptNotStarted if none is open."""
@@ -165,15 +165,33 @@ class BranchStatusClient:
         An exception in the block is reported as a failure, with its text as the reason, and is
         raised again.
         """
-        attempt = CurrentAttempt(branch_id, self._start(branch_id))
+        attempt = CurrentAttempt(branch_id, self.begin_attempt(branch_id))
         try:
             yield attempt
             outcome = MirrorCompleted(branch_id, attempt.started_at, attempt.revision_id)
         except BaseException as error:
             reason = reason_from(str(error) or type(error).__name__)
-            self._end(MirrorFailed(branch_id, attempt.started_at, reason))
+            self.end_attempt(MirrorFailed(branch_id, attempt.started_at, reason))
             raise
-        self._end(outcome)
+        self.end_attempt(outcome)
+
+    def begin_attempt(self, branch_id: int) -> datetime:
+        """A mirror attempt of the branch begins now; returns when, by which `end_attempt` knows it.
+        `mirroring` does both."""
+        check_branch_id(branch_id)
+        with self._spool.writing() as writer:
+            started_at = _start_after(writer.latest_attempt(branch_id))
+            writer.append(MirrorStarted(branch_id, started_at), occurred_at=started_at)
+            writer.record_attempt(branch_id, LatestAttempt(started_at, is_open=True))
+        self._wake_forwarder()
+        return started_at
+
+    def end_attempt(self, outcome: MirrorCompleted | MirrorFailed) -> None:
+        """The attempt that began at `outcome.started_at` ended, even if its start was not taken."""
+        with self._spool.writing() as writer:
+            latest = writer.latest_attempt(outcome.branch_id)
+            _append_outcome(writer, outcome, datetime.now(UTC), latest)
+        self._wake_forwarder()
 
     @contextmanager
     def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
@@ -243,21 +261,6 @@ class BranchStatusClient:
             self._stop_forwarder()
             self._forwarder = None
         self._spool.close()
-
-    def _start(self, branch_id: int) -> datetime:
-        check_branch_id(branch_id)
-        with self._spool.writing() as writer:
-            started_at = _start_after(writer.latest_attempt(branch_id))
-            writer.append(MirrorStarted(branch_id, started_at), occurred_at=started_at)
-            writer.record_attempt(branch_id, LatestAttempt(started_at, is_open=True))
-        self._wake_forwarder()
-        return started_at
-
-    def _end(self, outcome: MirrorCompleted | MirrorFailed) -> None:
-        with self._spool.writing() as writer:
-            latest = writer.latest_attempt(outcome.branch_id)
-            _append_outcome(writer, outcome, datetime.now(UTC), latest)
-        self._wake_forwarder()
 
     def _wake_forwarder(self) -> None:
         if self._forwarder is not None:

@@ -1,8 +1,10 @@
-"""A look into a spool file, of which nothing stays open."""
+"""A look into a spool file, of which nothing stays open, and what fills it."""
 
 from contextlib import closing
 from pathlib import Path
 
+from mirrorfeed.contract import wire
+from mirrorfeed.contract.events import Envelope, MirrorFailed
 from mirrorfeed.publisher.spool import Spool, SpooledEvent, SpoolStatus
 
 
@@ -14,3 +16,19 @@ def status_of(path: Path) -> SpoolStatus:
 def pending_in(path: Path) -> list[SpooledEvent]:
     with closing(Spool(path)) as spool:
         return spool.pending(after=0, limit=1000)
+
+
+def spooled(path: Path) -> list[Envelope]:
+    return [wire.decode(event.body) for event in pending_in(path)]
+
+
+def reason(path: Path) -> str:
+    """Why the latest attempt failed."""
+    end = spooled(path)[-1].event
+    assert isinstance(end, MirrorFailed)
+    return end.reason
+
+
+def mirror(script: str, *options: str) -> tuple[str, ...]:
+    """Mirrors branch 1 by a shell script."""
+    return ("mirror-publisher", "run", "--branch", "1", *options, "--", "sh", "-c", script)

@@ -1,6 +1,7 @@
 """Running a mirror command: its output, its end, and what becomes the reason of a failure."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfeed.contract import wire
-from mirrorfeed.contract.events import Envelope, MirrorCompleted, MirrorFailed, ScriptRun
+from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, ScriptRun
 from mirrorfeed.publisher import SpoolFull
 from mirrorfeed.publisher.spool import Spool
+from mirrorfeed.publisher.spool_access import beside
+from mirrorfeed.publisher.wrapper import command
+from mirrorfeed.publisher.wrapper.command import Deadline, Ended, run_command
+from mirrorfeed.publisher.wrapper.signals import PassedOnSignals
 from sandbox import wait_until
 from tests.builders import at
 from tests.commands import Shell
-from tests.spools import pending_in
+from tests.spools import mirror, reason, spooled
 
 PATIENCE_SECONDS = 10
 
@@ -30,20 +34,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def shell(path: Path) -> Shell:
     return Shell({"MIRRORFEED_SPOOL": str(path)})
-
-
-def spooled(path: Path) -> list[Envelope]:
-    return [wire.decode(event.body) for event in pending_in(path)]
-
-
-def mirror(script: str, *options: str) -> tuple[str, ...]:
-    return ("mirror-publisher", "run", "--branch", "1", *options, "--", "sh", "-c", script)
-
-
-def reason(path: Path) -> str:
-    end = spooled(path)[-1].event
-    assert isinstance(end, MirrorFailed)
-    return end.reason
 
 
 def test_a_command_that_succeeds_completes_the_attempt(shell: Shell, path: Path) -> None:
@@ -71,7 +61,7 @@ def test_a_mirror_without_a_known_revision_is_a_mirror(
 
 
 def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
-    """Its last line on standard error is the reason, and its exit code is passed on."""
+    """What it calls an error is the reason, and its exit code is passed on."""
     result = shell.run(*mirror("echo first >&2; echo 'fatal: größe' >&2; exit 7"), expect=7)
     assert result.stderr == "first\nfatal: größe\n"
     assert reason(path) == "fatal: größe"
@@ -83,6 +73,7 @@ def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
         ("exit 3", "sh exited with code 3"),
         ("printf 'one\\n\\n  \\n' >&2; exit 1", "one"),
         ("printf '10%%\\r20%%\\rfatal: x' >&2; exit 1", "fatal: x"),
+        ("printf 'a\\nb\\nfatal: x\\nhint: y\\n' >&2; exit 1", "fatal: x"),
         ("printf 'a\\0b\\377c' >&2; exit 1", "ab\ufffdc"),
         ("echo 'cannot read https://jane:s3cret@host/' >&2; exit 1",
          "cannot read https://***@host/"),
@@ -103,31 +94,60 @@ def test_a_command_that_does_not_exist_is_a_failure(shell: Shell, path: Path) ->
     assert reason(path) == "no-such-command: command not found"
 
 
+def test_a_command_that_cannot_be_run_is_a_failure(
+    shell: Shell, path: Path, tmp_path: Path
+) -> None:
+    """The exit codes are those of a shell, and the reason says what is wrong with the file."""
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    run = ("mirror-publisher", "run", "--branch", "1", "--", str(script))
+    assert "cannot be run: Permission denied" in shell.run(*run, expect=126).stderr
+    script.chmod(0o755)
+    shell.run(*run, expect=127)
+    assert reason(path) == (f"{script}: the interpreter that its first line names was not found")
+
+
+def test_a_script_without_an_interpreter_is_the_shells(
+    shell: Shell, path: Path, tmp_path: Path
+) -> None:
+    """As sh, env, nice, timeout and nohup run it, by its path and from PATH."""
+    script = tmp_path / "mirror-it"
+    script.write_text('echo "$0 $1"; exit 4\n')
+    script.chmod(0o755)
+    near = Shell({**shell.variables, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    for name in (str(script), script.name):
+        result = near.run("mirror-publisher", "run", "--branch", "1", "--", name, "a b", expect=4)
+        assert result.stdout == f"{script} a b\n"
+    assert reason(path) == "mirror-it exited with code 4"
+
+
 def test_a_command_that_was_killed_is_a_failure(shell: Shell, path: Path) -> None:
     """It does not matter who killed it."""
     shell.run(*mirror("kill -KILL $$"), expect=128 + signal.SIGKILL)
     assert reason(path) == "sh was ended by SIGKILL"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     "script",
     [
         "echo ready >&2; exec sleep 60",
-        "trap 'exit 0' TERM INT; echo ready >&2; while :; do sleep 0.05; done",
+        "trap 'exit 0' TERM INT HUP; echo ready >&2; while :; do sleep 0.05; done",
     ],
 )
 def test_a_run_that_is_told_to_end_reports_a_failure(
     shell: Shell, path: Path, number: signal.Signals, script: str
 ) -> None:
-    """The signal is passed on, and nobody can know whether the command had done its work."""
+    """The signal is passed on, and nobody can know whether the command had done its work.
+
+    After SIGINT this process ends by it, so that a loop around it ends, too."""
     process = shell.start(*mirror(script))
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.send_signal(number)
     process.wait(PATIENCE_SECONDS)
     process.communicate()
-    assert process.returncode == 128 + number
+    assert process.returncode == (-number if number == signal.SIGINT else 128 + number)
     assert reason(path) == f"sh was ended by {number.name}: ready"
 
 
@@ -156,21 +176,24 @@ def test_a_command_whose_output_nobody_reads_goes_on(path: Path) -> None:
             check=False,
         )
     assert result.returncode == 4
-    assert reason(path) == "more"
+    assert reason(path) == "lost\nmore"
 
 
-def test_a_run_without_a_standard_error_goes_on(path: Path) -> None:
-    """Some schedulers start jobs that way; the command's pipe is still read."""
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_run_without_standard_streams_goes_on(path: Path, closed: str) -> None:
+    """Some schedulers start jobs that way. The command's pipe is still read, and nothing that was
+    meant for standard error gets into another file."""
     program = Path(sys.executable).parent / "mirror-publisher"
     script = "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 4"
     result = subprocess.run(
-        ["sh", "-c", 'exec "$@" 2>&-', "sh", str(program), *mirror(script)[1:]],
+        ["sh", "-c", f'exec "$@" {closed}', "sh", str(program), *mirror(script, "--lock")[1:]],
         env={**os.environ, "MIRRORFEED_SPOOL": str(path)},
         timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 4
     assert reason(path) == "x" * 8192
+    assert beside(path, ".branch-1.lock").read_text().strip().isdecimal()
 
 
 def test_the_exit_code_is_known_where_ended_children_are_ignored(path: Path) -> None:
@@ -204,6 +227,23 @@ def test_a_command_may_end_in_its_own_way_when_told_to(shell: Shell, path: Path)
     assert process.wait(PATIENCE_SECONDS) == 6
     process.communicate()
     assert reason(path) == "sh was ended by SIGTERM: ready"
+
+
+@pytest.mark.parametrize("script", ["exec {endless}", "{endless} & wait"])
+def test_what_is_told_to_end_and_does_not_is_killed(
+    script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command itself, or what it has started and left."""
+    monkeypatch.setattr(command, "KILL_AFTER_SECONDS", 0.3)
+    pid_file = tmp_path / "pid"
+    loop = f"trap '' TERM; echo $$ >{pid_file}; while :; do sleep 0.02; done"
+    deadline = Deadline.after(0.5)
+    with PassedOnSignals() as signals:
+        mirror = script.format(endless=shlex.join(["sh", "-c", loop]))
+        ended = run_command(["sh", "-c", mirror], signals, print, deadline=deadline)
+    assert ended == Ended(124, "sh took longer than 0.5 s and was ended")
+    pid = int(pid_file.read_text())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), PATIENCE_SECONDS, "its end")
 
 
 def test_a_script_that_ends_normally_is_recorded(shell: Shell, path: Path) -> None:
@@ -244,7 +284,6 @@ def test_the_shell_reports_step_by_step(shell: Shell, path: Path) -> None:
          "--started 'today' is not an RFC 3339 time"),
         (("script-run", "gc", "--started", "2026-01-01T00:00:00",
           "--completed", "2026-01-01T00:00:00Z"), "no time zone"),
-        (("run", "--branch", "1"), "command"),
         (("forward", "--amqp-url", "http://host"), "the AMQP URL cannot be read"),
     ],
 )  # fmt: skip

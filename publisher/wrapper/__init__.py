@@ -1,0 +1,1 @@
+"""Running somebody's command, and reporting how it ended without ever standing in its way."""
