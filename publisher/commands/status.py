@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mirrorfeed.contract import exit_codes
-from mirrorfeed.contract.printing import print_json
+from mirrorfeed.contract.printing import print_json, printable
 from mirrorfeed.contract.wire import timestamp
 from mirrorfeed.publisher.client import SYSTEM_SPOOL
 from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
@@ -96,4 +96,4 @@ def usual_places(named: Path | None) -> list[Path]:
 
 def print_account(account: dict[str, Any]) -> None:
     for name, value in account.items():
-        print(f"{name.replace('_', ' '):24}{'-' if value is None else value}")
+        print(f"{name.replace('_', ' '):24}{'-' if value is None else printable(str(value))}")
