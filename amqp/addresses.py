@@ -28,9 +28,9 @@ class BrokerAddress(Struct, frozen=True):
     tls: ssl.SSLContext | None
 
 
-def broker_addresses(urls: str) -> list[BrokerAddress]:
+def broker_addresses(urls: str, *, seed: float | None = None) -> list[BrokerAddress]:
     """The addresses in a comma-separated list of URLs, in random order, so that many processes with
-    the same list spread over the nodes.
+    the same list spread over the nodes. The order depends on the seed alone, if there is one.
 
     Raises ValueError if one cannot be used; it names the value, without a password, and the remedy.
     """
@@ -40,7 +40,7 @@ def broker_addresses(urls: str) -> list[BrokerAddress]:
         _address(url, "the AMQP URL" if len(each) == 1 else f"AMQP URL {number} of {len(each)}")
         for number, url in enumerate(each, 1)
     ]
-    random.shuffle(addresses)
+    random.Random(seed).shuffle(addresses)  # noqa: S311  no secret
     return addresses
 
 

@@ -1,5 +1,6 @@
 """Connections to RabbitMQ, made the same way on both sides."""
 
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from tenacity import RetryCallState
 from tenacity.wait import WaitBaseT
 
 from mirrorfeed.amqp.addresses import BrokerAddress, broker_addresses
+from mirrorfeed.contract.environment import newest
 
 CONNECT_TIMEOUT_SECONDS = 10
 HEARTBEAT_SECONDS = 30
@@ -43,6 +45,35 @@ def connection_parameters(amqp_urls: str, *, name: str = "mirrorfeed") -> list[p
     Raises ValueError, without a password, for a URL that cannot be read.
     """
     return [_parameters(address, name) for address in broker_addresses(amqp_urls)]
+
+
+class Addresses:
+    """The addresses in a list of URLs, in turn and without end.
+
+    If the list came from a file, that is read again for each, as are the files that a URL names: so
+    a new password or certificate counts from the next connection on.
+    """
+
+    def __init__(self, amqp_urls: str, *, name: str) -> None:
+        """Raises ValueError, without a password, for a URL that cannot be read."""
+        self._urls = amqp_urls
+        self._name = name
+        self._seed = random.random()  # noqa: S311  no secret
+        self._turn = 0
+        self.count = len(self._read())
+
+    def __next__(self) -> pika.URLParameters:
+        """Raises BrokerUnavailable if the files cannot be read now."""
+        try:
+            parameters = self._read()
+        except ValueError as error:
+            raise BrokerUnavailable(str(error)) from error
+        self._turn += 1
+        return parameters[self._turn % len(parameters)]
+
+    def _read(self) -> list[pika.URLParameters]:
+        addresses = broker_addresses(newest(self._urls), seed=self._seed)
+        return [_parameters(address, self._name) for address in addresses]
 
 
 def _parameters(address: BrokerAddress, name: str) -> pika.URLParameters:

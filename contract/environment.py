@@ -20,41 +20,58 @@ DEFAULT_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
 DEFAULT_DATABASE_URL = "postgresql://127.0.0.1/mirrorfeed"
 
 
-class UrlInFile(str):
-    """A URL as it was in a file when that was read; the file may change."""
+class InFile(str):
+    """A secret as a file had it when it was read; since then it may have been replaced."""
 
     _named: tuple[str, str]
+    _state: tuple[int, ...]
 
     def __new__(cls, variable: str, path: str) -> Self:
-        """Reads the file that the variable names. Raises ValueError if that is impossible."""
+        """Reads the file that the variable names. Raises ValueError if there is nothing to read."""
         try:
-            url = Path(path).read_text().strip()
+            state = _state_of(path)
+            secret = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{variable} names {path}, which cannot be read: {error}; it must hold the URL"
+                f"{variable} names {path}, which cannot be read: {error}; {_remedy(variable)}"
             ) from error
-        if not url:
-            raise ValueError(f"{variable} names {path}, which is empty; it must hold the URL")
-        self = super().__new__(cls, url)
+        if not secret:
+            raise ValueError(f"{variable} names {path}, which is empty; {_remedy(variable)}")
+        self = super().__new__(cls, secret)
         self._named = variable, path
+        self._state = state
         return self
 
     def again(self) -> Self:
-        """Reads the file once more. Raises ValueError if that is impossible."""
-        return type(self)(*self._named)
+        """The secret as the file has it now. Raises ValueError if there is nothing to read."""
+        variable, path = self._named
+        try:
+            is_same = _state_of(path) == self._state
+        except OSError:
+            is_same = False
+        return self if is_same else type(self)(variable, path)
 
 
-def url_in_file(variable: str) -> str | None:
-    """The URL in the file that the variable `<variable>_FILE` names, None if that is not set. So a
-    URL with a password need not be in the environment.
+def _remedy(variable: str) -> str:
+    return f"it must hold what {variable.removesuffix('_FILE')} would"
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def in_file(variable: str) -> str | None:
+    """What is in the file that the variable `<variable>_FILE` names, None if that is not set. So a
+    secret need not be in the environment, where every command that is started inherits it.
 
     Raises ValueError if the file cannot be read or is empty.
     """
     path = os.environ.get(f"{variable}_FILE")
-    return UrlInFile(f"{variable}_FILE", path) if path else None
+    return InFile(f"{variable}_FILE", path) if path else None
 
 
-def newest(url: str) -> str:
-    """The URL as it is now, if it came from a file: so a new password counts from the next
-    connection on. Raises ValueError as `url_in_file` does."""
-    return url.again() if isinstance(url, UrlInFile) else url
+def newest(secret: str) -> str:
+    """The same as it is now, if it came from a file: so a new password or token counts without a
+    restart. Raises ValueError as `in_file` does."""
+    return secret.again() if isinstance(secret, InFile) else secret

@@ -1,4 +1,4 @@
-"""The option that both sides' commands share, and how a URL is read from a file."""
+"""The options that both sides' commands share, and how one is read from a file."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -9,13 +9,17 @@ from mirrorfeed.contract import environment
 from mirrorfeed.contract.logs import LogFormat, LogLevel
 
 
-def given_or_in_file(variable: str) -> Callable[[typer.Context, typer.CallbackParam, str], str]:
-    """For an option: the URL from it or its variable, else the one in a file."""
+def given_or_in_file(
+    variable: str,
+) -> Callable[[typer.Context, typer.CallbackParam, str | None], str | None]:
+    """For an option: what it or its variable says, else what is in a file."""
 
-    def choose(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    def choose(
+        context: typer.Context, parameter: typer.CallbackParam, value: str | None
+    ) -> str | None:
         source = context.get_parameter_source(parameter.name or "")
         is_given = source is not None and source.name != "DEFAULT"
-        return value if is_given else environment.url_in_file(variable) or value
+        return value if is_given else environment.in_file(variable) or value
 
     return choose
 
@@ -27,7 +31,8 @@ AmqpUrlOption = Annotated[
         envvar=environment.AMQP_URL,
         callback=given_or_in_file(environment.AMQP_URL),
         help="The broker's URL. Separate several with commas; if one does not answer, the next is"
-        f" tried. Can also be in a file named by {environment.AMQP_URL}_FILE.",
+        f" tried. Can also be in a file named by {environment.AMQP_URL}_FILE, which each connection"
+        " reads again.",
     ),
 ]
 

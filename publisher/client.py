@@ -104,7 +104,7 @@ class BranchStatusClient:
             url = (
                 amqp_url
                 or os.environ.get(environment.AMQP_URL)
-                or environment.url_in_file(environment.AMQP_URL)
+                or environment.in_file(environment.AMQP_URL)
                 or environment.DEFAULT_AMQP_URL
             )
             self._forwarder = forwarder.Forwarder(path.absolute(), url)

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mirrorfeed.amqp.connections import broker_channel, connection_parameters, consumer_count
+from mirrorfeed.amqp.connections import (
+    Addresses,
+    broker_channel,
+    connection_parameters,
+    consumer_count,
+)
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.commands import (
     audit,
@@ -118,7 +123,7 @@ def run(
     )
     worker = Worker(
         open_engine(database_url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS),
-        connection_parameters(amqp_url, name="mirrorfeed worker"),
+        Addresses(amqp_url, name="mirrorfeed worker"),
         settings,
         share=read_share(share),
         default_partitions=partitions,

@@ -21,7 +21,8 @@ DatabaseUrlOption = Annotated[
         "--database-url",
         envvar=environment.DATABASE_URL,
         callback=given_or_in_file(environment.DATABASE_URL),
-        help=f"The database's URL. Can also be in a file named by {environment.DATABASE_URL}_FILE.",
+        help=f"The database's URL. Can also be in a file named by {environment.DATABASE_URL}_FILE,"
+        " which each connection reads again.",
     ),
 ]
 

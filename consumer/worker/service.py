@@ -4,8 +4,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from itertools import cycle
 
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
@@ -25,6 +23,7 @@ from tenacity import (
 )
 
 from mirrorfeed.amqp.connections import (
+    Addresses,
     BrokerUnavailable,
     after_each_round,
     broker_channel,
@@ -57,7 +56,7 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        addresses: Sequence[pika.URLParameters],
+        addresses: Addresses,
         settings: Settings,
         *,
         share: Share | None,
@@ -66,8 +65,7 @@ class Worker:
         """Each session tries the next address. `default_partitions` applies if the database does
         not say yet how many partitions there are."""
         self._engine = engine
-        self._addresses = cycle(addresses)
-        self._address_count = len(addresses)
+        self._addresses = addresses
         self._settings = settings
         self._default_partitions = default_partitions
         self._share = share
@@ -90,7 +88,7 @@ class Worker:
         retry = Retrying(
             retry=retry_if_exception_type((BrokerUnavailable, ServerUnavailable)),
             wait=after_each_round(
-                self._address_count,
+                self._addresses.count,
                 wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
             ),
             stop=stop_any(stop_when_event_set(self._stopping), give_up),

@@ -18,6 +18,7 @@ from xmlrpc.client import Fault
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mirrorfeed.contract.environment import newest
 from mirrorfeed.publisher.authserver.callers import (
     Connection,
     Refusals,
@@ -51,7 +52,8 @@ logger = logging.getLogger(__name__)
 class Authserver(Server):
     """uvicorn, set up for many small calls.
 
-    If there is a `token`, it must be the password of every request (HTTP Basic, any user).
+    If there is a `token`, it must be the password of every request (HTTP Basic, any user). If it
+    came from a file, a new one there counts at once.
     """
 
     def __init__(
@@ -137,7 +139,8 @@ class App:
     ) -> None:
         self._calls = calls
         self._spooler = spooler
-        self._token = None if token is None else token.encode()
+        self._token = token
+        self._token_trouble = ""
         self._refusals = refusals
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -166,14 +169,27 @@ class App:
                 await answer(send, HTTPStatus.OK, answer_of(call), XML)
 
     def _is_authorised(self, scope: Message) -> bool:
-        if self._token is None:
+        token = self._current_token()
+        if token is None:
             return True
         scheme, _, credentials = header(scope, b"authorization").partition(b" ")
         try:
             password = base64.b64decode(credentials).partition(b":")[2]
         except ValueError:
             return False
-        return scheme.lower() == b"basic" and hmac.compare_digest(password, self._token)
+        return scheme.lower() == b"basic" and hmac.compare_digest(password, token.encode())
+
+    def _current_token(self) -> str | None:
+        """As its file has it, if it has one; if that cannot be read now, as it was."""
+        if self._token is not None:
+            try:
+                self._token = newest(self._token)
+                self._token_trouble = ""
+            except ValueError as error:
+                if str(error) != self._token_trouble:
+                    logger.warning("%s; the last token it had still counts", error)
+                self._token_trouble = str(error)
+        return self._token
 
 
 class Disconnected(Exception):

@@ -9,7 +9,12 @@ import typer
 
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
-from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
+from mirrorfeed.contract.options import (
+    AmqpUrlOption,
+    LogFormatOption,
+    LogLevelOption,
+    given_or_in_file,
+)
 from mirrorfeed.extras import needs_extra
 from mirrorfeed.publisher.commands.options import (
     LimitOption,
@@ -39,9 +44,11 @@ def authserver(
         str | None,
         typer.Option(
             envvar=environment.AUTHSERVER_TOKEN,
-            help="The password that callers must give, as in http://any:TOKEN@host/. Better set it"
-            " in the environment, because every user of the host can see an option. [default: no"
-            " password]",
+            callback=given_or_in_file(environment.AUTHSERVER_TOKEN),
+            help="The password that callers must give, as in http://any:TOKEN@host/. Every user of"
+            " the host can see an option: better set it in the environment, or in a file named by"
+            f" {environment.AUTHSERVER_TOKEN}_FILE, which is read again when it changes."
+            " [default: no password]",
             show_default=False,
         ),
     ] = None,

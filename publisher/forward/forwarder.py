@@ -7,7 +7,6 @@ If that process ends, another one takes over.
 import logging
 import os
 import threading
-from itertools import cycle
 from pathlib import Path
 from weakref import WeakSet
 
@@ -22,8 +21,8 @@ from tenacity import (
 
 from mirrorfeed.amqp.connections import (
     PRECONDITION_FAILED,
+    Addresses,
     after_each_round,
-    connection_parameters,
     why_unreachable,
 )
 from mirrorfeed.contract.outage import Outage
@@ -69,9 +68,7 @@ class Forwarder:
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = Path(os.path.realpath(spool_path))
-        addresses = connection_parameters(amqp_urls, name="mirrorfeed publisher")
-        self._addresses = cycle(addresses)
-        self._address_count = len(addresses)
+        self._addresses = Addresses(amqp_urls, name="mirrorfeed publisher")
         self._window = window
         self._heartbeat_seconds = heartbeat_seconds
         self._keep_seconds = keep_seconds
@@ -173,7 +170,7 @@ class Forwarder:
         retry = Retrying(
             retry=retry_if_exception_type(Exception),
             wait=after_each_round(
-                self._address_count,
+                self._addresses.count,
                 wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF_SECONDS),
             ),
             stop=stop_when_event_set(self._stopping),

@@ -13,6 +13,7 @@ from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.amqp.connections import Addresses
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
@@ -449,6 +450,13 @@ class RenamedCredentials(pika.PlainCredentials):  # type: ignore[misc]
         return pika.PlainCredentials("puller", "puller-pw").response_for(start)
 
 
+class RenamedAddresses(Addresses):
+    def __next__(self) -> pika.URLParameters:
+        parameters = super().__next__()
+        parameters.credentials = RenamedCredentials("jane", "")
+        return parameters
+
+
 def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     broker: PrivateRabbitMQ, shells: object, tmp_path: Path
 ) -> None:
@@ -457,7 +465,7 @@ def test_a_user_whom_the_broker_calls_otherwise_still_publishes(
     for branch_id in range(1, 21):
         waiting.start_mirroring(branch_id)
     forwarder = Forwarder(tmp_path / "renamed.db", broker_url(broker, "puller"))
-    next(forwarder._addresses).credentials = RenamedCredentials("jane", "")
+    forwarder._addresses = RenamedAddresses(broker_url(broker, "puller"), name="renamed")
     forwarder.wake()
     taken = take_all(broker.url, 20)
     assert waiting.flush(timeout_seconds=PATIENCE_SECONDS)

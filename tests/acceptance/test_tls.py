@@ -195,6 +195,28 @@ def test_a_broker_that_is_not_the_right_one_gets_nothing(
     assert status_of(spool).pending == 1
 
 
+def test_a_renewed_certificate_needs_no_restart(
+    broker_url: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    """The files that a URL names are read again for each connection."""
+    authority = tmp_path / "authority.pem"
+    shutil.copy(certificates.stranger, authority)
+    spool = tmp_path / "spool.db"
+    url = f"{broker_url}?cacertfile={authority}"
+    shell = Shell({environment.AMQP_URL: url, environment.SPOOL: str(spool)})
+    with shell.running("mirror-publisher", "forward") as forwarder:
+        assert forwarder.stderr is not None
+        shell.run("mirror-publisher", "failed", "1", "why")
+        for line in forwarder.stderr:
+            if "certificate verify failed" in line.lower():
+                break
+        shutil.copy(certificates.authority, authority)
+        for line in forwarder.stderr:
+            if "connected to the broker" in line:
+                break
+        assert "connected to the broker" in line
+
+
 def test_who_does_not_show_a_certificate_gets_nothing(demanding_url: str, tmp_path: Path) -> None:
     """The broker refuses the connection, and the event stays in the spool."""
     spool = tmp_path / "spool.db"
