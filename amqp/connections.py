@@ -68,8 +68,8 @@ class Addresses:
             parameters = self._read()
         except ValueError as error:
             raise BrokerUnavailable(str(error)) from error
-        self._turn += 1
-        return parameters[self._turn % len(parameters)]
+        turn, self._turn = self._turn, self._turn + 1
+        return parameters[turn % len(parameters)]
 
     def _read(self) -> list[pika.URLParameters]:
         addresses = broker_addresses(newest(self._urls), seed=self._seed)

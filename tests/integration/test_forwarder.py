@@ -128,7 +128,7 @@ def test_a_broker_that_refuses_is_reached_all_the_same(
 ) -> None:
     """`forward --drain` can tell a broker that takes nothing from one that is away, also while the
     next connection is being opened."""
-    monkeypatch.setattr("random.shuffle", lambda addresses: None)
+    monkeypatch.setattr("random.Random.shuffle", lambda *_: None)
     with BranchStatusClient(path, forward=False) as client:
         client.start_mirroring(1)
     with socket.create_server(("127.0.0.1", 0)) as silent:

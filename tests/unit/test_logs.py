@@ -88,3 +88,20 @@ def test_an_outage_has_a_beginning_a_heartbeat_and_an_end(
         ("the broker is still away", 120),
         ("the broker is back", 149),
     ]
+
+
+def test_a_new_reason_is_told_at_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    """Once, so that addresses in turn, or reasons without end, fill no log."""
+    subject = Outage(logging.getLogger("test"), "the broker")
+    for clock[0] in range(50):
+        subject.goes_on(("refused", "wrong password")[int(clock[0]) % 2])
+    for clock[0] in range(50, 100):
+        subject.goes_on(f"reason {clock[0]}")
+    told = [(each.__dict__["because"], each.__dict__.get("seconds")) for each in caplog.records]
+    assert told == [
+        ("refused", None),
+        ("wrong password", 1),
+        ("reason 50", 50),
+        ("reason 51", 51),
+        ("reason 52", 52),
+    ]
