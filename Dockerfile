@@ -9,17 +9,14 @@ FROM ${PYTHON} AS build
 WORKDIR /build
 # The finished image needs neither pip nor what builds our wheel: these are in another environment.
 RUN python -m venv /opt/tools && python -m venv --without-pip /opt/mirrorfeed
-# The dependencies in a layer of their own: after a change of our code only our code is installed.
-COPY constraints.txt pyproject.toml ./
-RUN python -c 'import tomllib; \
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-extras = project["optional-dependencies"]; \
-print(*project["dependencies"], *extras["authserver"], *extras["consumer"], sep="\n")' > requirements.txt \
-    && /opt/tools/bin/pip install --no-cache-dir --constraint constraints.txt hatchling \
+# The dependencies in a layer of their own: after a change of our code only our code is installed. Nothing is
+# installed whose hash is not one of those that `make hashes` wrote down.
+COPY packaging/requirements.txt packaging/requirements-build.txt packaging/
+RUN /opt/tools/bin/pip install --no-cache-dir --require-hashes --requirement packaging/requirements-build.txt \
     && /opt/tools/bin/pip --python /opt/mirrorfeed install --no-cache-dir \
-        --constraint constraints.txt --requirement requirements.txt
+        --require-hashes --requirement packaging/requirements.txt
 # mirrorfeed/ holds links to its neighbours; COPY keeps links, so the neighbours are copied too.
-COPY schema.sql ./
+COPY pyproject.toml schema.sql ./
 COPY packaging/package-index.md packaging/
 COPY mirrorfeed/ mirrorfeed/
 COPY contract/ contract/

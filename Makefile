@@ -10,6 +10,10 @@ BOTH_SIDES := tests/unit/test_channels.py tests/unit/test_read_frames.py tests/u
 FAST_PATHS := tests/unit/test_channels.py tests/unit/test_fast_paths.py tests/unit/test_private_names.py \
 	tests/unit/test_read_frames.py tests/unit/test_write_frames.py
 
+# For the Python of the Dockerfile.
+COMPILE := pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 --constraint constraints.txt \
+	--custom-compile-command 'make hashes'
+
 .PHONY: help demo test test-plain-pika test-pika-versions lint types imports check bench bench-growth bench-peers fuzz format clean
 
 help: ## List the targets
@@ -83,6 +87,12 @@ fuzz: .venv/ready ## Look for input that breaks something, guided by code covera
 format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: hashes
+hashes: .venv/ready ## Write down what the image installs, with the hash of each file
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv $(COMPILE) --extra authserver --extra consumer --output-file packaging/requirements.txt pyproject.toml
+	echo hatchling | $(BIN)/uv $(COMPILE) --output-file packaging/requirements-build.txt -
 
 clean: ## Remove .venv and what the tools leave behind
 	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

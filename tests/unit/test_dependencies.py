@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mirrorfeed.extras import MODULES
+from tests.pins import pinned
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -18,12 +19,6 @@ EXTRAS = {
 }
 NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 NEEDED += [each for requirements in EXTRAS.values() for each in requirements]
-
-
-def pinned(file: str) -> dict[str, str]:
-    lines = (ROOT / file).read_text().splitlines()
-    pairs = [line.split("==") for line in lines]
-    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def test_the_lowest_versions_are_those_that_are_tested() -> None:

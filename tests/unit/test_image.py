@@ -2,10 +2,25 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
+from importlib.metadata import requires
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.pins import pinned
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+PINNED = pinned("constraints.txt")
+HASHED = {
+    "packaging/requirements.txt": {"mirrorfeed[authserver,consumer]"},
+    "packaging/requirements-build.txt": {"hatchling"},
+}
+"""Files of what is installed, with hashes; and what they are there for."""
+PYTHON = {"python_version": "3.13", "python_full_version": "3.13.0"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -35,10 +50,42 @@ def test_the_image_gets_all_that_the_package_is_built_from() -> None:
 def test_dependencies_are_in_a_layer_of_their_own() -> None:
     """A change of our code must not install them again."""
     (installed,) = (number for number, line in enumerate(LINES) if "--requirement" in line)
-    assert copied(LINES[:installed]) == {"constraints.txt", "pyproject.toml"}
+    assert copied(LINES[:installed]) == set(HASHED)
     (ours,) = (line for line in LINES[installed + 1 :] if "install" in line and "pip" in line)
     assert "--no-deps" in ours
     assert "--no-build-isolation" in ours
+
+
+@pytest.mark.parametrize(("file", "wanted"), HASHED.items())
+def test_all_that_is_installed_has_hashes(file: str, wanted: set[str]) -> None:
+    """Of the versions that everything is tested with, no more and no less; if not: make hashes."""
+    entries = re.sub(r"#.*|\\\n", "", (ROOT / file).read_text()).splitlines()
+    versions = {}
+    for entry in filter(None, entries):
+        pin, *hashes = entry.split()
+        name, versions[name] = pin.split("==")
+        assert hashes, name
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+    needed = {canonicalize_name(name) for name in all_needed(wanted)} - {PROJECT["name"]}
+    assert versions == {name: PINNED[name] for name in needed}
+    (line,) = (line for line in LINES if file in line and line.startswith("RUN "))
+    assert line.count("--require-hashes") == line.count("--requirement ")
+
+
+def all_needed(names: Iterable[str]) -> set[str]:
+    """What these need, and what that needs, by what is installed here."""
+    found: set[str] = set()
+    todo = [Requirement(name) for name in names]
+    while todo:
+        wanted = todo.pop()
+        found.add(wanted.name)
+        for needed in map(Requirement, requires(wanted.name) or ()):
+            is_needed = needed.marker is None or any(
+                needed.marker.evaluate({**PYTHON, "extra": extra}) for extra in {"", *wanted.extras}
+            )
+            if is_needed and needed.name not in found:
+                todo.append(needed)
+    return found
 
 
 def test_the_base_is_pinned_to_the_patch() -> None:
