@@ -5,14 +5,15 @@ the statement, and on its way to the server.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from struct import pack
 from typing import Any
 
 import psycopg2
 from msgspec import Struct
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.burial import delivered_again, message_digest, storable
@@ -20,12 +21,20 @@ from mirrorfeed.consumer.tables import DeadLetter
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import too_large
 
-COPY = "COPY dead_letter (reason, detail, headers, attempts, body) FROM STDIN (FORMAT binary)"
+COPY = "COPY dead_letter ({columns}) FROM STDIN (FORMAT binary)"
 HEADER = b"PGCOPY\n\xff\r\n\0" + pack(">ii", 0, 0)
 """Of PostgreSQL's binary format, as its documentation of COPY describes it: no flags."""
 TRAILER = pack(">h", -1)
-JSONB_VERSION = b"\x01"
 PART_BYTES = 64 * 1024
+Y2K = datetime(2000, 1, 1, tzinfo=UTC)
+
+ENCODINGS: Mapping[str, Callable[[Any], bytes]] = {
+    "attempts": lambda value: pack(">i", value),
+    "branch_id": lambda value: pack(">q", value),
+    "first_seen_at": lambda value: pack(">q", (value - Y2K) // timedelta(microseconds=1)),
+    "headers": lambda value: b"\x01" + json.dumps(value).encode(),
+}
+"""How the binary format has columns that are neither text nor bytes."""
 
 
 class LargeMessage(Struct, frozen=True, gc=False):
@@ -36,43 +45,67 @@ class LargeMessage(Struct, frozen=True, gc=False):
     deliveries: int = 1
     """How often it was delivered, this time included."""
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(map(len, self.pieces))
-
 
 def bury_large(connection: Connection, message: LargeMessage) -> None:
     """Keeps it whole, or counts it if its letter is there. Raises DBAPIError, also if somebody else
     buries the same body at this moment; trying again helps."""
-    detail = too_large(message.size_bytes)
-    digest = sha256()
-    for piece in message.pieces:
-        digest.update(piece)
+    detail = too_large(sum(map(len, message.pieces)))
     known = (
         update(DeadLetter)
-        .where(message_digest == digest.digest())
+        .where(message_digest == _digest(message.pieces))
         .values(delivered_again(message.deliveries, Reason.TOO_LARGE, detail))
         .returning(DeadLetter.id)
     )
     if connection.execute(known).first() is None:
-        fields = (
-            [Reason.TOO_LARGE.encode()],
-            [detail.encode()],
-            [JSONB_VERSION, json.dumps(storable(dict(message.headers))).encode()],
-            [pack(">i", message.deliveries)],
-            message.pieces,
-        )
-        _copy(connection, _Stream(_row(fields)))
+        fields = {
+            "reason": Reason.TOO_LARGE,
+            "detail": detail,
+            "headers": storable(dict(message.headers)),
+            "attempts": message.deliveries,
+            "body": message.pieces,
+        }
+        _copy(connection, fields)
 
 
-def _copy(connection: Connection, stream: "_Stream") -> None:
+def keep_large(connection: Connection, fields: Mapping[str, Any]) -> bool:
+    """Adds a letter that is large, and returns True, unless it is there. Raises DBAPIError."""
+    digest = _digest([fields.get("original_body", fields["body"])])
+    is_new = connection.execute(select(DeadLetter.id).where(message_digest == digest)).first()
+    if is_new is None:
+        _copy(connection, fields)
+    return is_new is None
+
+
+def _digest(pieces: Iterable[bytes]) -> bytes:
+    digest = sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _copy(connection: Connection, fields: Mapping[str, Any]) -> None:
+    statement = COPY.format(columns=", ".join(fields))
+    encoded = [_encoded(name, value) for name, value in fields.items()]
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.copy_expert(COPY, stream, PART_BYTES)
+        cursor.copy_expert(statement, _Stream(_row(encoded)), PART_BYTES)
     except psycopg2.Error as error:
-        raise DBAPIError(COPY, None, error) from error
+        raise DBAPIError(statement, None, error) from error
     finally:
         cursor.close()
+
+
+def _encoded(name: str, value: Any) -> Sequence[bytes]:
+    if name in ENCODINGS:
+        return [ENCODINGS[name](value)]
+    match value:
+        case str():
+            return [value.encode()]
+        case bytes():
+            return [value]
+        case _:
+            pieces: Sequence[bytes] = value
+            return pieces
 
 
 def _row(fields: Sequence[Sequence[bytes]]) -> Iterator[bytes]:

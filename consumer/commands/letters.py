@@ -18,9 +18,12 @@ from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract.printing import print_json, printable
+from mirrorfeed.contract.wire import MAX_BODY_BYTES
 
 SHOWN_LETTERS = 100
 """How much of a long list a person is shown; programs get all of it."""
+SHOWN_BYTES = MAX_BODY_BYTES
+"""How much of a message a person is shown: all of it, if it could be an event."""
 
 
 def show_list(found: list[Row[Any]], total: int) -> None:
@@ -67,6 +70,11 @@ def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
     )
 
 
+def first_bytes(as_json_document: bool) -> int | None:
+    """How much of a message `show_letter` needs; None if all of it."""
+    return None if as_json_document else SHOWN_BYTES
+
+
 def show_letter(letter: Row[Any], as_json_document: bool) -> None:
     fields = document(letter)
     if as_json_document:
@@ -75,9 +83,20 @@ def show_letter(letter: Row[Any], as_json_document: bool) -> None:
     for name, value in fields.items():
         if value is not None and "body" not in name:
             print(f"{name}: {printable(str(value))}")
-    print(f"\n{readable(letter.body)}")
+    print(f"\n{readable(letter.body)}{_rest(letter.id, letter.body, letter.body_bytes)}")
     if letter.original_body is not None:
-        print(f"\nas delivered:\n{readable(letter.original_body)}")
+        rest = _rest(letter.id, letter.original_body, letter.original_body_bytes)
+        print(f"\nas delivered:\n{readable(letter.original_body)}{rest}")
+
+
+def _rest(letter_id: int, shown: bytes, size_bytes: int) -> str:
+    """What is said of the bytes that are not shown."""
+    if len(shown) == size_bytes:
+        return ""
+    return (
+        f"\n\nonly the first {len(shown):,} of {size_bytes:,} bytes are shown:"
+        f" mirror-replay export {letter_id} has all of them"
+    )
 
 
 def show_outcomes(
@@ -110,6 +129,11 @@ def show_outcomes(
 
 def edited(letter: Row[Any]) -> bytes:
     """The body as the operator changed it in their editor."""
+    if letter.body_bytes > len(letter.body):
+        raise ConditionNotMet(
+            f"the body is {letter.body_bytes} bytes, too large to edit: write the new one to a"
+            " file, and give --body-file"
+        )
     text = text_of(bytes(letter.body))
     if text is None:
         raise ConditionNotMet(

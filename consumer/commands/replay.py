@@ -1,7 +1,8 @@
 """`mirror-replay`: what operators do with dead letters."""
 
 import sys
-from tempfile import NamedTemporaryFile
+from shutil import copyfileobj
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Annotated
 
 import msgspec
@@ -10,9 +11,11 @@ import typer
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands.letters import (
+    SHOWN_BYTES,
     SHOWN_LETTERS,
     document,
     edited,
+    first_bytes,
     show_groups,
     show_letter,
     show_list,
@@ -124,7 +127,7 @@ def show(
       mirror-replay show 17
     """
     with reading(database_url) as connection:
-        letter = letters.get(connection, letter_id)
+        letter = letters.get(connection, letter_id, first_bytes=first_bytes(as_json_document))
     show_letter(letter, as_json_document)
 
 
@@ -216,18 +219,20 @@ def edit(
     """
     engine = ready_engine(database_url)
     with engine.connect() as connection:
-        letter = letters.get(connection, letter_id)
+        letter = letters.get(connection, letter_id, first_bytes=SHOWN_BYTES)
         letters.check_ids(connection, [letter_id], letters.LetterState.DEAD)
     body = body_file.read() if body_file is not None else edited(letter)
     believed = limits(future_tolerance_seconds, highest_sequence)
     try:
-        letter = edit_letter(engine, letter_id, body, limits=believed)
+        edit_letter(engine, letter_id, body, limits=believed)
     except StillDead as error:
         if body_file is not None:
             raise
         with NamedTemporaryFile("wb", suffix=".json", delete=False) as kept:
             kept.write(body)
         raise StillDead(f"{error}; what you wrote is kept in {kept.name}") from None
+    with engine.connect() as connection:
+        letter = letters.get(connection, letter_id, first_bytes=first_bytes(as_json_document))
     show_letter(letter, as_json_document)
     print(f"{PROGRAM}: next: mirror-replay apply {letter_id}", file=sys.stderr)
 
@@ -303,9 +308,12 @@ def import_letters(
     Example:
       mirror-replay import letters.jsonl
     """
-    lines = list(file)  # before the transaction begins, because the writer may take its time
-    with transaction(database_url) as connection:
-        new, there = transfer.import_lines(connection, lines)
+    with TemporaryFile() as lines:
+        # Before the transaction begins, because the writer may take its time.
+        copyfileobj(file, lines)
+        lines.seek(0)
+        with transaction(database_url) as connection:
+            new, there = transfer.import_lines(connection, lines)
     if as_json_document:
         print_json({"imported": new, "already_there": there})
     else:

@@ -1,8 +1,6 @@
 """Replacing the body of a dead letter with one that can be applied."""
 
-from typing import Any
-
-from sqlalchemy import Engine, Row, func, update
+from sqlalchemy import Engine, func, update
 
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.message import (
@@ -14,7 +12,7 @@ from mirrorfeed.consumer.apply.message import (
     read_message,
 )
 from mirrorfeed.consumer.apply.projection import lock_branches
-from mirrorfeed.consumer.dead_letters.store import LETTERS, LetterState, get, lock
+from mirrorfeed.consumer.dead_letters.store import LETTERS, LetterState, lock
 from mirrorfeed.consumer.errors import StillDead
 
 
@@ -24,8 +22,8 @@ def edit(
     body: bytes,
     *,
     limits: Limits = DEFAULT_LIMITS,
-) -> Row[Any]:
-    """Replaces a dead letter's body and keeps what was delivered; returns the letter.
+) -> None:
+    """Replaces a dead letter's body and keeps what was delivered.
 
     Raises StillDead, having changed nothing, if the new body could not be applied either, and
     LetterError if the letter is not dead.
@@ -54,7 +52,6 @@ def edit(
                 branch_id=branch_id_of(event),
             )
         )
-        return get(connection, letter_id)
 
 
 def _why_refused(letter_id: int, rejection: Rejection) -> str:

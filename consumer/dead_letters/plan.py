@@ -6,11 +6,13 @@ from hashlib import sha256
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from mirrorfeed.consumer.dead_letters.store import CHUNK, LETTERS, Selection
+from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection
 from mirrorfeed.contract.wire import MAX_BODY_BYTES, position_of
 
 LOOKED_AT_BYTES = MAX_BODY_BYTES + 1
 """A longer body stays dead, whatever follows."""
+CHUNK = 100
+"""Letters fetched at once, with so much of each."""
 FIRST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -23,35 +25,43 @@ class Planned(Struct, frozen=True, gc=False, order=True):
     id: int
     digest: bytes
     """Of the body, to notice if somebody edits the letter meanwhile."""
+    size_bytes: int
+    """Of the body."""
     branch_id: int | None = None
 
-    def is_still(self, body: bytes | None) -> bool:
-        """Whether the claimed body is the one that was planned; None if it could not be claimed."""
-        return body is not None and _digest(body[:LOOKED_AT_BYTES]) == self.digest
+    def is_still(self, body: bytes) -> bool:
+        """Whether the body is the one that was planned; no more than LOOKED_AT_BYTES count."""
+        return _digest(body[:LOOKED_AT_BYTES]) == self.digest
 
 
 def plan(connection: Connection, selection: Selection) -> list[Planned]:
     """The selected letters as they are now, in the order in which they will be applied."""
     query = (
-        select(LETTERS.c.id, func.substr(LETTERS.c.body, 1, LOOKED_AT_BYTES))
+        select(
+            LETTERS.c.id,
+            func.octet_length(LETTERS.c.body),
+            func.substr(LETTERS.c.body, 1, LOOKED_AT_BYTES),
+        )
         .where(*selection.conditions())
         .order_by(LETTERS.c.id)
         .limit(selection.limit)
         .execution_options(yield_per=CHUNK)
     )
-    return sorted(_planned(letter_id, bytes(body)) for letter_id, body in connection.execute(query))
+    found = connection.execute(query)
+    return sorted(_planned(letter_id, size, bytes(body)) for letter_id, size, body in found)
 
 
-def _planned(letter_id: int, body: bytes) -> Planned:
+def _planned(letter_id: int, size_bytes: int, body: bytes) -> Planned:
     position = position_of(body)
     if position is None:  # it stays dead whenever it is tried
-        return Planned("", FIRST, FIRST, letter_id, _digest(body))
+        return Planned("", FIRST, FIRST, letter_id, _digest(body), size_bytes)
     return Planned(
         position.partition_key,
         position.started_at,
         position.time,
         letter_id,
         _digest(body),
+        size_bytes,
         position.branch_id,
     )
 

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
     Retrying,
@@ -23,23 +24,30 @@ from tenacity import (
 
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.burial import detail_of
-from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS, Limits, Rejection, read_message
+from mirrorfeed.consumer.apply.message import (
+    DEFAULT_LIMITS,
+    Limits,
+    Message,
+    Rejection,
+    read_message,
+)
 from mirrorfeed.consumer.apply.projection import lock_branches
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
 from mirrorfeed.consumer.dead_letters.news import News
 from mirrorfeed.consumer.dead_letters.plan import Planned
+from mirrorfeed.consumer.dead_letters.store import CHUNK, pieces
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.wire import MAX_READABLE_BYTES, too_large
 
-CHUNK = 1000
-"""The most letters in one transaction."""
 RATE_SECONDS = 0.25
 """With a rate limit, one transaction takes this many seconds' worth of letters."""
 TRIES = 5
 
 # Another operator may have claimed or resolved some since they were selected.
 CLAIM = text("""
-    SELECT id, body FROM dead_letter
+    SELECT id, octet_length(body) AS size_bytes, substr(body, 1, :read_bytes) AS body
+    FROM dead_letter
     WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'dead' FOR UPDATE SKIP LOCKED
 """)
 
@@ -116,7 +124,9 @@ class Replay:
         if self._dry_run:
             # All of a branch's letters are tried from one state, so they go into one transaction.
             chunk: list[Planned] = []
-            for _, letters in groupby(self._planned, key=lambda each: each.partition_key):
+            for _, letters in groupby(
+                self._planned, key=lambda each: each.partition_key or each.id
+            ):
                 chunk += letters
                 if len(chunk) >= CHUNK:
                     yield chunk
@@ -125,8 +135,7 @@ class Replay:
                 yield chunk
             return
         size = CHUNK if rate is None else max(1, min(CHUNK, int(rate * RATE_SECONDS)))
-        for begin in range(0, len(self._planned), size):
-            yield self._planned[begin : begin + size]
+        yield from pieces(self._planned, _bytes_to_read, size)
 
     def _apply(self, chunk: Sequence[Planned]) -> Progress:
         with self._engine.begin() as connection:
@@ -139,10 +148,24 @@ class Replay:
         branch_ids = {each.branch_id for each in chunk if each.branch_id is not None}
         lock_branches(connection, branch_ids)
         before = mirror_states(connection, branch_ids) if self._dry_run else {}
-        claimed = connection.execute(CLAIM, {"ids": [each.id for each in chunk]})
-        bodies = {letter_id: bytes(body) for letter_id, body in claimed}
-        ids = [each.id for each in chunk if each.is_still(bodies.get(each.id))]
-        messages = [read_message(bodies[each], limits=self._limits) for each in ids]
+        outcomes = [
+            outcome
+            for piece in pieces(chunk, _bytes_to_read)
+            for outcome in self._apply_piece(connection, piece)
+        ]
+        after = mirror_states(connection, branch_ids) if self._dry_run else {}
+        return Progress(outcomes, len(chunk) - len(outcomes), differences(before, after))
+
+    def _apply_piece(self, connection: Connection, piece: Sequence[Planned]) -> list[Outcome]:
+        """Without the letters that are skipped."""
+        given = {"ids": [each.id for each in piece], "read_bytes": MAX_READABLE_BYTES}
+        claimed = {row.id: row for row in connection.execute(CLAIM, given)}
+        ids = [
+            each.id
+            for each in piece
+            if each.id in claimed and each.is_still(bytes(claimed[each.id].body))
+        ]
+        messages = [self._read(claimed[each]) for each in ids]
         news = News(connection, messages)
         dead = {id(message): rejection for message, rejection in write_batch(connection, messages)}
         outcomes = [
@@ -150,8 +173,17 @@ class Replay:
             for letter_id, message in zip(ids, messages, strict=True)
         ]
         _mark(connection, outcomes)
-        after = mirror_states(connection, branch_ids) if self._dry_run else {}
-        return Progress(outcomes, len(chunk) - len(ids), differences(before, after))
+        return outcomes
+
+    def _read(self, letter: Row[Any]) -> Message:
+        body = bytes(letter.body)
+        if len(body) < letter.size_bytes:
+            return Message(body, {}, Rejection(Reason.TOO_LARGE, too_large(letter.size_bytes)))
+        return read_message(body, limits=self._limits)
+
+
+def _bytes_to_read(letter: Planned) -> int:
+    return min(letter.size_bytes, MAX_READABLE_BYTES)
 
 
 def _outcome(letter_id: int, fate: Envelope | Rejection, news: News) -> Outcome:

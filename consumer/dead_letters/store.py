@@ -1,12 +1,12 @@
 """The operator's side of `dead_letter`: finding, discarding and restoring letters."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, update
 
 from mirrorfeed.consumer.errors import LetterError
 from mirrorfeed.consumer.tables import DeadLetter
@@ -17,6 +17,10 @@ WITHOUT_MESSAGE = [
     column for column in LETTERS.columns if column.name not in ("body", "original_body", "headers")
 ]
 CHUNK = 1000
+PIECE_BYTES = 4 * 1024 * 1024
+"""A message is in memory several times over while it comes from the database, or becomes SQL."""
+
+T = TypeVar("T")
 
 
 class LetterState(StrEnum):
@@ -60,11 +64,43 @@ def count(connection: Connection, selection: Selection) -> int:
     return connection.scalar(query) or 0
 
 
-def find(
-    connection: Connection, selection: Selection, *, with_message: bool = False
+def find(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:
+    """The letters by id, without their messages, read as they are needed."""
+    yield from _stream(connection, selection, *WITHOUT_MESSAGE)
+
+
+def find_whole(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:
+    """The letters by id, with their messages: no more of them in memory than PIECE_BYTES, or
+    one."""
+    size_bytes = func.octet_length(LETTERS.c.body) + func.coalesce(
+        func.octet_length(LETTERS.c.original_body), 0
+    )
+    sizes = _stream(connection, selection, LETTERS.c.id, size_bytes.label("size_bytes"))
+    for piece in pieces(sizes, lambda row: row.size_bytes):
+        chosen = select(LETTERS).where(LETTERS.c.id.in_([row.id for row in piece]))
+        yield from connection.execute(chosen.order_by(LETTERS.c.id))
+
+
+def pieces(
+    letters: Iterable[T], size_bytes: Callable[[T], int], at_most: int = CHUNK
+) -> Iterator[list[T]]:
+    """The letters in pieces of at most so many letters and PIECE_BYTES, but at least one letter."""
+    piece: list[T] = []
+    piece_bytes = 0
+    for letter in letters:
+        letter_bytes = size_bytes(letter)
+        if piece and (len(piece) == at_most or piece_bytes + letter_bytes > PIECE_BYTES):
+            yield piece
+            piece, piece_bytes = [], 0
+        piece.append(letter)
+        piece_bytes += letter_bytes
+    if piece:
+        yield piece
+
+
+def _stream(
+    connection: Connection, selection: Selection, *columns: ColumnElement[Any]
 ) -> Iterator[Row[Any]]:
-    """The letters by id, read as they are needed."""
-    columns = LETTERS.columns if with_message else WITHOUT_MESSAGE
     query = (
         select(*columns)
         .where(*selection.conditions())
@@ -102,9 +138,19 @@ def group(connection: Connection, selection: Selection) -> list[Row[Any]]:
     return list(connection.execute(query))
 
 
-def get(connection: Connection, letter_id: int) -> Row[Any]:
-    """The whole letter, in any state. Raises LetterError if there is none."""
-    row = connection.execute(select(LETTERS).where(LETTERS.c.id == letter_id)).one_or_none()
+def get(connection: Connection, letter_id: int, *, first_bytes: int | None = None) -> Row[Any]:
+    """The letter, in any state; of its bodies only this much, if that is given. `body_bytes` and
+    `original_body_bytes` are how large they are. Raises LetterError if there is none."""
+    columns: list[ColumnElement[Any]] = []
+    for column in LETTERS.columns:
+        if column.name not in ("body", "original_body"):
+            columns.append(column)
+            continue
+        shown = column if first_bytes is None else func.substr(column, 1, first_bytes)
+        columns.append(shown.label(column.name))
+        columns.append(func.octet_length(column).label(f"{column.name}_bytes"))
+    query: Select[Any] = select(*columns).where(LETTERS.c.id == letter_id)
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise LetterError(f"there is no letter {letter_id}: mirror-replay list shows the letters")
     return row

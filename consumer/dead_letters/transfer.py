@@ -10,10 +10,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
 from mirrorfeed.consumer.apply.burial import MAX_ATTEMPTS, storable
-from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, find
+from mirrorfeed.consumer.apply.large import keep_large
+from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, find_whole
 from mirrorfeed.consumer.errors import BadLetterFile
 from mirrorfeed.contract.events import MAX_BRANCH_ID, check_text, normalise_instant
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 
 
 class Exported(Struct, frozen=True, omit_defaults=True):
@@ -43,7 +45,7 @@ class Exported(Struct, frozen=True, omit_defaults=True):
 def exported(connection: Connection, selection: Selection) -> Iterator[dict[str, Any]]:
     """Each letter, complete, as an object of JSON. The reader may take its time."""
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-    for row in find(connection, selection, with_message=True):
+    for row in find_whole(connection, selection):
         fields = {name: row._mapping[name] for name in Exported.__struct_fields__}
         for name in ("body", "original_body"):
             fields[name] = None if fields[name] is None else bytes(fields[name])
@@ -63,10 +65,12 @@ def import_lines(connection: Connection, lines: Iterable[bytes]) -> tuple[int, i
             continue
         values = _read_line(number, line)
         # One at a time: a letter is short, and a file may contain one twice.
-        inserted = connection.execute(
-            insert(LETTERS).values(values).on_conflict_do_nothing().returning(LETTERS.c.id)
-        ).one_or_none()
-        new, there = (new + 1, there) if inserted else (new, there + 1)
+        if len(line) > MAX_READABLE_BYTES:
+            is_new = keep_large(connection, values)
+        else:
+            statement = insert(LETTERS).values(values).on_conflict_do_nothing()
+            is_new = connection.execute(statement.returning(LETTERS.c.id)).one_or_none() is not None
+        new, there = (new + 1, there) if is_new else (new, there + 1)
     return new, there
 
 

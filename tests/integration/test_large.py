@@ -1,7 +1,12 @@
-"""Large messages become letters, piece by piece."""
+"""Large messages become letters, and no command has many of them in memory."""
 
+import json
+import threading
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, text
@@ -11,10 +16,17 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.large import PART_BYTES, LargeMessage
 from mirrorfeed.consumer.apply.message import Message, Rejection
 from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.dead_letters.plan import plan
+from mirrorfeed.consumer.dead_letters.replay import Replay
+from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.dead_letters.transfer import exported, import_lines
 from mirrorfeed.contract.reasons import Reason
+from tests.commands import Shell
 from tests.servers import rows, wait_for_rows
 
 PIECES = (b"", b"\0\xff\n\\", bytes(range(256)) * (PART_BYTES // 100), b"\t", b"")
+LARGE = 2 * 1024 * 1024
+LETTERS = 12
 HEADERS = {"naïve": [1, {"nul": "\0"}], "x-delivery-count": 1}
 
 
@@ -48,6 +60,77 @@ def test_a_letter_that_was_resolved_stays_so(engine: Engine) -> None:
         connection.execute(text("UPDATE dead_letter SET state = 'discarded', resolved_at = now()"))
     applier.bury_large(LargeMessage(PIECES, {}))
     assert rows(engine, "SELECT attempts, state FROM dead_letter") == [(2, "discarded")]
+
+
+COLUMNS = """
+    reason, detail, body, original_body, headers, source, event_id, type, branch_id,
+    first_seen_at, attempts, note
+"""
+
+
+@pytest.fixture
+def large_letters(engine: Engine) -> Engine:
+    """A database with large letters: one has all that a letter can have."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"""
+                INSERT INTO dead_letter ({COLUMNS})
+                SELECT 'too-large', 'naïve "body":""', decode(repeat('00', {LARGE}), 'hex'),
+                    CAST(number || repeat('x', {LARGE}) AS bytea), '{{"a": [1, null]}}', '/s',
+                    'id', 'script.run', 2^40, '1999-12-31 23:59:59.999999Z', 7, 'note'
+                FROM generate_series(1, {LETTERS}) AS number
+            """)
+        )
+    return engine
+
+
+def test_letters_are_exported_and_imported_one_at_a_time(large_letters: Engine) -> None:
+    """Each of them complete, and none twice."""
+    engine = large_letters
+    before = rows(engine, f"SELECT {COLUMNS} FROM dead_letter ORDER BY id")
+    with engine.begin() as connection, at_most_in_memory(20 * LARGE):
+        # As `mirror-replay export` writes them.
+        letters = map(json.dumps, exported(connection, Selection()))
+        lines = [zlib.compress(letter.encode()) for letter in letters]
+    with engine.begin() as connection, at_most_in_memory(20 * LARGE):
+        assert import_lines(connection, map(zlib.decompress, lines)) == (0, LETTERS)
+        connection.execute(text("TRUNCATE dead_letter"))
+        lines.append(lines[0])
+        assert import_lines(connection, map(zlib.decompress, lines)) == (LETTERS, 1)
+    assert rows(engine, f"SELECT {COLUMNS} FROM dead_letter ORDER BY id") == before
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_replay_reads_little_of_large_letters(large_letters: Engine, dry_run: bool) -> None:
+    """They stay dead, whatever is in them."""
+    with at_most_in_memory(6 * LARGE):
+        with large_letters.connect() as connection:
+            planned = plan(connection, Selection())
+        steps = list(Replay(large_letters, planned, dry_run=dry_run).run(threading.Event()))
+    outcomes = [each for step in steps for each in step.outcomes]
+    assert [each.reason for each in outcomes] == [Reason.TOO_LARGE] * LETTERS
+    assert outcomes[0].detail == f"the body is {LARGE} bytes; at most 65536 are allowed"
+
+
+def test_little_of_a_large_letter_is_shown(shell: Shell, large_letters: Engine) -> None:
+    """Its beginning, and how to see the rest; it is too large for an editor."""
+    shown = shell.run("mirror-replay", "show", "1").stdout
+    assert len(shown) < LARGE
+    assert f"only the first 65,536 of {LARGE:,} bytes are shown: mirror-replay export 1" in shown
+    edited = shell.run("mirror-replay", "edit", "1", expect=1).stderr
+    assert f"the body is {LARGE} bytes, too large to edit" in edited
+
+
+@contextmanager
+def at_most_in_memory(size_bytes: int) -> Iterator[None]:
+    """Fails if Python's objects take more at some moment in the block."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < size_bytes
 
 
 @pytest.fixture
