@@ -27,7 +27,7 @@ test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (9 
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
 .PHONY: bare
-bare: .venv/ready ## Try `make demo` and a part of `make test` on bare Debians, as root (6 min)
+bare: .venv/ready ## Try `make demo`, a part of `make test` and docs/install.md on bare Debians, as root (8 min)
 	$(BIN)/python -m tests.bare
 
 test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (3 min)

@@ -85,7 +85,7 @@ def show(
 
     \b
     Example:
-      mirror-consumer branches show ~jane/project/main
+      mirror-consumer branches show '~jane/project/main'
     """
     with reading(database_url) as connection:
         holding = held(connection, find(connection, branch))
@@ -147,7 +147,7 @@ def rename_branch(
 
     \b
     Example:
-      mirror-consumer branches rename 17 ~jane/project/trunk
+      mirror-consumer branches rename 17 '~jane/project/trunk'
     """
     with transaction(database_url) as connection:
         found = find(connection, branch, lock=True)

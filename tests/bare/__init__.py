@@ -1,1 +1,1 @@
-"""The README's two commands on machines with nothing installed."""
+"""The README's two commands, and docs/install.md, on machines with nothing installed."""

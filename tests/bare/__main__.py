@@ -1,4 +1,5 @@
-"""Try the README's two commands on bare systems: `python -m tests.bare [SUITE...]`.
+"""Try the README's two commands and docs/install.md on bare systems:
+`python -m tests.bare [SUITE...]`.
 
 Uses the committed files only. Takes two to three minutes per suite.
 """
@@ -9,6 +10,7 @@ import sys
 import time
 
 from sandbox import SandboxError
+from tests.bare.install_page import type_page
 from tests.bare.system import USER, BareSystem, NotPossible, bare_system, check_possible
 
 DEMO_SECONDS = 600
@@ -47,6 +49,9 @@ def main() -> int:
                     report(suite, options.run, began)
                 else:
                     try_all(suite, system)
+            if options.run is None:
+                with bare_system(suite) as system:
+                    try_install_page(suite, system)
     except NotPossible as reason:
         print(f"not tried on bare systems: {reason}", file=sys.stderr)
         return 0 if options.if_possible else 1
@@ -88,6 +93,13 @@ def try_all(suite: str, system: BareSystem) -> None:
     said = system.run("make demo", user=USER, timeout_seconds=DEMO_SECONDS)
     assert "Nothing is left of it" in said, said
     report(suite, "make demo, as a user who has the packages", began)
+
+
+def try_install_page(suite: str, system: BareSystem) -> None:
+    began = time.monotonic()
+    said = type_page(system)
+    assert "Traceback" not in said, said
+    report(suite, "docs/install.md, to a status table", began)
 
 
 def report(suite: str, what: str, began: float) -> float:

@@ -33,6 +33,52 @@ mount --bind "$2" "$0/pip-cache"
 shift 2
 exec chroot "$0" "$@"
 """
+ALONE = ("--mount", "--net", "--uts", "--ipc", "--cgroup")
+TRIED = "ip link set lo up; mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+# In a control group of its own, below which its systemd makes others.
+BOOT = """
+mount --bind "$0" "$0"
+cd "$0"
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+group="sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/mirrorfeed-$(basename "$0")"
+mkdir "$group"
+mount --bind -o ro "$1" repository
+boot=$2
+shift 2
+code=0
+(
+    echo 0 > "$group/cgroup.procs" &&
+        exec unshare "$@" --pid --fork --kill-child sh -ec "$boot"
+) || code=$?
+find "$group" -depth -type d -exec rmdir {} +
+exit $code
+"""
+BOOT_ALONE = """
+umount sys/fs/cgroup
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t proc proc proc
+mount --rbind /dev dev
+ip link set lo up
+cat etc/hostname > /proc/sys/kernel/hostname
+exec chroot . env -i container=other /lib/systemd/systemd --unit=typed.service --log-target=null
+"""
+TYPED = """
+[Unit]
+Wants=multi-user.target
+After=multi-user.target
+SuccessAction=exit
+FailureAction=exit
+FailureActionExitStatus=1
+
+[Service]
+Type=oneshot
+Environment=HOME=/root
+ExecStart=/bin/sh -e /root/typed.sh
+StandardOutput=file:/root/typed.log
+StandardError=inherit
+"""
+"""Runs a script once the system is up, and ends the system with it."""
 
 
 class NotPossible(Exception):
@@ -79,13 +125,39 @@ class BareSystem:
         assert result.returncode == expect, f"{command}: {result.returncode}\n{result.stdout}"
         return result.stdout
 
+    def boot(self, command: str, *, timeout_seconds: float) -> str:
+        """Starts the system with its services, all ports and no other machine in reach, runs a
+        shell command as root, shuts it down, and returns the command's output.
+
+        It needs systemd. Raises AssertionError if the command fails.
+        """
+        (self.folder / "root" / "typed.sh").write_text(command)
+        (self.folder / "etc" / "systemd" / "system" / "typed.service").write_text(TYPED)
+        result = subprocess.run(
+            [
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
+                *("sh", "-ec", BOOT, self.folder, ROOT, BOOT_ALONE, *ALONE),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+        log = self.folder / "root" / "typed.log"
+        said = log.read_text() if log.exists() else ""
+        assert result.returncode == 0, f"{command}: {result.returncode}\n{result.stdout}\n{said}"
+        return said
+
 
 def check_possible(suite: str) -> None:
     """Raises NotPossible without root, the right to mount, or a mirror of Debian."""
     if os.geteuid() != 0:
         raise NotPossible("a bare system needs root")
     try:
-        run(["unshare", "--mount", "true"], timeout_seconds=10)
+        run(["unshare", *ALONE, "sh", "-ec", TRIED], timeout_seconds=10)
         release = f"{_mirror()}dists/{suite}/InRelease"
         with TemporaryDirectory() as folder:
             run(
@@ -93,7 +165,9 @@ def check_possible(suite: str) -> None:
                 timeout_seconds=120,
             )
     except SandboxError as error:
-        raise NotPossible(f"a bare system needs mounts and a mirror of Debian: {error}") from error
+        raise NotPossible(
+            f"a bare system needs mounts, namespaces and a mirror of Debian: {error}"
+        ) from error
 
 
 @contextmanager

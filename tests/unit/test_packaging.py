@@ -1,5 +1,6 @@
 """What hosts install beside the package."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -48,5 +49,8 @@ def test_a_service_is_a_command_of_ours_and_not_roots(unit: Path) -> None:
     assert "Usage" in help_text
     text = unit.read_text()
     assert "\nUser=mirrorfeed\n" in text
+    assert "\nu mirrorfeed " in (PACKAGING / "sysusers.d" / "mirrorfeed.conf").read_text()
+    for folder in re.findall(r"^ReadWritePaths=(.*)$", text, re.MULTILINE):
+        assert f"\nd {folder} " in (PACKAGING / "tmpfiles.d" / "mirrorfeed.conf").read_text()
     assert "\nProtectSystem=strict\n" in text
     assert "\nNoNewPrivileges=yes\n" in text
