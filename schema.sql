@@ -223,7 +223,9 @@ CREATE TABLE IF NOT EXISTS worker (
     version     text,
     -- The PostgreSQL process that serves it, as pg_stat_activity has it: gone when the worker is. Null before
     -- 0.2.0, whose workers hold an advisory lock instead.
-    backend_pid integer
+    backend_pid integer,
+    -- What it said of itself at seen_at: what it waits for, what each queue has settled, and the like.
+    report      jsonb
 );
 
 -- One row: which queues the workers consume, and whether their number is changing.

@@ -184,3 +184,14 @@ def refuse_in_database(engine: Engine, condition: str, error: str = "raise_excep
                 FOR EACH ROW WHEN (NEW.{condition}) EXECUTE FUNCTION refuse_{error}();
             """)
         )
+
+
+@contextmanager
+def locked(engine: Engine, statement: str) -> Iterator[int]:
+    """A transaction that somebody forgot; gives the process id of its session."""
+    with engine.connect() as connection:
+        # Our own sessions end by themselves.
+        connection.execute(text("SET idle_in_transaction_session_timeout = 0"))
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        connection.execute(text(statement))
+        yield pid

@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mirrorfeed.amqp.connections import (
-    Addresses,
-    broker_channel,
-    connection_parameters,
-    consumer_count,
-)
+from mirrorfeed.amqp.connections import Addresses
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.commands import (
     audit,
     branches,
+    health,
     init,
     prune,
     rebuild,
@@ -25,7 +21,6 @@ from mirrorfeed.consumer.commands import (
     status,
     topology,
 )
-from mirrorfeed.consumer.commands.message_limit import advise_limit
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
     DatabaseUrlOption,
@@ -34,11 +29,10 @@ from mirrorfeed.consumer.commands.options import (
     PartitionsOption,
     limits,
 )
-from mirrorfeed.consumer.commands.program import meaning_to_caller, ready_engine
+from mirrorfeed.consumer.commands.program import meaning_to_caller
 from mirrorfeed.consumer.database import open_engine
-from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
+from mirrorfeed.consumer.errors import UsageError
 from mirrorfeed.consumer.partitions.assignment import Share
-from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
@@ -71,6 +65,7 @@ app.add_typer(prune.app)
 app.add_typer(status.app)
 app.add_typer(scripts.app)
 app.add_typer(topology.app)
+app.add_typer(health.app)
 
 
 @app.command()
@@ -129,37 +124,6 @@ def run(
         default_partitions=partitions,
     )
     run_until_signal(worker)
-
-
-@app.command()
-def health(
-    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-    amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet",
-            help="Give no advice, only the exit code and why: for a check that runs every few"
-            " seconds. Each look for advice is an error in the broker's log.",
-        ),
-    ] = False,
-) -> None:
-    """Exit 0 if the database can be written to and every partition has a worker, else say why.
-
-    \b
-    Example:
-      mirror-consumer health
-    """
-    engine = ready_engine(database_url)
-    with engine.connect() as connection:
-        layout = read_layout(connection)
-    addresses = connection_parameters(amqp_url)
-    with broker_channel(addresses) as channel:
-        idle = [queue for queue in layout.queues if not consumer_count(channel, queue)]
-    if idle:
-        raise ConditionNotMet(f"no worker consumes {', '.join(idle)}: start mirror-consumer run")
-    if not quiet:
-        advise_limit(addresses)
 
 
 def main() -> None:

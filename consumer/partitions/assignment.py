@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
@@ -31,7 +32,10 @@ JOIN = text("""
     SELECT number, pg_try_advisory_lock(:lock_class, number) FROM joined
 """)
 
-SPEAK = text("UPDATE worker SET seen_at = now(), queues = :queues WHERE number = :number")
+SPEAK = text("""
+    UPDATE worker SET seen_at = now(), queues = :queues, report = CAST(:report AS jsonb)
+    WHERE number = :number
+""")
 
 # PostgreSQL soon ends the process that serves a worker when that has ended.
 FORGET_DEAD = text("""
@@ -46,7 +50,9 @@ FORGET_DEAD = text("""
 
 # What runs on the primary server is not to be seen on a standby.
 MEMBERS = text("""
-    SELECT number, hostname, pid, share_index, share_count, queues, version FROM worker
+    SELECT number, hostname, pid, share_index, share_count, queues, version, report,
+        CAST(extract(epoch FROM now() - seen_at) AS float) AS silent_seconds
+    FROM worker
     WHERE seen_at >= now() - pg_catalog.make_interval(secs => :silent_seconds) AND (
         backend_pid IS NULL OR pg_is_in_recovery()
         OR backend_pid IN (SELECT pid FROM pg_stat_activity)
@@ -74,6 +80,10 @@ class Member(Struct, frozen=True):
     queues: frozenset[str]
     version: str | None = None
     """None for a worker of 0.1.0, which did not say."""
+    report: Any = None
+    """What it last said of itself: `mirrorfeed.consumer.health.Report`; None as above."""
+    silent_seconds: float = 0.0
+    """Since then."""
 
 
 class Assignment(Struct, frozen=True):
@@ -121,18 +131,21 @@ class Membership:
         self._connection: Connection | None = None
         self._number = 0
 
-    def take_part(self, subscribed: Collection[str], queues: Sequence[str]) -> Assignment:
-        """Writes what this worker is subscribed to; returns its assignment.
+    def take_part(
+        self, subscribed: Collection[str], queues: Sequence[str], report: str = "null"
+    ) -> Assignment:
+        """Writes what this worker is subscribed to, and what it says of itself, as JSON; returns
+        its assignment.
 
         Raises DBAPIError if the database cannot be reached.
         """
         try:
             connection = self._connection or self._join()
-            said = {"number": self._number, "queues": sorted(subscribed)}
+            said = {"number": self._number, "queues": sorted(subscribed), "report": report}
             if not connection.execute(SPEAK, said).rowcount:
                 # This worker was frozen for so long that the others took it for dead.
                 self._disconnect()
-                return self.take_part(subscribed, queues)
+                return self.take_part(subscribed, queues, report)
             connection.execute(
                 FORGET_DEAD,
                 {
@@ -187,6 +200,8 @@ def living(connection: Connection) -> list[Member]:
             Share(row.share_index, row.share_count) if row.share_index else None,
             frozenset(row.queues),
             row.version,
+            row.report,
+            row.silent_seconds,
         )
         for row in connection.execute(MEMBERS, {"silent_seconds": SILENT_SECONDS})
     ]

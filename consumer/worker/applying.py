@@ -23,6 +23,7 @@ from mirrorfeed.consumer.errors import DatabaseUnavailable
 from mirrorfeed.consumer.worker.aside import Aside
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Suspect
 from mirrorfeed.consumer.worker.patience import Patience
+from mirrorfeed.consumer.worker.progress import Progress
 from mirrorfeed.contract.events import Envelope
 
 RETRY_TIMEOUT_SECONDS = 300.0
@@ -59,6 +60,7 @@ class Applying:
         read: Callable[[Suspect], Message],
         settled: Callable[[Sequence[Delivery], Tally, bool], None],
         closing: threading.Event,
+        progress: Progress,
     ) -> None:
         """`read` decodes a message that was delivered before. `settled` is told which deliveries
         are committed, and whether all that were taken before them are. `closing` ends retries."""
@@ -66,7 +68,10 @@ class Applying:
         self._applier = applier
         self._read = read
         self._settled = settled
-        self._patience = Patience("the database", closing, RETRY_TIMEOUT_SECONDS)
+        self._progress = progress
+        self._patience = Patience(
+            "the database", closing, RETRY_TIMEOUT_SECONDS, retrying=progress.retry
+        )
         self._aside = Aside()
         self._look_at = 0.0
         self._remind_at = 0.0
@@ -82,7 +87,9 @@ class Applying:
         while not self._inbox.is_closed:
             batch = self._inbox.take(ASIDE_RETRY_SECONDS if self._aside else None)
             if batch:
+                self._progress.batch_began()
                 self._work([Part(batch)])
+                self._progress.batch_ended()
             if self._aside and time.monotonic() >= self._look_at and not self._inbox.is_closed:
                 self._look_aside()
 
@@ -181,6 +188,7 @@ class Applying:
                 self._work([Part(list(deliveries), is_divided=True)])
         self._aside.forget()
         if not self._aside:
+            self._progress.aside.ends()
             logger.info("no longer waiting for a lock", extra={"seconds": round(waited_seconds)})
         elif began_at >= self._remind_at:
             self._report("still waiting for a lock", next(iter(self._aside.groups.values())))
@@ -204,6 +212,7 @@ class Applying:
     def _report(self, what: str, deliveries: Sequence[Delivery]) -> None:
         self._remind_at = time.monotonic() + REMINDER_SECONDS
         locked_by = self._blockers(deliveries)
+        self._progress.aside.goes_on(f"{self._listed()} locked by {', '.join(locked_by)}")
         logger.warning(what, extra={"waiting": self._listed(), "locked_by": locked_by})
 
     def _blockers(self, deliveries: Sequence[Delivery]) -> list[str]:

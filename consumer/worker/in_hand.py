@@ -1,9 +1,11 @@
 """What a session has received and not acked yet."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from mirrorfeed.consumer.worker.burying import LargeDelivery
 from mirrorfeed.consumer.worker.inbox import Delivery
+from mirrorfeed.consumer.worker.progress import Progress
 
 MAX_IN_HAND_BYTES = 128 * 1024 * 1024
 """Events as pullers send them take a hundredth of this at most: `prefetch` counts them. So this is
@@ -13,7 +15,8 @@ room for large messages. The more there is, the less the others wait for them.""
 class InHand:
     """Counts what is in hand, and acks it. For the I/O thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self.size_bytes = 0
         """To be raised for each delivery that is not large. This is done for every message."""
         self._large = 0
@@ -58,8 +61,10 @@ class InHand:
         self._let_go([delivery])
 
     def _let_go(self, deliveries: Sequence[Delivery | LargeDelivery]) -> None:
-        for delivery in deliveries:
-            self.size_bytes -= delivery.size_bytes
+        self.size_bytes -= sum(delivery.size_bytes for delivery in deliveries)
+        for subscription, count in Counter(each.subscription for each in deliveries).items():
+            subscription.in_hand -= count
+            self._progress.settled(subscription.queue, count)
 
 
 def _ack(delivery: Delivery | LargeDelivery, *, multiple: bool = False) -> None:

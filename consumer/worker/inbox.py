@@ -23,6 +23,8 @@ class Subscription:
     channel: Any = None
     """None until the broker has opened it."""
     is_given_back: bool = False
+    in_hand: int = 0
+    """How many of its deliveries are not acked yet."""
     large_in_hand: int = 0
     """How many of its deliveries are being buried apart from the batches."""
 

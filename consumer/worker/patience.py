@@ -19,6 +19,7 @@ from tenacity import (
 
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import DatabaseUnavailable
+from mirrorfeed.consumer.worker.progress import Spell
 from mirrorfeed.contract.outage import Outage
 
 T = TypeVar("T")
@@ -33,7 +34,15 @@ class Patience:
     The log says that `what` is away. For one thread.
     """
 
-    def __init__(self, what: str, closing: threading.Event, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        what: str,
+        closing: threading.Event,
+        timeout_seconds: float,
+        retrying: Spell | None = None,
+    ) -> None:
+        """`retrying` is told what keeps a function from succeeding."""
+        self._retrying = retrying or Spell()
         self._outage = Outage(logger, what)
         self._retry = Retrying(
             retry=retry_if_exception_type((DBAPIError, DatabaseUnavailable)),
@@ -47,8 +56,11 @@ class Patience:
     def __call__(self, do: Callable[..., T], *arguments: object) -> T:
         done = self._retry(do, *arguments)
         self._outage.is_over()
+        self._retrying.ends()
         return done
 
     def _log(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self._outage.goes_on(first_line(error) if isinstance(error, DBAPIError) else str(error))
+        because = first_line(error) if isinstance(error, DBAPIError) else str(error)
+        self._outage.goes_on(because)
+        self._retrying.goes_on(because)

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 
+import msgspec
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
@@ -37,6 +38,7 @@ from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
+from mirrorfeed.consumer.worker.progress import Progress
 from mirrorfeed.consumer.worker.session import ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract.outage import Outage
@@ -73,6 +75,7 @@ class Worker:
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None
+        self._progress = Progress()
         self._outage = Outage(logger, "a server")
         self._beat_outage = Outage(logger, "the table of workers")
         self._fold_outage = Outage(logger, "the ledger's fold")
@@ -117,7 +120,9 @@ class Worker:
         self._applier.check()
         address = next(self._addresses)
         layout = self._declared_layout(address)
-        session = ConsumingSession(address, layout.queues, self._settings, self._applier)
+        session = ConsumingSession(
+            address, layout.queues, self._settings, self._applier, self._progress
+        )
         self._session = session
         if self._stopping.is_set():
             session.stop()
@@ -168,6 +173,7 @@ class Worker:
                 if ended.is_set():
                     return
             self._outage.is_over()
+            self._progress.outage.ends()
             logger.info("consuming", extra={"partitions": len(layout.queues)})
             while not ended.is_set():
                 next_beat_at = time.monotonic() + BEAT_SECONDS
@@ -181,7 +187,9 @@ class Worker:
 
     def _consult(self, membership: Membership, session: ConsumingSession, layout: Layout) -> None:
         try:
-            assignment = membership.take_part(session.subscribed, layout.queues)
+            subscribed = session.subscribed
+            report = msgspec.json.encode(self._progress.report(subscribed)).decode()
+            assignment = membership.take_part(subscribed, layout.queues, report)
             with self._engine.connect() as connection:
                 layout_now = read_layout(connection)
         except DBAPIError as error:
@@ -208,6 +216,7 @@ class Worker:
     def _log_backoff(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._outage.goes_on(str(error))
+        self._progress.outage.goes_on(str(error))
 
     def _recover(
         self, session: ConsumingSession, address: pika.URLParameters, error: BaseException

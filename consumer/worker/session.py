@@ -34,6 +34,7 @@ from mirrorfeed.consumer.worker.applying import Applying
 from mirrorfeed.consumer.worker.burying import Burying, LargeDelivery
 from mirrorfeed.consumer.worker.in_hand import InHand
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
+from mirrorfeed.consumer.worker.progress import Progress
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES
@@ -41,6 +42,8 @@ from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 PAUSE_SECONDS = 5.0
 """How long nothing is read while too much is in hand. Between two pauses a little is, so that the
 broker's heartbeats are seen, and ours are sent."""
+TURN_SECONDS = 1.0
+SAMPLE_SECONDS = 2.0
 DRAIN_POLL_SECONDS = 0.05
 STOP_SECONDS = 7.0
 """How long a batch in hand may still take once the session is told to stop, or has lost the
@@ -59,6 +62,7 @@ class ConsumingSession(Session):
         queues: Sequence[str],
         settings: Settings,
         applier: Applier,
+        progress: Progress,
     ) -> None:
         """The applier is called in its own thread."""
         self._queues = queues
@@ -69,12 +73,13 @@ class ConsumingSession(Session):
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._applying = Applying(
-            self._inbox, applier, self._read_suspect, self._on_settled, self._closing
+            self._inbox, applier, self._read_suspect, self._on_settled, self._closing, progress
         )
+        self._progress = progress
         self._burying = Burying(applier, self._on_buried, self._closing)
         self._applier_thread = self._thread_of("applier", self._applying.run)
         self._burier_thread = self._thread_of("burier", self._burying.run)
-        self._in_hand = InHand()
+        self._in_hand = InHand(progress)
         self._ended_threads = 0
         self._is_pausing = False
         self._woken = threading.Event()
@@ -155,8 +160,28 @@ class ConsumingSession(Session):
     def _on_connection_open(self, connection: Any) -> None:
         self._subscribe(Subscription(routing.DEAD_QUEUE, self._prefetch))
         self.opened.set()
+        self._turn()
+        self._sample()
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)
+
+    def _turn(self) -> None:
+        self._progress.turned()
+        self._ioloop.call_later(TURN_SECONDS, self._turn)
+
+    def _sample(self) -> None:
+        """Finds out in which queues nothing waits, so that nothing need be settled there."""
+        for queue in self._queues:
+            subscription = self._subscriptions.get(queue)
+            if subscription and subscription.is_open:
+                subscription.channel.queue_declare(
+                    queue, passive=True, callback=partial(self._on_sampled, subscription)
+                )
+        self._ioloop.call_later(SAMPLE_SECONDS, self._sample)
+
+    def _on_sampled(self, subscription: Subscription, frame: Any) -> None:
+        if not frame.method.message_count and not subscription.in_hand:
+            self._progress.has_moved(subscription.queue)
 
     def _take_assignment(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -179,6 +204,7 @@ class ConsumingSession(Session):
                 channel.close()
                 return
             subscription.channel = channel
+            self._progress.has_moved(subscription.queue)
             channel.add_on_close_callback(on_channel_closed)
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
@@ -205,6 +231,7 @@ class ConsumingSession(Session):
         body: bytes | tuple[bytes, ...],
     ) -> None:
         self._received += 1
+        subscription.in_hand += 1
         if isinstance(body, tuple) or len(body) > MAX_READABLE_BYTES:
             self._receive_large(subscription, method, properties, body)
             return

@@ -3,18 +3,18 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.reference import BranchState
 from tests.servers import (
+    locked,
     publish_events,
     register_branches,
     rows,
@@ -28,17 +28,6 @@ LOCKED, FREE, LAST = 1, 2, 3
 LOCK_BRANCH = f"UPDATE branch SET url = 'x' WHERE id = {LOCKED}"
 LOCK_ATTEMPT = f"UPDATE mirror_attempt SET revision_id = 'x' WHERE branch_id = {LOCKED}"
 ADD_ATTEMPT = f"INSERT INTO mirror_attempt (branch_id, started_at) VALUES ({LOCKED}, '{at(10)}')"
-
-
-@contextmanager
-def locked(engine: Engine, statement: str) -> Iterator[int]:
-    """A transaction that somebody forgot; gives the process id of its session."""
-    with engine.connect() as connection:
-        # Our own sessions end by themselves.
-        connection.execute(text("SET idle_in_transaction_session_timeout = 0"))
-        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        connection.execute(text(statement))
-        yield pid
 
 
 class Log:

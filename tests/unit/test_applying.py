@@ -15,6 +15,7 @@ from mirrorfeed.consumer.apply.message import Message, branch_ids_of, read_messa
 from mirrorfeed.consumer.worker import applying
 from mirrorfeed.consumer.worker.applying import Applying
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
+from mirrorfeed.consumer.worker.progress import Progress
 from tests.builders import messages, started
 
 BATCH = 4
@@ -88,7 +89,12 @@ def test_each_delivery_is_settled_once_and_in_the_order_of_its_branch(
         inbox.put(delivered(branch_id, tag, is_suspect))
     applier = cast("Applier", LockedDatabase(locked_until))
     subject = Applying(
-        inbox, applier, lambda suspect: read_message(suspect.body), on_settled, threading.Event()
+        inbox,
+        applier,
+        lambda suspect: read_message(suspect.body),
+        on_settled,
+        threading.Event(),
+        Progress(),
     )
     if history:
         subject.run()
@@ -112,5 +118,5 @@ def test_what_is_not_locked_is_settled_before_what_is() -> None:
             inbox.close()
 
     applier = cast("Applier", LockedDatabase({2: 40}))
-    Applying(inbox, applier, cast("Any", None), on_settled, threading.Event()).run()
+    Applying(inbox, applier, cast("Any", None), on_settled, threading.Event(), Progress()).run()
     assert settled == [2, 4, 6, 8, 10, 12, 1, 3, 5, 7, 9, 11]

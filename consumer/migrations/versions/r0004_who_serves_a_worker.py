@@ -1,4 +1,7 @@
-"""A worker is known by the PostgreSQL process that serves it: an advisory lock anybody can take."""
+"""A worker is known by the PostgreSQL process that serves it: an advisory lock anybody can take.
+
+It also says how it is.
+"""
 
 from alembic import op
 
@@ -10,4 +13,4 @@ down_revision = "0003"
 
 @in_our_schema()
 def upgrade() -> None:
-    op.execute("ALTER TABLE worker ADD COLUMN backend_pid integer")
+    op.execute("ALTER TABLE worker ADD COLUMN backend_pid integer, ADD COLUMN report jsonb")
