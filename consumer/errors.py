@@ -12,6 +12,7 @@
     │   ├── BranchConflict          an id or a name that already belongs to another branch
     │   ├── LayoutError             the number of partitions is not set, or is being changed
     │   ├── SchemaMissing           a database whose tables are missing or too old
+    │   ├── SessionsMissing         a connection pooler that gives no session of one's own
     │   ├── RightMissing            a database user who lacks the right
     │   └── RefusedByDatabase       data that the database will never accept
     └── ServerUnavailable        3  a server cannot be reached, or cannot do it right now

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pika
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from mirrorfeed.contract import routing
 from mirrorfeed.contract.events import Envelope
@@ -55,17 +55,34 @@ def assert_rows_are_those_of(events: list[Envelope], engine: Engine) -> None:
     assert rows(engine, "SELECT * FROM dead_letter") == []
 
 
+HOLD = """
+    CREATE TABLE IF NOT EXISTS held ();
+    CREATE OR REPLACE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        WHILE EXISTS (SELECT FROM held) LOOP
+            PERFORM pg_sleep(0.02);
+        END LOOP;
+        RETURN NULL;
+    END $$;
+    CREATE OR REPLACE TRIGGER hold BEFORE INSERT ON mirror_attempt
+        FOR EACH STATEMENT EXECUTE FUNCTION hold();
+"""
+
+
 @contextmanager
-def held(engine: Engine) -> Iterator[Connection]:
-    """Holds the branches' row locks, so that a batch stays in hand for as long as a test wants."""
+def held(engine: Engine) -> Iterator[None]:
+    """Has a batch stay in hand for as long as a test wants. Not by a lock: that would have the
+    batch wait aside."""
     with engine.begin() as connection:
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        connection.execute(text("SELECT id FROM branch FOR UPDATE"))
-        yield connection
+        connection.execute(text(HOLD))
+        connection.execute(text("INSERT INTO held DEFAULT VALUES"))
+    yield
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM held"))
 
 
 def has_batch_in_hand(engine: Engine) -> bool:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     return rows(engine, query) != [(0,)]
 
 
