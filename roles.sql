@@ -67,8 +67,8 @@ GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO m
 -- It checks whether the tables are new enough.
 GRANT SELECT ON schema_version TO mirrorfeed_consumer;
 -- It keeps its own row in the table of workers, and deletes those of dead workers.
-GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version, backend_pid), UPDATE (queues, seen_at),
-    DELETE ON worker TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (hostname, pid, share_index, share_count, version, backend_pid),
+    UPDATE (queues, seen_at, report), DELETE ON worker TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (partitions) ON topology TO mirrorfeed_consumer;
 
 -- Replay uses the applier.

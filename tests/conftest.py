@@ -1,6 +1,7 @@
 """Servers for the tests: found once a run, and clean for each test."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -24,6 +25,14 @@ from tests.commands import Shell
 from tests.servers import delete_topology, new_database
 
 SANDBOX_ERROR = "sandbox_error"
+
+# What started the tests may ignore these, as nohup does, but the commands must not inherit that.
+for ignored, usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
 
 # Examples are drawn from a fixed seed: a run that was green stays green.
 settings.register_profile("mirrorfeed", deadline=None, derandomize=True)
