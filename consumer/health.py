@@ -172,7 +172,10 @@ def examine(
         consuming = [worker for worker in workers if queue in worker.subscribed]
         consuming.sort(key=lambda worker: queue not in worker.own)
         if not consuming:
-            problems.append(_unconsumed(queue, counts[queue]))
+            is_owned = any(queue in worker.own for worker in workers)
+            # An owner that has just subscribed says so in a moment; till then it is not ready.
+            if not (is_owned and counts[queue].consumers):
+                problems.append(_unconsumed(queue, counts[queue]))
             continue
         # Where one consumer is active and the others stand by, only the active one moves.
         reasons = [why_stalled(worker, queue, stalled_seconds) for worker in consuming]

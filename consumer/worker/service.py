@@ -135,6 +135,7 @@ class Worker:
             session.run()
         finally:
             ended.set()
+            session.has_news.set()
             beating.join(LAST_BEAT_SECONDS)
         self._session = None
         # While the number of partitions changes, events wait in queues that nobody consumes yet.
@@ -163,9 +164,9 @@ class Worker:
             raise unavailable(error) from error
 
     def _beat(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
-        """Runs as long as the session does. Once a second it reports this worker as alive, tells
-        the session what to consume as others come and go, and then folds the ledger's new notes
-        until the next beat is due."""
+        """Runs as long as the session does. Once a second, and whenever what is consumed changes,
+        it reports this worker as alive, tells the session what to consume as others come and go,
+        and then folds the ledger's new notes until the next beat is due."""
         membership = Membership(self._engine, self._share)
         try:
             # A worker that cannot reach the broker must not claim queues from others.
@@ -175,11 +176,14 @@ class Worker:
             self._outage.is_over()
             self._progress.outage.ends()
             logger.info("consuming", extra={"partitions": len(layout.queues)})
-            while not ended.is_set():
+            while True:
                 next_beat_at = time.monotonic() + BEAT_SECONDS
+                session.has_news.clear()
+                if ended.is_set():
+                    return
                 self._consult(membership, session, layout)
-                self._fold(ended, next_beat_at)
-                ended.wait(next_beat_at - time.monotonic())
+                self._fold(session.has_news, next_beat_at)
+                session.has_news.wait(next_beat_at - time.monotonic())
         except Exception as error:  # passed to the thread that can end the session
             session.fail(error)
         finally:
@@ -205,9 +209,9 @@ class Worker:
         else:
             session.rebalance(assignment)
 
-    def _fold(self, ended: threading.Event, until: float = math.inf) -> None:
+    def _fold(self, enough: threading.Event, until: float = math.inf) -> None:
         try:
-            fold(self._engine, until=lambda: ended.is_set() or time.monotonic() >= until)
+            fold(self._engine, until=lambda: enough.is_set() or time.monotonic() >= until)
         except DBAPIError as error:  # only the size suffers: the next fold does more
             self._fold_outage.goes_on(first_line(error))
         else:

@@ -94,6 +94,8 @@ class ConsumingSession(Session):
         self.is_drained = False
         self.opened = threading.Event()
         """Whether the broker has accepted the connection."""
+        self.has_news = threading.Event()
+        """Set when what it is subscribed to has changed."""
         super().__init__(delivery_connection, parameters)
 
     def run(self) -> None:
@@ -195,6 +197,7 @@ class ConsumingSession(Session):
             elif subscription and queue in assignment.served:
                 del self._subscriptions[queue]
                 subscription.give_back()
+                self.has_news.set()
 
     def _subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription.queue] = subscription
@@ -209,6 +212,7 @@ class ConsumingSession(Session):
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
             channel.basic_consume(subscription.queue, partial(self._receive, subscription))
+            self.has_news.set()
 
         def on_channel_closed(channel: Any, reason: Exception) -> None:
             if not subscription.is_given_back:

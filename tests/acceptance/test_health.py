@@ -3,16 +3,29 @@
 import json
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pika
+import pytest
 from sqlalchemy import Engine
 
+from mirrorfeed.amqp.connections import Addresses
+from mirrorfeed.consumer.apply.message import Limits
+from mirrorfeed.consumer.worker import service
+from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 from tests.builders import completed, failed, started
 from tests.commands import Shell
 from tests.frozen_worker import FREEZING
-from tests.servers import locked, publish_events, register_branches, state_of, wait_for
+from tests.servers import (
+    locked,
+    publish_events,
+    register_branches,
+    state_of,
+    wait_for,
+    wait_for_rows,
+)
 
 BRANCH, OTHER = 1, 2
 """Of different partitions."""
@@ -87,3 +100,26 @@ def test_a_consumer_that_gets_nothing_is_named(shell: Shell, engine: Engine, top
         channel.basic_consume(QUEUE, lambda *_: None)
         publish_events(topology, started(BRANCH, 0), started(BRANCH, 1))
         wait_for_problem(shell, QUEUE, "and gets nothing from the broker")
+
+
+def test_what_a_worker_consumes_is_known_at_once(
+    engine: Engine, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before its next beat; else it would seem that nobody is to be heard there."""
+    monkeypatch.setattr(service, "BEAT_SECONDS", 3600.0)
+    worker = service.Worker(
+        engine,
+        Addresses(topology, name="test"),
+        Settings(batch_size=10, limits=Limits(), drain=False),
+        share=None,
+        default_partitions=routing.DEFAULT_PARTITIONS,
+    )
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        queues = [routing.partition_queue(place) for place in range(routing.DEFAULT_PARTITIONS)]
+        wait_for_rows(engine, "SELECT queues FROM worker", [(queues,)])
+    finally:
+        worker.stop()
+        running.join(30)
+    assert not running.is_alive()

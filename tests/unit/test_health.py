@@ -78,9 +78,9 @@ def test_a_queue_that_nobody_consumes_is_named() -> None:
     ]
     kinds = [each.kind for each in examine(QUEUES, [], dict.fromkeys(QUEUES, IDLE))]
     assert kinds == [Kind.PROGRESS, Kind.PROGRESS]
-    assert problems(WELL, subscribed={P0})[0] == (
+    assert problems(WELL, subscribed={P0}) == [
         f"ready: vostok, process 17: it is not subscribed to {P1}"
-    )
+    ]
 
 
 def test_a_standby_that_moves_is_enough() -> None:
