@@ -2,7 +2,7 @@
 -- (docs/security.md). Apply this file as the owner of the tables, with the right to create roles, after
 -- `mirror-consumer init` and again after each upgrade; it can be repeated:
 --
---     psql -1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
+--     psql -1 -v ON_ERROR_STOP=1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
 --
 --     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
 --                           audit, sources, topology, mirror-replay list, show, export; dashboards
@@ -32,12 +32,14 @@ END $$;
 
 -- Start from nothing, so that rights granted only by an earlier version go away.
 REVOKE ALL ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
-    ledger_source, ledger_arrival, ledger_range, ledger_decision, ledger_forgotten, suspect, worker, topology,
+    ledger_source, ledger_arrival, ledger_range, ledger_event, ledger_decision, ledger_forgotten, suspect,
+    worker, topology,
     schema_version
     FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
 
 GRANT SELECT ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
-    ledger_source, ledger_arrival, ledger_range, ledger_decision, ledger_forgotten, suspect, worker, topology,
+    ledger_source, ledger_arrival, ledger_range, ledger_event, ledger_decision, ledger_forgotten, suspect,
+    worker, topology,
     schema_version TO mirrorfeed_reader;
 
 -- The applier locks branch rows (SELECT … FOR NO KEY UPDATE needs the right to update a column), upserts
@@ -45,7 +47,7 @@ GRANT SELECT ON branch, mirror_attempt, pruned_attempts, script_activity, dead_l
 GRANT SELECT, UPDATE (
     last_mirror_attempt, last_mirrored, last_mirrored_id, mirror_failures, mirror_status_message
 ) ON branch TO mirrorfeed_consumer;
-GRANT SELECT, INSERT, UPDATE (finished_at, outcome, revision_id, failure_reason)
+GRANT SELECT, INSERT, UPDATE (finished_at, outcome, revision_id, failure_reason, source_id)
     ON mirror_attempt TO mirrorfeed_consumer;
 -- It counts the failures that were pruned.
 GRANT SELECT ON pruned_attempts TO mirrorfeed_consumer;
@@ -57,11 +59,12 @@ GRANT SELECT,
     UPDATE (attempts, reason, detail, state, resolved_at)
     ON dead_letter TO mirrorfeed_consumer;
 -- It notes what arrived, and folds the notes into ranges.
-GRANT SELECT, INSERT (source, sequences), DELETE ON ledger_arrival TO mirrorfeed_consumer;
+GRANT SELECT, INSERT (source, sequences, ids), DELETE ON ledger_arrival TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (uri, first_heard_at, last_heard_at), UPDATE (last_heard_at)
     ON source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT (source) ON ledger_source TO mirrorfeed_consumer;
 GRANT SELECT, INSERT, DELETE ON ledger_range TO mirrorfeed_consumer;
+GRANT SELECT, INSERT, UPDATE (ids, reused), DELETE ON ledger_event TO mirrorfeed_consumer;
 -- It notes messages that may kill it, and deletes the note when they did not.
 GRANT SELECT, INSERT (digest), UPDATE (trials, tried_at), DELETE ON suspect TO mirrorfeed_consumer;
 -- It checks whether the tables are new enough.

@@ -1,6 +1,6 @@
 -- What mirrorfeed stores, for PostgreSQL 14 and later. `mirror-consumer init` creates this in a new
--- database, and upgrades an older one by the revisions in consumer/migrations/. `psql -1 -f schema.sql`
--- creates it as well, and can be repeated.
+-- database, and upgrades an older one by the revisions in consumer/migrations/. `psql -1 -v
+-- ON_ERROR_STOP=1 -f schema.sql` creates it as well, and can be repeated.
 --
 -- `mirror_attempt` is the truth: one row per attempt, in whatever order and however often its events
 -- arrived. The mirror columns of `branch` are computed from it, so an event that comes late takes its
@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0005' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0005', version;
+        IF version <> '0006' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0006', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0005' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0006' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -57,6 +57,9 @@ CREATE TABLE IF NOT EXISTS mirror_attempt (
     outcome        text CHECK (outcome IN ('completed', 'failed')),
     revision_id    text,
     failure_reason text,
+    -- The row of `source` that reported the outcome, or first the start; null if nobody knows. No foreign
+    -- key, which each event would have to check: a row of `source` is never deleted.
+    source_id      bigint,
     PRIMARY KEY (branch_id, started_at),
     CHECK ((outcome IS NULL) = (finished_at IS NULL))
 );
@@ -152,8 +155,11 @@ CREATE OR REPLACE VIEW ledger_source AS SELECT id, uri AS source FROM source;
 -- another; from time to time one worker folds that into the second.
 CREATE TABLE IF NOT EXISTS ledger_arrival (
     source      text NOT NULL,
+    -- Empty for a publisher that does not number its events, but was heard.
     sequences   bigint[] NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now()
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    -- The CRC-32 of each one's event id; 0 or null if that is not known.
+    ids         bigint[]
 );
 
 -- It has no key, which logical replication would need to delete from it.
@@ -169,6 +175,21 @@ CREATE TABLE IF NOT EXISTS ledger_range (
     recorded_at timestamptz NOT NULL,
     PRIMARY KEY (source_id, last)
 );
+
+-- The event ids of each source's latest numbers, so that a number which comes again with another id is
+-- noticed: two spools then speak as one source. A row is about 64 numbers, from 64 * block on.
+CREATE TABLE IF NOT EXISTS ledger_event (
+    source_id bigint NOT NULL REFERENCES source ON DELETE CASCADE,
+    block     bigint NOT NULL CHECK (block >= 0),
+    -- 31 bits of the CRC-32 of the id that each number first came with; 0 if it has not come.
+    ids       integer[] NOT NULL,
+    -- The numbers that came again with another id.
+    reused    bigint[] NOT NULL,
+    PRIMARY KEY (source_id, block)
+);
+
+CREATE INDEX IF NOT EXISTS ledger_event_reused ON ledger_event (source_id)
+    WHERE pg_catalog.cardinality(reused) > 0;
 
 -- What operators have settled about the ledger. Rows are only ever added, so that each decision shows who
 -- made it, when and why.

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, cast
 
 from mirrorfeed.contract import events, wire
@@ -110,19 +111,25 @@ PARTS: Mapping[str, Callable[[int], None]] = {
 
 class _Nobody:
     """An engine, its connection and its results: accepts everything, and says that every branch is
-    registered."""
+    registered, and every source known."""
 
     returns_rows = False
 
     def __init__(self) -> None:
         self.info: dict[str, Any] = {}
+        self._uris: list[str] = []
 
     @contextmanager
     def begin(self) -> Iterator["_Nobody"]:
         yield self
 
     def execute(self, statement: object, parameters: object = None) -> "_Nobody":
+        if isinstance(parameters, Mapping) and "uris" in parameters:
+            self._uris = parameters["uris"]
         return self
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return (SimpleNamespace(uri=uri, id=7) for uri in self._uris)
 
     def scalars(self, statement: object, parameters: Mapping[str, Any]) -> Any:
         return parameters["branch_ids"]

@@ -49,7 +49,7 @@ class Stand(Shell):
             for queue in (*QUEUES, routing.DEAD_QUEUE):
                 channel.queue_purge(queue)
         self.ask("""TRUNCATE branch, mirror_attempt, script_activity, dead_letter,
-            ledger_arrival, source, ledger_range""")
+            ledger_arrival, source CASCADE""")
         self.register(branches)
 
     def register(self, last: int = BRANCHES, first: int = 1) -> None:

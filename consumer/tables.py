@@ -43,6 +43,7 @@ class MirrorAttempt(Base):
     outcome: Mapped[str | None]
     revision_id: Mapped[str | None]
     failure_reason: Mapped[str | None]
+    source_id: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ScriptActivity(Base):

@@ -6,8 +6,9 @@ computed from attempts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.consumer.apply.blockers import LOOK_SECONDS, Blocker, find_blockers
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.large import LargeMessage, bury_large
-from mirrorfeed.consumer.apply.ledger import RECORD, arrivals_of
+from mirrorfeed.consumer.apply.ledger import RECORD, Arrivals, arrivals_of, note_of
 from mirrorfeed.consumer.apply.message import Message, Rejection, branch_ids_of, reject
 from mirrorfeed.consumer.apply.projection import (
     APPLY_ATTEMPTS,
@@ -32,6 +33,7 @@ from mirrorfeed.consumer.apply.projection import (
     lock_branches,
     project_branches,
 )
+from mirrorfeed.consumer.apply.reporters import Reporters
 from mirrorfeed.consumer.apply.statements import (
     INSERT_SCRIPT_ACTIVITY,
     UNDO_TRIAL,
@@ -87,6 +89,7 @@ class Applier:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._suspects = Suspects(engine)
+        self._reporters = Reporters(engine)
 
     def check(self) -> None:
         """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable if one
@@ -155,7 +158,7 @@ class Applier:
 
         def wait(connection: Connection) -> None:
             connection.execute(LIMIT_WAITING, {"limit": f"{4 * LOOK_SECONDS}s"})
-            write_batch(connection, messages)
+            write_batch(connection, messages, arrivals_of(messages), {})
 
         return find_blockers(self._engine, wait)
 
@@ -165,26 +168,33 @@ class Applier:
         also: Callable[[Connection], None] = lambda _: None,
         lock_timeout_seconds: float | None = None,
     ) -> Tally:
+        arrivals = arrivals_of(messages)
+        source_ids = self._reporters.numbers(arrivals.keys())
         with self._engine.begin() as connection:
             if lock_timeout_seconds is not None:
                 connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
-            dead = write_batch(connection, messages)
+            dead = write_batch(connection, messages, arrivals, source_ids)
             bury(connection, dead)
             also(connection)
         return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
 
 
-def write_batch(connection: Connection, messages: Sequence[Message]) -> list[Dead]:
+def write_batch(
+    connection: Connection,
+    messages: Sequence[Message],
+    arrivals: Arrivals,
+    source_ids: Mapping[str, int],
+) -> list[Dead]:
     """Applies what can be applied, within the caller's transaction, and returns the rest. All of it
     is noted as having arrived.
 
-    Raises DBAPIError if the database is in trouble.
+    Attempts name their source as far as `source_ids` has its number. Raises DBAPIError if the
+    database is in trouble.
     """
     events, dead = _sift(connection, messages)
-    arrivals = arrivals_of(messages)
-    noting: list[Statement] = [] if arrivals is None else [(RECORD, {"arrivals": arrivals})]
-    if not _try(connection, [*noting, *_shortcut(events)]):
-        dead += _isolate(connection, events)
+    noting: list[Statement] = [(RECORD, {"arrivals": note_of(arrivals)})] if arrivals else []
+    if not _try(connection, [*noting, *_shortcut(source_ids, events)]):
+        dead += _isolate(connection, source_ids, events)
         for statement in noting:
             connection.execute(*statement)
     return dead
@@ -214,17 +224,21 @@ def _sift(
     return events, dead
 
 
-def _shortcut(events: Sequence[Applicable]) -> list[Statement]:
+def _shortcut(source_ids: Mapping[str, int], events: Sequence[Applicable]) -> list[Statement]:
     """Everything that the events do; the cost depends on what changes, not on what is there."""
-    return [(CHECK_CONSTRAINTS, {}), *_inserts(events, APPLY_ATTEMPTS)]
+    return [(CHECK_CONSTRAINTS, {}), *_inserts(source_ids, events, APPLY_ATTEMPTS)]
 
 
-def _writes(events: Sequence[Applicable]) -> list[Statement]:
+def _writes(source_ids: Mapping[str, int], events: Sequence[Applicable]) -> list[Statement]:
     """The same, step by step, so that each event can be tried alone."""
-    return [*_inserts(events), *_projections(events), (CHECK_CONSTRAINTS, {})]
+    return [*_inserts(source_ids, events), *_projections(events), (CHECK_CONSTRAINTS, {})]
 
 
-def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS) -> list[Statement]:
+def _inserts(
+    source_ids: Mapping[str, int],
+    events: Sequence[Applicable],
+    upsert: TextClause = UPSERT_ATTEMPTS,
+) -> list[Statement]:
     """Inserts the events' rows; if several are about one attempt, the one that holds."""
     attempts: dict[tuple[int, datetime], Attempt] = {}
     runs: set[tuple[str, str, datetime, datetime]] = set()
@@ -236,7 +250,7 @@ def _inserts(events: Sequence[Applicable], upsert: TextClause = UPSERT_ATTEMPTS)
         if isinstance(event, SpoolHeartbeat):  # that it has arrived is all that it says
             continue
         key = event.branch_id, event.started_at
-        attempt = attempt_of(envelope.time, event)
+        attempt = attempt_of(envelope.time, event, source_ids.get(envelope.source))
         if attempt.supersedes(attempts.get(key)):
             attempts[key] = attempt
     statements: list[Statement] = []
@@ -280,7 +294,9 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
     return True
 
 
-def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]:
+def _isolate(
+    connection: Connection, source_ids: Mapping[str, int], events: Sequence[Applicable]
+) -> list[Dead]:
     """Writes what the database accepts and returns the rest.
 
     Usually it refuses a row that an event inserts, and no branch needs to be computed to find out
@@ -289,14 +305,14 @@ def _isolate(connection: Connection, events: Sequence[Applicable]) -> list[Dead]
     # Offenders often belong to one branch: sorting puts them side by side.
     events = sorted(events, key=lambda event: event[1].partition_key)
     trial = connection.begin_nested()
-    dead = _try_pieces(connection, events, _inserts)
+    dead = _try_pieces(connection, events, partial(_inserts, source_ids))
     offenders = {id(message) for message, _ in dead}
     good = [event for event in events if id(event[0]) not in offenders]
     if _try(connection, [(CHECK_CONSTRAINTS, {}), *_projections(good)]):
         trial.commit()
         return dead
     trial.rollback()
-    return _try_pieces(connection, events, _writes)
+    return _try_pieces(connection, events, partial(_writes, source_ids))
 
 
 def _try_pieces(

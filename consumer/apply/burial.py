@@ -71,7 +71,7 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
             "body": message.body,
             "headers": storable(message.headers),
             "source": rejection.source,
-            "event_id": rejection.event_id,
+            "event_id": rejection.id,
             "type": rejection.type,
             "branch_id": rejection.branch_id,
             "attempts": counted + message.deliveries,

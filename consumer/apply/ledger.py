@@ -2,11 +2,13 @@
 
 A source numbers its events 1, 2, 3 … without gaps. The transaction of each batch notes its numbers
 (RECORD), which is an insert and waits for nobody. Now and then one worker merges the notes into
-ranges (`fold`), so that the ledger grows with what is missing, not with what has passed.
+ranges (`fold`), so that the ledger grows with what is missing, not with what has passed. Of each
+source's latest numbers it also keeps the event ids, so that a number that is used again is noticed.
 `mirrorfeed.consumer.sources.audit` reads both, and so is right whether or not anybody has folded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from zlib import crc32
 
 import msgspec
 from sqlalchemy import Connection, Engine, text
@@ -19,10 +21,15 @@ PIECE_NOTES = 2000
 PIECE_BYTES = 64 * 1024
 """The most notes, and the most bytes of numbers in them, that one transaction folds."""
 
+BLOCK = 64
+"""Numbers whose event ids are one row."""
+KEPT_BLOCKS = 1024
+"""How far back the ids of a source are known, in rows."""
+
 RECORD = text("""
-    INSERT INTO ledger_arrival (source, sequences)
+    INSERT INTO ledger_arrival (source, sequences, ids)
     SELECT * FROM json_to_recordset(CAST(:arrivals AS json))
-        AS arrival (source text, sequences bigint[])
+        AS arrival (source text, sequences bigint[], ids bigint[])
 """)
 
 # Whoever may only read cannot hold it; noting an arrival and reading do not wait for it.
@@ -89,11 +96,12 @@ FOLD = text(f"""
     number AS (
         SELECT
             coalesce(known.id, named.id) AS source,
-            sequence AS first, sequence AS last, taken.recorded_at
+            sequence AS first, sequence AS last, taken.recorded_at, event
         FROM taken
         LEFT JOIN source known ON known.uri = taken.source
         LEFT JOIN named ON named.uri = taken.source
-        CROSS JOIN pg_catalog.unnest(sequences) AS sequence
+        CROSS JOIN ROWS FROM (pg_catalog.unnest(sequences), pg_catalog.unnest(ids))
+            AS each (sequence, event)
     ),
     {islands("number", "arrived")},
     news AS (
@@ -120,24 +128,100 @@ FOLD = text(f"""
     widened AS (
         INSERT INTO ledger_range (source_id, first, last, recorded_at)
         SELECT source, first, last, recorded_at FROM island
+    ),
+    told AS (
+        SELECT DISTINCT
+            source, first / {BLOCK} AS block, CAST(first % {BLOCK} AS integer) AS place,
+            CAST(event & 2147483647 AS integer) AS event
+        FROM number WHERE event > 0
+    ),
+    block AS (SELECT DISTINCT source, block FROM told),
+    before AS (
+        SELECT source, block.block, CAST(place - 1 AS integer) AS place, event
+        FROM block
+        JOIN ledger_event ON source_id = source AND ledger_event.block = block.block
+        CROSS JOIN pg_catalog.unnest(ids) WITH ORDINALITY AS each (event, place)
+        WHERE event <> 0
+    ),
+    -- A place for each number, known or not. A join would be a nested loop.
+    placed AS (
+        SELECT
+            source, block, place,
+            coalesce(max(event) FILTER (WHERE is_first), min(event), 0) AS event,
+            min(event) <> max(event) AS is_reused
+        FROM (
+            SELECT *, false AS is_first FROM told
+            UNION ALL
+            SELECT *, true FROM before
+            UNION ALL
+            SELECT source, block, place, NULL, false
+            FROM block CROSS JOIN pg_catalog.generate_series(0, {BLOCK - 1}) AS place
+        ) each
+        GROUP BY source, block, place
+    ),
+    kept AS (
+        INSERT INTO ledger_event AS known (source_id, block, ids, reused)
+        SELECT
+            source, block, pg_catalog.array_agg(event ORDER BY place),
+            coalesce(
+                pg_catalog.array_agg({BLOCK} * block + place) FILTER (WHERE is_reused), '{{}}'
+            )
+        FROM placed GROUP BY source, block
+        ON CONFLICT (source_id, block) DO UPDATE SET
+            ids = excluded.ids,
+            reused = ARRAY(
+                SELECT DISTINCT pg_catalog.unnest(
+                    pg_catalog.array_cat(known.reused, excluded.reused)
+                )
+            )
+    ),
+    outdated AS (
+        DELETE FROM ledger_event USING (
+            SELECT source, max(block) AS newest FROM block GROUP BY source
+        ) latest
+        WHERE source_id = source AND block < newest - {KEPT_BLOCKS}
+            AND pg_catalog.cardinality(reused) = 0
     )
     SELECT count(*) FROM taken
 """)
 
 
-def arrivals_of(messages: Iterable[Message]) -> str | None:
-    """What RECORD notes of the messages, in the transaction that applies or buries them.
+Arrivals = Mapping[str, tuple[Sequence[int], Sequence[str]]]
+"""For each source that was heard: its numbers, and their event ids if these are certain."""
 
-    A message without a number, or whose number cannot be read, is simply not audited.
+
+def arrivals_of(messages: Iterable[Message], *, as_published: bool = True) -> Arrivals:
+    """The arrivals in a batch. A message without a number, or whose number cannot be read, is not
+    audited, but its source was heard.
+
+    The ids are only certain if the messages come `as_published`: operators may edit a letter.
     """
-    arrivals: dict[str, list[int]] = {}
+    arrivals: dict[str, tuple[list[int], list[str]]] = {}
     for message in messages:
         content = message.content
-        if content.sequence is not None and content.source is not None:
-            arrivals.setdefault(content.source, []).append(content.sequence)
-    if not arrivals:
-        return None
-    rows = [{"source": source, "sequences": arrivals[source]} for source in arrivals]
+        source = content.source
+        if source is None:
+            continue
+        if source not in arrivals:
+            arrivals[source] = [], []
+        if content.sequence is not None:
+            sequences, ids = arrivals[source]
+            sequences.append(content.sequence)
+            if as_published:
+                ids.append(content.id or "")
+    return arrivals
+
+
+def note_of(arrivals: Arrivals) -> str:
+    """What RECORD notes, in the transaction that applies or buries the messages."""
+    rows = [
+        {
+            "source": source,
+            "sequences": sequences,
+            "ids": list(map(crc32, map(str.encode, ids))),
+        }
+        for source, (sequences, ids) in arrivals.items()
+    ]
     return msgspec.json.encode(rows).decode()
 
 

@@ -34,7 +34,8 @@ class Rejection(Struct, frozen=True, gc=False):
     reason: Reason
     detail: str
     source: str | None = None
-    event_id: str | None = None
+    id: str | None = None
+    """Of the event."""
     type: str | None = None
     branch_id: int | None = None
     sequence: int | None = None

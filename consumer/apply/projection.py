@@ -22,6 +22,7 @@ class Attempt(Struct, frozen=True, gc=False, omit_defaults=True):
     outcome: str | None = None
     revision_id: str | None = None
     failure_reason: str | None = None
+    source_id: int | None = None
 
     def supersedes(self, known: "Attempt | None") -> bool:
         """Whether it says more than is known. UPSERT decides in the same way."""
@@ -40,15 +41,19 @@ class Attempt(Struct, frozen=True, gc=False, omit_defaults=True):
         return finished_at, self.outcome == "completed", told is not None, told or ""
 
 
-def attempt_of(time: datetime, event: MirrorStarted | MirrorCompleted | MirrorFailed) -> Attempt:
+def attempt_of(
+    time: datetime,
+    event: MirrorStarted | MirrorCompleted | MirrorFailed,
+    source_id: int | None = None,
+) -> Attempt:
     """What one event says about its attempt."""
     match event:
         case MirrorCompleted(branch_id, started_at, revision_id):
-            return Attempt(branch_id, started_at, time, "completed", revision_id=revision_id)
+            return Attempt(branch_id, started_at, time, "completed", revision_id, None, source_id)
         case MirrorFailed(branch_id, started_at, reason):
-            return Attempt(branch_id, started_at, time, "failed", failure_reason=reason)
+            return Attempt(branch_id, started_at, time, "failed", None, reason, source_id)
         case _:
-            return Attempt(event.branch_id, event.started_at)
+            return Attempt(event.branch_id, event.started_at, source_id=source_id)
 
 
 # Every transaction takes its locks in the order of the ids, so that none deadlock.
@@ -88,13 +93,15 @@ COLUMNS = """
 
 UPSERT = f"""
     INSERT INTO mirror_attempt AS known
-        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
-    SELECT * FROM json_to_recordset(CAST(:attempts AS json)) AS attempt ({COLUMNS})
+        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason, source_id)
+    SELECT * FROM json_to_recordset(CAST(:attempts AS json))
+        AS attempt ({COLUMNS}, source_id bigint)
     ON CONFLICT (branch_id, started_at) DO UPDATE SET
         finished_at = excluded.finished_at,
         outcome = excluded.outcome,
         revision_id = excluded.revision_id,
-        failure_reason = excluded.failure_reason
+        failure_reason = excluded.failure_reason,
+        source_id = excluded.source_id
     WHERE excluded.outcome IS NOT NULL
         AND (known.outcome IS NULL OR ({_rank("excluded")}) > ({_rank("known")}))
 """

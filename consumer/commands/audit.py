@@ -56,6 +56,9 @@ def audit(
 ) -> None:
     """Show which numbered events of each source have not arrived; exit 1 if any is missing.
 
+    A number is reused if it came again with another event: two spools speak as one source, such as
+    that of a copied host. Exits 1 then, too.
+
     If nothing is missing, and `highest` equals `spooled` in `mirror-publisher status` on that host,
     then everything the host ever reported has arrived.
 
@@ -73,8 +76,11 @@ def audit(
         print_json(_as_document(found))
     else:
         _show(found)
-    if found.missing_events:
-        raise ConditionNotMet(f"{plural(found.missing_events, 'event')} missing")
+    wrong = [f"{plural(found.missing_events, 'event')} missing"] if found.missing_events else []
+    if found.reused_events:
+        wrong.append(f"{plural(found.reused_events, 'number')} reused")
+    if wrong:
+        raise ConditionNotMet(", ".join(wrong))
 
 
 def _as_document(found: Audit) -> dict[str, object]:
@@ -89,18 +95,21 @@ def _as_document(found: Audit) -> dict[str, object]:
                 "missing_ranges": account.missing_ranges,
                 "missing_events": account.missing_events,
                 "accepted": account.accepted,
+                "reused": account.reused,
+                "reused_events": account.reused_events,
                 "dead": account.dead,
                 "overflow": account.overflow,
             }
             for account in found.accounts
         ],
         "missing_total": found.missing_events,
+        "reused_total": found.reused_events,
     }
 
 
 def _show(found: Audit) -> None:
     print_table(
-        ("source", "highest", "received", "missing", "accepted", "dead", "overflow"),
+        ("source", "highest", "received", "missing", "accepted", "reused", "dead", "overflow"),
         [
             (
                 each.source,
@@ -108,6 +117,7 @@ def _show(found: Audit) -> None:
                 each.received,
                 each.missing_events,
                 each.accepted,
+                each.reused_events,
                 each.dead,
                 each.overflow,
             )
@@ -123,6 +133,14 @@ def _show(found: Audit) -> None:
             for each in account.missing
         ],
         empty="nothing is missing" if found.accounts and not found.missing_events else None,
+    )
+    print_table(
+        ("reused in", "first", "last"),
+        [
+            (account.source, first, last)
+            for account in found.accounts
+            for first, last in account.reused
+        ],
     )
     unlisted = sum(each.missing_ranges - len(each.missing) for each in found.accounts)
     if unlisted:
@@ -142,7 +160,7 @@ def accept(
     note: NoteOption,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Accept that numbers of a source will never arrive: they no longer count as missing.
+    """Accept that numbers of a source will never arrive, or were reused: they no longer count.
 
     One that arrives after all counts as received. `audit undo` takes the decision back.
 

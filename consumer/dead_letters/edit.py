@@ -37,7 +37,7 @@ def edit(
         lock_branches(connection, branch_ids_of([message]))
         lock(connection, [letter_id], LetterState.DEAD)
         trial = connection.begin_nested()
-        for _, rejection in write_batch(connection, [message]):
+        for _, rejection in write_batch(connection, [message], {}, {}):
             raise StillDead(_why_refused(letter_id, rejection))
         trial.rollback()
         connection.execute(

@@ -24,6 +24,7 @@ from tenacity import (
 
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.burial import detail_of
+from mirrorfeed.consumer.apply.ledger import arrivals_of
 from mirrorfeed.consumer.apply.message import (
     DEFAULT_LIMITS,
     Limits,
@@ -32,6 +33,7 @@ from mirrorfeed.consumer.apply.message import (
     read_message,
 )
 from mirrorfeed.consumer.apply.projection import lock_branches
+from mirrorfeed.consumer.apply.reporters import number_sources
 from mirrorfeed.consumer.branches.mirror_state import Difference, differences, mirror_states
 from mirrorfeed.consumer.dead_letters.news import News
 from mirrorfeed.consumer.dead_letters.plan import Planned
@@ -167,7 +169,10 @@ class Replay:
         ]
         messages = [self._read(claimed[each]) for each in ids]
         news = News(connection, messages)
-        dead = {id(message): rejection for message, rejection in write_batch(connection, messages)}
+        arrivals = arrivals_of(messages, as_published=False)
+        source_ids = number_sources(connection, arrivals.keys())
+        remaining = write_batch(connection, messages, arrivals, source_ids)
+        dead = {id(message): rejection for message, rejection in remaining}
         outcomes = [
             _outcome(letter_id, dead.get(id(message), message.content), news)
             for letter_id, message in zip(ids, messages, strict=True)

@@ -1,9 +1,10 @@
 """Each source's account: what has arrived, and what is missing."""
 
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from mirrorfeed.consumer.apply.ledger import islands
 
@@ -95,6 +96,31 @@ AUDIT = text(f"""
     ORDER BY source
 """)
 
+# What operators accepted does not count.
+FIND_REUSED = text("""
+    WITH number AS (
+        SELECT
+            source_id, number,
+            row_number() OVER (PARTITION BY source_id ORDER BY number) AS place
+        FROM ledger_event CROSS JOIN pg_catalog.unnest(reused) AS number
+        WHERE pg_catalog.cardinality(reused) > 0 AND NOT EXISTS (
+            SELECT FROM ledger_decision decision
+            WHERE decision.source_id = ledger_event.source_id AND kind = 'accept'
+                AND number BETWEEN first AND last
+                AND NOT EXISTS (SELECT FROM ledger_decision WHERE undoes = decision.id)
+        )
+    ),
+    range AS (
+        SELECT source_id, min(number) AS first, max(number) AS last
+        FROM number GROUP BY source_id, number - place
+    )
+    SELECT
+        uri AS source, sum(last - first + 1) AS events,
+        pg_catalog.array_agg(first ORDER BY first) AS firsts,
+        pg_catalog.array_agg(last ORDER BY first) AS lasts
+    FROM range JOIN source ON id = source_id GROUP BY uri
+""")
+
 COUNT_DEAD = text("""
     SELECT source, count(*) FROM dead_letter
     WHERE state = 'dead' AND source IS NOT NULL GROUP BY source
@@ -135,6 +161,10 @@ class SourceAccount(Struct, frozen=True):
     """How many numbers there are in all of them."""
     accepted: int
     """How many numbers have not arrived, but operators accepted that."""
+    reused: list[tuple[int, int]]
+    """Numbers that came again with another event, both ends included; the first of them."""
+    reused_events: int
+    """How many there are, unless operators accepted that. Two spools speak as this source."""
     dead: int
     """How many of its letters wait for an operator."""
     overflow: int
@@ -152,6 +182,10 @@ class Audit(Struct, frozen=True):
     def missing_events(self) -> int:
         return sum(account.missing_events for account in self.accounts)
 
+    @property
+    def reused_events(self) -> int:
+        return sum(account.reused_events for account in self.accounts)
+
 
 def audit(
     connection: Connection, *, grace_seconds: float = 0.0, limit: int = LISTED_RANGES
@@ -164,6 +198,7 @@ def audit(
     connection.execute(READ_WHOLE)
     dead = {source: int(count) for source, count in connection.execute(COUNT_DEAD)}
     overflow = {source: int(count) for source, count in connection.execute(COUNT_OVERFLOW)}
+    reused = {row.source: row for row in connection.execute(FIND_REUSED)}
     accounts = [
         SourceAccount(
             source=row.source,
@@ -181,9 +216,15 @@ def audit(
             missing_ranges=row.ranges,
             missing_events=int(row.events),
             accepted=int(row.accepted),
+            reused=_ranges(reused.get(row.source), limit),
+            reused_events=int(reused[row.source].events) if row.source in reused else 0,
             dead=dead.get(row.source, 0),
             overflow=overflow.get(row.source, 0),
         )
         for row in connection.execute(AUDIT, {"grace_seconds": grace_seconds, "limit": limit})
     ]
     return Audit(accounts, sum(overflow.values()))
+
+
+def _ranges(row: Row[Any] | None, limit: int) -> list[tuple[int, int]]:
+    return [] if row is None else list(zip(row.firsts, row.lasts, strict=True))[:limit]

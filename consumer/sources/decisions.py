@@ -10,7 +10,7 @@ from datetime import datetime
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from mirrorfeed.consumer.apply.ledger import fold_all, islands
+from mirrorfeed.consumer.apply.ledger import BLOCK, fold_all, islands
 from mirrorfeed.consumer.errors import LedgerError
 from mirrorfeed.contract.events import shown
 
@@ -22,6 +22,12 @@ FIND_SOURCE = text("""
 COUNT_ARRIVED = text("""
     SELECT coalesce(sum(least(last, :last) - greatest(first, :first) + 1), 0)
     FROM ledger_range WHERE source_id = :source_id AND last >= :first AND first <= :last
+""")
+
+COUNT_REUSED = text("""
+    SELECT count(*) FROM ledger_event, pg_catalog.unnest(reused) AS number
+    WHERE source_id = :source_id AND pg_catalog.cardinality(reused) > 0
+        AND number BETWEEN :first AND :last
 """)
 
 DECIDE = text("""
@@ -41,6 +47,11 @@ FORGET = text("""
     INSERT INTO ledger_forgotten (decision_id, first, last, recorded_at)
     SELECT :decision_id, greatest(first, :first), last, recorded_at FROM gone
     RETURNING last - first + 1
+""")
+
+# Which ids the numbers came with is forgotten for good, and some before `first` with them.
+FORGET_EVENTS = text(f"""
+    DELETE FROM ledger_event WHERE source_id = :source_id AND block >= :first / {BLOCK}
 """)
 
 # What has arrived since may overlap it.
@@ -110,22 +121,23 @@ def decisions(connection: Connection) -> list[Decision]:
 
 
 def accept(connection: Connection, source: str, first: int, last: int, note: str) -> Settled:
-    """The numbers from `first` to `last` no longer count as missing; one that arrives after all
-    counts as received.
+    """The numbers from `first` to `last` no longer count as missing or reused; one that arrives
+    after all counts as received.
 
-    Raises LedgerError if none of them is missing.
+    Raises LedgerError if none of them is missing or reused.
     """
     source_id, highest = _find(connection, source)
-    if not 1 <= first <= last < highest:
+    if not 1 <= first <= last <= highest:
         raise LedgerError(
-            f"numbers can be missing from 1 to {highest - 1}, below the highest of"
-            f" {shown(source)}; {first} to {last} is not within that"
+            f"the numbers of {shown(source)} go from 1 to {highest}; {first} to {last} is not"
+            " within that"
         )
     span = {"source_id": source_id, "first": first, "last": last}
     missing = last - first + 1 - int(connection.execute(COUNT_ARRIVED, span).scalar_one())
-    if not missing:
-        raise LedgerError(f"nothing from {first} to {last} of {shown(source)} is missing")
-    return Settled(_decide(connection, "accept", note, span), missing)
+    reused: int = connection.execute(COUNT_REUSED, span).scalar_one()
+    if not missing + reused:
+        raise LedgerError(f"nothing from {first} to {last} of {shown(source)} is missing or reused")
+    return Settled(_decide(connection, "accept", note, span), missing + reused)
 
 
 def forget(connection: Connection, source: str, above: int, note: str) -> Settled:
@@ -139,6 +151,7 @@ def forget(connection: Connection, source: str, above: int, note: str) -> Settle
     span = {"source_id": source_id, "first": above + 1, "last": highest}
     decision_id = _decide(connection, "forget", note, span)
     forgotten = connection.scalars(FORGET, {**span, "decision_id": decision_id})
+    connection.execute(FORGET_EVENTS, span)
     return Settled(decision_id, sum(forgotten))
 
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
+from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, MirrorFailed
 from tests.builders import at, completed, failed, started
 from tests.commands import Shell
@@ -122,6 +123,37 @@ def test_what_is_accepted_is_no_longer_missing(shell: Shell, engine: Engine, top
     ]
 
 
+def test_a_number_that_is_used_again_is_named(shell: Shell, engine: Engine, topology: str) -> None:
+    """A copied host speaks as another one does; the same event twice, or an edited letter, is
+    harmless. Accepting it settles it, and so does forgetting the source."""
+    register_branches(engine, 7)
+    publish_events(topology, *map(numbered, (1, 2, 3, 3)), numbered(4, branch_id=404))
+    drain(shell)
+    register_branches(engine, 404)
+    (letter,) = json.loads(shell.run("mirror-replay", "list", "--json").stdout)["letters"]
+    edited = wire.encode(replace(numbered(4), id="edited")).decode()
+    shell.run("mirror-replay", "edit", str(letter["id"]), "--body-file", "-", typed=edited)
+    shell.run("mirror-replay", "apply", "--all")
+    drain(shell)
+    assert told(shell, "audit")["reused_total"] == 0
+    publish_events(topology, *(replace(numbered(each), id=f"copy-{each}") for each in (2, 3)))
+    drain(shell)
+    audit = told(shell, "audit", expect=1)
+    (account,) = audit["sources"]
+    assert (account["reused"], account["reused_events"]) == ([[2, 3]], 2)
+    assert (audit["reused_total"], audit["missing_total"], account["received"]) == (2, 0, 4)
+    seen = shell.run("mirror-consumer", "audit", expect=1)
+    assert "2 numbers reused" in seen.stderr
+    assert "reused in" in seen.stdout
+    accept = ("mirror-consumer", "audit", "accept", SOURCE, "2", "3", "--note", "a copied host")
+    shell.run(*accept)
+    assert told(shell, "audit")["reused_total"] == 0
+    shell.run("mirror-consumer", "audit", "undo", "1", "--note", "not yet")
+    assert told(shell, "audit", expect=1)["reused_total"] == 2
+    shell.run("mirror-consumer", "sources", "forget", SOURCE, "--note", "both hosts are new")
+    assert told(shell, "audit")["sources"] == []
+
+
 def test_a_forgotten_source_is_as_if_it_were_new(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
@@ -188,7 +220,7 @@ def test_events_without_a_number_are_simply_not_audited(
     publish_events(topology, failed(7, 0, "x"))
     publish(topology, b"{")
     drain(shell)
-    assert told(shell, "audit") == {"sources": [], "missing_total": 0}
+    assert told(shell, "audit") == {"sources": [], "missing_total": 0, "reused_total": 0}
 
 
 def test_rebuild_finds_what_somebody_changed_by_hand(

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pika
@@ -19,6 +19,7 @@ from tests.builders import completed, failed, started
 from tests.commands import Shell
 from tests.frozen_worker import FREEZING
 from tests.servers import (
+    PATIENCE_SECONDS,
     locked,
     publish_events,
     register_branches,
@@ -114,12 +115,11 @@ def test_what_a_worker_consumes_is_known_at_once(
         share=None,
         default_partitions=routing.DEFAULT_PARTITIONS,
     )
-    running = threading.Thread(target=worker.run)
-    running.start()
-    try:
-        queues = [routing.partition_queue(place) for place in range(routing.DEFAULT_PARTITIONS)]
-        wait_for_rows(engine, "SELECT queues FROM worker", [(queues,)])
-    finally:
-        worker.stop()
-        running.join(30)
-    assert not running.is_alive()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(worker.run)
+        try:
+            queues = [routing.partition_queue(place) for place in range(routing.DEFAULT_PARTITIONS)]
+            wait_for_rows(engine, "SELECT queues FROM worker", [(queues,)])
+        finally:
+            worker.stop()
+        running.result(PATIENCE_SECONDS)

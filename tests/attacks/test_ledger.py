@@ -101,7 +101,7 @@ def test_an_event_from_the_past_costs_no_more_than_another(
         ):
             with engine.begin() as connection:
                 read_before = connection.execute(READ).scalar_one()
-                assert write_batch(connection, messages(event)) == []
+                assert write_batch(connection, messages(event), {}, {}) == []
                 # A success in the midst counts once what it leaves behind.
                 most = 3 * MANY if second < -1e6 or not has_failed else 12_000
                 assert connection.execute(READ).scalar_one() - read_before <= most, event

@@ -30,7 +30,7 @@ def decoding(body: bytes) -> None:
         assert wire.decode(wire.encode(content)) == content
         return
     assert content.detail
-    for said in (content.detail, content.source, content.event_id, content.type):
+    for said in (content.detail, content.source, content.id, content.type):
         assert "\0" not in (said or "")
         (said or "").encode()
 

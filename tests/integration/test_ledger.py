@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply import ledger
+from mirrorfeed.consumer.apply import ledger, reporters
 from mirrorfeed.consumer.apply.batch import Applier, write_batch
-from mirrorfeed.consumer.apply.ledger import FOLD, TRY_LOCK, fold, fold_piece
+from mirrorfeed.consumer.apply.ledger import FOLD, TRY_LOCK, arrivals_of, fold, fold_piece
 from mirrorfeed.consumer.apply.message import Limits, Message, read_message
+from mirrorfeed.consumer.apply.reporters import Reporters
 from mirrorfeed.consumer.sources.audit import SourceAccount, audit
 from mirrorfeed.contract import wire
-from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
+from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorFailed, MirrorStarted
 from tests.builders import at
 from tests.servers import PATIENCE_SECONDS, register_branches, rows
 
@@ -32,11 +33,16 @@ noted = st.tuples(
 """A source, numbers of it, and the second in which they arrived."""
 
 
-def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> list[Message]:
+def numbered(
+    source: str, sequences: Iterable[int], spool: str = "id", branch_id: int = BRANCH
+) -> list[Message]:
+    """Events as a spool that speaks as this source sends them: not every spool should."""
     return [
         read_message(
             wire.encode(
-                Envelope(f"id-{sequence}", source, at(0), MirrorStarted(branch_id, at(0)), sequence)
+                Envelope(
+                    f"{spool}-{sequence}", source, at(0), MirrorStarted(branch_id, at(0)), sequence
+                )
             ),
             limits=Limits(highest_sequence=MAX_SEQUENCE),
         )
@@ -44,9 +50,10 @@ def numbered(source: str, sequences: Iterable[int], branch_id: int = BRANCH) -> 
     ]
 
 
-def note(engine: Engine, source: str, sequences: Iterable[int]) -> None:
+def note(engine: Engine, source: str, sequences: Iterable[int], spool: str = "id") -> None:
     with engine.begin() as connection:
-        write_batch(connection, numbered(source, sequences))
+        messages = numbered(source, sequences, spool)
+        write_batch(connection, messages, arrivals_of(messages), {})
 
 
 def account(engine: Engine, source: str, grace_seconds: float = 0.0) -> SourceAccount | None:
@@ -286,7 +293,8 @@ def test_what_is_buried_has_arrived(engine: Engine) -> None:
 def test_what_is_rolled_back_has_not_arrived(engine: Engine) -> None:
     """The note is part of the transaction it is about."""
     with engine.connect() as connection:
-        write_batch(connection, numbered("/a", [1]))
+        messages = numbered("/a", [1])
+        write_batch(connection, messages, arrivals_of(messages), {})
         connection.rollback()
     assert account(engine, "/a") is None
 
@@ -348,6 +356,85 @@ def test_workers_and_folds_at_once_lose_no_number(engine: Engine) -> None:
     assert found is not None
     assert (found.highest, found.received, found.missing) == (2000, 2000, [])
     assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(0,)]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["one", "two"]), st.lists(st.integers(1, 200), max_size=9)),
+            st.just("fold"),
+        ),
+        max_size=12,
+    )
+)
+def test_a_number_is_reused_if_it_came_with_two_events(
+    engine: Engine, history: list[tuple[str, list[int]] | str]
+) -> None:
+    """In whatever order, batches and folds; one event may come as often as it likes."""
+    source = next(fresh_sources)
+    came: dict[int, set[str]] = {}
+    for step in history:
+        if isinstance(step, str):
+            assert fold(engine)
+        else:
+            spool, numbers = step
+            note(engine, source, numbers, spool)
+            for number in numbers:
+                came.setdefault(number, set()).add(spool)
+    assert fold(engine)
+    found = account(engine, source)
+    if found is None:
+        assert not came
+        return
+    reused = sorted(number for number, spools in came.items() if len(spools) > 1)
+    assert [n for first, last in found.reused for n in range(first, last + 1)] == reused
+    assert found.reused_events == len(reused)
+
+
+def test_the_ids_of_the_latest_numbers_are_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of numbers that were reused, so that an audit goes on naming them."""
+    monkeypatch.setattr(ledger, "PIECE_NOTES", 1)
+    newest = ledger.BLOCK * (ledger.KEPT_BLOCKS + 2)
+    note(engine, "/a", [1], "another")
+    for number in (1, ledger.BLOCK, newest, newest + 1):
+        note(engine, "/a", [number])
+    assert fold(engine)
+    blocks = "SELECT block, reused FROM ledger_event ORDER BY block"
+    assert rows(engine, blocks) == [(0, [1]), (ledger.KEPT_BLOCKS + 2, [])]
+
+
+def test_an_attempt_names_who_reported_its_outcome(engine: Engine) -> None:
+    """If it has none yet, who reported its start."""
+    register_branches(engine, BRANCH)
+    applier = Applier(engine)
+    query = "SELECT uri FROM mirror_attempt JOIN source ON id = source_id"
+    for source, event in (
+        ("/first", MirrorStarted(BRANCH, at(0))),
+        ("/second", MirrorFailed(BRANCH, at(0), "x")),
+        ("/third", MirrorStarted(BRANCH, at(0))),
+    ):
+        envelope = Envelope("id", source, at(0), event)
+        applier.apply([read_message(wire.encode(envelope))])
+        assert rows(engine, query) == [("/first" if source == "/first" else "/second",)]
+
+
+def test_two_workers_give_a_new_source_one_number(engine: Engine) -> None:
+    """Whoever comes second takes the number of the first; a worker remembers only so many."""
+    uris = [{f"/{number}", f"/{number + 1}", "/" + "long" * 100} for number in range(300)]
+    with pytest.MonkeyPatch.context() as monkeypatch, ThreadPoolExecutor(4) as threads:
+        monkeypatch.setattr(reporters, "REMEMBERED", 20)
+
+        def ask() -> list[dict[str, int]]:
+            each = Reporters(engine)
+            return [{uri: each.numbers(asked)[uri] for uri in asked} for asked in uris]
+
+        told = [each.result(PATIENCE_SECONDS) for each in [threads.submit(ask) for _ in range(4)]]
+    assert told[0] == told[1] == told[2] == told[3]
+    known = dict(map(tuple, rows(engine, "SELECT uri, id FROM source")))
+    assert known == {uri: number for answer in told[0] for uri, number in answer.items()}
 
 
 @pytest.mark.parametrize("sequence", [None, 1])

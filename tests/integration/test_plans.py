@@ -31,7 +31,14 @@ from tests.servers import new_database, register_branches
 BRANCHES = 30_000
 WARM_UP = 10
 """Batches after which PostgreSQL keeps its plans."""
-LARGE = {"branch", "mirror_attempt", "script_activity", "dead_letter", "ledger_range"}
+LARGE = {
+    "branch",
+    "mirror_attempt",
+    "script_activity",
+    "dead_letter",
+    "ledger_range",
+    "ledger_event",
+}
 EXPLAIN = """
     LOAD 'auto_explain';
     SET auto_explain.log_min_duration = 0;
@@ -49,6 +56,7 @@ KEEP_STATISTICS = """
     ALTER TABLE dead_letter SET (autovacuum_enabled = off);
     ALTER TABLE source SET (autovacuum_enabled = off);
     ALTER TABLE ledger_range SET (autovacuum_enabled = off);
+    ALTER TABLE ledger_event SET (autovacuum_enabled = off);
     ALTER TABLE mirror_attempt ADD CHECK (failure_reason <> 'refused')
 """
 BEGIN_SMALL = """
@@ -76,9 +84,12 @@ GROW = f"""
     SELECT 'malformed', '', convert_to('{{' || number, 'UTF8')
     FROM generate_series(1, 10000) number;
     INSERT INTO source (uri)
-    SELECT '/pullers/' || number FROM generate_series(1, 300) number;
+    SELECT '/pullers/' || number FROM generate_series(1, 300) number ON CONFLICT DO NOTHING;
     INSERT INTO ledger_range (source_id, first, last, recorded_at)
-    SELECT id, 1 + 10 * hole, 9 + 10 * hole, now() FROM source, generate_series(1, 100) hole
+    SELECT id, 1 + 10 * hole, 9 + 10 * hole, now() FROM source, generate_series(1, 100) hole;
+    INSERT INTO ledger_event (source_id, block, ids, reused)
+    SELECT id, block, array_fill(7, ARRAY[64]), '{{}}' FROM source, generate_series(1, 100) block
+    ON CONFLICT DO NOTHING
 """
 
 
@@ -232,7 +243,7 @@ def test_a_fold_reads_only_what_the_arrivals_touch(grown: tuple[Engine, Plans]) 
     Applier(engine).apply(_batch(range(7, 107), start=3000))
     plans.told.clear()
     assert fold(engine)
-    assert plans.used() >= {"ledger_arrival", "ledger_range_pkey"}
+    assert plans.used() >= {"ledger_arrival", "ledger_range_pkey", "ledger_event_pkey"}
     assert plans.read_whole() == set()
 
 

@@ -18,7 +18,7 @@ def test_the_models_have_the_columns_of_the_schema(engine: Engine) -> None:
     inspector = inspect(engine)
     tables = Base.metadata.tables
     plain = {"ledger_arrival", "ledger_range", "ledger_decision", "ledger_forgotten", "source"}
-    plain |= {"letter_overflow", "pruned_attempts", "schema_version", "suspect"}
+    plain |= {"ledger_event", "letter_overflow", "pruned_attempts", "schema_version", "suspect"}
     plain |= {"topology", "worker"}
     assert set(inspector.get_table_names()) - plain == set(tables)
     for name, table in tables.items():
