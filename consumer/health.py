@@ -157,17 +157,20 @@ def why_stalled(worker: WorkerState, queue: str, after_seconds: float) -> str | 
 def examine(
     queues: Sequence[str],
     workers: Sequence[WorkerState],
-    counts: Mapping[str, QueueCounts],
+    counts: Mapping[str, QueueCounts] | None,
     *,
     stalled_seconds: float = STALLED_SECONDS,
 ) -> list[Problem]:
-    """Everything that is not well. `queues` are those that the workers are to consume."""
+    """Everything that is not well. `queues` are those that the workers are to consume. Without
+    `counts`, because the broker cannot be asked, nothing is said of progress."""
     problems = []
     for worker in workers:
         if because := why_not_live(worker.report):
             problems.append(Problem(Kind.LIVE, worker.name, because))
         if because := why_not_ready(worker):
             problems.append(Problem(Kind.READY, worker.name, because))
+    if counts is None:
+        return problems
     for queue in queues:
         consuming = [worker for worker in workers if queue in worker.subscribed]
         consuming.sort(key=lambda worker: queue not in worker.own)

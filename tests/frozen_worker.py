@@ -1,5 +1,9 @@
-"""A worker whose applier thread stops at a message, while its others go on:
-`python -m tests.frozen_worker`."""
+"""A worker in which one thing stops at a message, while all else goes on:
+`python -m tests.frozen_worker applier|io|deaf`.
+
+applier: the applier thread hangs. io: the I/O thread hangs. deaf: the connection is lost, and on
+the next one the broker is never asked for messages.
+"""
 
 import sys
 import threading
@@ -7,8 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
+from pika.channel import Channel
+from pika.exceptions import StreamLostError
+
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.commands.main import main
+from mirrorfeed.consumer.worker import service
+from mirrorfeed.consumer.worker.session import ConsumingSession
 
 FREEZING = "freezing"
 
@@ -20,7 +29,28 @@ class FreezingApplier(Applier):
         return super().apply(messages, *arguments)
 
 
+class FreezingSession(ConsumingSession):
+    def _read(self, body: bytes, *arguments: Any, **options: Any) -> Any:
+        if FREEZING.encode() in body:
+            threading.Event().wait()
+        return super()._read(body, *arguments, **options)
+
+
+class DeafSession(ConsumingSession):
+    def _read(self, body: bytes, *arguments: Any, **options: Any) -> Any:
+        if FREEZING.encode() in body:
+            patch.object(Channel, "basic_consume").start()
+            self.fail(StreamLostError("lost"))
+        return super()._read(body, *arguments, **options)
+
+
 if __name__ == "__main__":
+    (what,) = sys.argv[1:]
     sys.argv = ["mirror-consumer", "run"]
-    with patch("mirrorfeed.consumer.worker.service.Applier", FreezingApplier):
+    stopping: dict[str, tuple[str, Any]] = {
+        "applier": ("Applier", FreezingApplier),
+        "io": ("ConsumingSession", FreezingSession),
+        "deaf": ("ConsumingSession", DeafSession),
+    }
+    with patch.object(service, *stopping[what]):
         main()

@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, column, select, table, text
 
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
 from mirrorfeed.consumer.tables import MirrorAttempt
 
 STUCK_AFTER = timedelta(hours=1)
+SOURCE = table("source", column("id"), column("uri"), column("hostname"))
 
 
 class BranchState(StrEnum):
@@ -31,14 +32,16 @@ BRANCHES_WITH_STATE = text("""
             WHEN latest.outcome = 'completed' THEN 'mirrored'
             WHEN latest.outcome = 'failed' THEN 'failing'
             WHEN latest.started_at < CAST(:stuck_since AS timestamptz) THEN 'stuck'
-            ELSE 'mirroring' END AS state
+            ELSE 'mirroring' END AS state, source.hostname
         FROM branch
         LEFT JOIN LATERAL (
-            SELECT started_at, outcome FROM mirror_attempt
+            SELECT started_at, outcome, source_id FROM mirror_attempt
             WHERE branch_id = branch.id
             ORDER BY started_at DESC LIMIT 1
         ) latest ON true
-        WHERE CAST(:branch_id AS bigint) IS NULL OR branch.id = :branch_id
+        LEFT JOIN source ON source.id = latest.source_id
+        WHERE (CAST(:branch_id AS bigint) IS NULL OR branch.id = :branch_id)
+            AND (CAST(:hostname AS text) IS NULL OR source.hostname = :hostname)
     )
     SELECT * FROM branch_with_state
     WHERE state = ANY (CAST(:states AS text[])) AND (
@@ -60,21 +63,24 @@ def branch_states(
     *,
     stuck_after: timedelta = STUCK_AFTER,
     states: Collection[BranchState] = (),
+    hostname: str | None = None,
     success_older_than: timedelta | None = None,
     now: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """The columns of one branch or of all, with a `state` (`stuck` if an attempt has not ended
-    within `stuck_after`) and `last_success_age_seconds`.
+    within `stuck_after`), `last_success_age_seconds`, and the `hostname` of who reported the latest
+    attempt, None if that is not known.
 
     Ordered by need for attention: by state, then longest stuck, most failures, oldest success.
-    `states` and `success_older_than` leave out all other branches; a branch that never succeeded
-    counts as older than anything. `now` is the database's time unless given.
+    `states`, `hostname` and `success_older_than` leave out all other branches; a branch that never
+    succeeded counts as older than anything. `now` is the database's time unless given.
     """
     now = database_now(connection) if now is None else in_utc(now)
     rows = connection.execute(
         BRANCHES_WITH_STATE,
         {
             "branch_id": branch_id,
+            "hostname": hostname,
             "stuck_since": now - stuck_after,
             "states": [str(state) for state in states or BranchState],
             "success_before": None if success_older_than is None else now - success_older_than,
@@ -92,7 +98,8 @@ def _with_age(row: Mapping[Any, Any], now: datetime) -> dict[str, Any]:
 def attempts(
     connection: Connection, branch_id: int, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """A branch's attempts, latest first, with `duration_seconds`, None for one that has not ended.
+    """A branch's attempts, latest first, with the `source` that reported each and its `hostname`,
+    None if they are not known, and `duration_seconds`, None for an attempt that has not ended.
 
     Measured by the host's clock, so it is negative if that was set back meanwhile.
     """
@@ -103,7 +110,10 @@ def attempts(
             MirrorAttempt.outcome,
             MirrorAttempt.revision_id,
             MirrorAttempt.failure_reason,
+            SOURCE.c.uri.label("source"),
+            SOURCE.c.hostname,
         )
+        .outerjoin(SOURCE, SOURCE.c.id == MirrorAttempt.source_id)
         .where(MirrorAttempt.branch_id == branch_id)
         .order_by(MirrorAttempt.started_at.desc())
         .limit(limit)

@@ -87,6 +87,8 @@ def branch_fields(branch: Mapping[str, Any], now: datetime) -> Iterator[tuple[st
     if revision := branch["last_mirrored_id"]:
         yield "revision", revision
     yield "last attempt", instant_and_age(branch["last_mirror_attempt"], now)
+    if hostname := branch["hostname"]:
+        yield "reported by", hostname
     since = " since the last success" if branch["last_mirrored"] else ""
     yield "failures", f"{branch['mirror_failures']:,}{since}"
     if url := branch["url"]:
@@ -101,7 +103,7 @@ def instant_and_age(instant: datetime | None, now: datetime) -> str:
 
 def print_attempts(attempts: Sequence[Mapping[str, Any]], empty: str) -> None:
     """A line for each attempt, with its message beside it, or below it on a terminal."""
-    headings = ("started (UTC)", "took", "outcome", "revision")
+    headings = ("started (UTC)", "took", "outcome", "host", "revision")
     rows = [attempt_cells(attempt) for attempt in attempts]
     messages = [attempt["failure_reason"] for attempt in attempts]
     if not attempts or not terminal().is_terminal:
@@ -139,6 +141,7 @@ def attempt_cells(attempt: Mapping[str, Any]) -> tuple[object, ...]:
         clock(attempt["started_at"]),
         None if took is None else exact_span(took),
         attempt["outcome"] or "unfinished",
+        attempt["hostname"],
         (attempt["revision_id"] or "")[:12],
     )
 

@@ -1,24 +1,38 @@
 """`mirror-consumer health`: is everything well, and if not, what is the matter."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
+from pika import URLParameters
+from sqlalchemy import Engine
 
 from mirrorfeed.amqp.connections import (
+    BrokerUnavailable,
     broker_channel,
     connection_parameters,
     consumer_count,
     message_count,
 )
 from mirrorfeed.consumer.commands.message_limit import advise_limit
+from mirrorfeed.consumer.commands.nagios import (
+    Level,
+    MonitorCommand,
+    NagiosOption,
+    answer,
+    unknown_if_it_fails,
+)
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
+from mirrorfeed.consumer.commands.output import plural
 from mirrorfeed.consumer.commands.program import ready_engine
-from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.errors import ConditionNotMet, ServerUnavailable
 from mirrorfeed.consumer.health import (
     STALLED_SECONDS,
     Kind,
+    Problem,
     QueueCounts,
+    WorkerState,
     examine,
     worker_states,
 )
@@ -31,7 +45,7 @@ from mirrorfeed.contract.printing import print_json
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=MonitorCommand)
 def health(
     stalled_after: Annotated[
         str,
@@ -40,6 +54,7 @@ def health(
             help="How long messages may wait in a partition without any being applied.",
         ),
     ] = f"{STALLED_SECONDS:.0f}s",
+    is_nagios: NagiosOption = False,
     as_json_document: JsonOption = False,
     quiet: Annotated[
         bool,
@@ -58,29 +73,81 @@ def health(
     A worker is live if a restart would not help it, and ready if it does all that it should. A
     partition makes progress if no message waits in it in vain.
 
+    With --nagios, a worker that is not ready is a WARNING, and anything else CRITICAL.
+
     \b
     Examples:
       mirror-consumer health
       mirror-consumer health --json --stalled-after 5m
     """
-    stalled_seconds = duration(stalled_after).total_seconds()
-    engine = ready_engine(database_url)
+    with unknown_if_it_fails(is_nagios, as_json_document):
+        addresses = connection_parameters(amqp_url)
+        stalled_seconds = duration(stalled_after).total_seconds()
+        seen = look(ready_engine(database_url), addresses, stalled_seconds)
+    if is_nagios:
+        report_to_nagios(seen)
+    if as_json_document:
+        verdict: dict[str, Any] = {kind: seen.is_well(kind) for kind in Kind}
+        print_json(
+            {
+                **verdict,
+                "problems": to_builtins(seen.problems),
+                "workers": to_builtins(seen.workers),
+            }
+        )
+    if seen.broker_is_away is not None:
+        raise ServerUnavailable("; ".join([seen.broker_is_away, *map(str, seen.problems)]))
+    if seen.problems:
+        raise ConditionNotMet("; ".join(map(str, seen.problems)))
+    if not quiet and not as_json_document:
+        advise_limit(addresses)
+
+
+class Seen(Struct, frozen=True):
+    """How everything is."""
+
+    queues: Sequence[str]
+    """Those that the workers should consume."""
+    workers: list[WorkerState]
+    problems: list[Problem]
+    broker_is_away: str | None
+    """Why it cannot be asked; then nothing is known of progress."""
+
+    def is_well(self, kind: Kind) -> bool | None:
+        """None if that cannot be known."""
+        if kind is Kind.PROGRESS and self.broker_is_away is not None:
+            return None
+        return not any(each.kind is kind for each in self.problems)
+
+
+def look(engine: Engine, addresses: Sequence[URLParameters], stalled_seconds: float) -> Seen:
+    """Asks the database and the broker. Raises DBAPIError if the database cannot be asked."""
     with engine.connect() as connection:
         queues = read_layout(connection).queues
         workers = worker_states(connection, queues)
-    addresses = connection_parameters(amqp_url)
-    with broker_channel(addresses) as channel:
-        counts = {
-            queue: QueueCounts(message_count(channel, queue), consumer_count(channel, queue))
-            for queue in queues
-        }
+    counts, broker_is_away = None, None
+    try:
+        with broker_channel(addresses) as channel:
+            counts = {
+                queue: QueueCounts(message_count(channel, queue), consumer_count(channel, queue))
+                for queue in queues
+            }
+    except BrokerUnavailable as error:
+        broker_is_away = str(error)
     problems = examine(queues, workers, counts, stalled_seconds=stalled_seconds)
-    if as_json_document:
-        verdict: dict[str, Any] = {
-            kind: not any(each.kind == kind for each in problems) for kind in Kind
-        }
-        print_json({**verdict, "problems": to_builtins(problems), "workers": to_builtins(workers)})
-    if problems:
-        raise ConditionNotMet("; ".join(map(str, problems)))
-    if not quiet and not as_json_document:
-        advise_limit(addresses)
+    return Seen(queues, workers, problems, broker_is_away)
+
+
+def report_to_nagios(seen: Seen) -> NoReturn:
+    performance = {"workers": str(len(seen.workers)), "queues": str(len(seen.queues))}
+    for kind in Kind:
+        performance[kind] = str(sum(each.kind is kind for each in seen.problems))
+    problems = [*map(str, seen.problems)]
+    if seen.broker_is_away is not None:
+        answer(Level.CRITICAL, "; ".join([seen.broker_is_away, *problems]), performance)
+    if not problems:
+        workers, queues = plural(len(seen.workers), "worker"), plural(len(seen.queues), "queue")
+        answer(Level.OK, f"{workers} live and ready, {queues} making progress", performance)
+    is_only_unready = all(each.kind is Kind.READY for each in seen.problems)
+    level = Level.WARNING if is_only_unready and seen.workers else Level.CRITICAL
+    answer(level, "; ".join(problems), performance)

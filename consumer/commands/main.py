@@ -12,6 +12,8 @@ from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.commands import (
     audit,
     branches,
+    canary,
+    check_branches,
     health,
     init,
     prune,
@@ -66,6 +68,8 @@ app.add_typer(status.app)
 app.add_typer(scripts.app)
 app.add_typer(topology.app)
 app.add_typer(health.app)
+app.add_typer(check_branches.app)
+app.add_typer(canary.app)
 
 
 @app.command()

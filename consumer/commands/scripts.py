@@ -1,14 +1,19 @@
 """`mirror-consumer scripts` and `check-scripts`: the script monitor."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check, last_runs
+from mirrorfeed.consumer.commands.nagios import (
+    Level,
+    MonitorCommand,
+    NagiosOption,
+    answer,
+    unknown_if_it_fails,
+)
 from mirrorfeed.consumer.commands.options import (
     DatabaseUrlOption,
     JsonOption,
@@ -17,37 +22,20 @@ from mirrorfeed.consumer.commands.output import (
     TIME,
     clock,
     exact_span,
-    in_one_line,
     plural,
     print_table,
     span,
 )
-from mirrorfeed.consumer.commands.program import as_consumer_error, reading
+from mirrorfeed.consumer.commands.program import reading
 from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.errors import ConditionNotMet, UsageError
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.durations import MAX_SECONDS
-from mirrorfeed.contract.printing import OutputFailed, print_json, printable
+from mirrorfeed.contract.printing import print_json, printable
 
-NAGIOS_CRITICAL = 2
-NAGIOS_UNKNOWN = 3
 MAX_MINUTES = MAX_SECONDS / 60
 
 app = typer.Typer(rich_markup_mode=None)
-
-
-class MonitorCommand(TyperCommand):
-    """With --nagios, bad usage is UNKNOWN: the usual exit code 2 would mean CRITICAL."""
-
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        is_nagios = "--nagios" in args
-        try:
-            return super().make_context(info_name, args, *rest, **extra)
-        except typer.TyperException as error:
-            if not is_nagios:
-                raise
-            print_for_nagios("UNKNOWN", error.format_message())
-            raise typer.Exit(NAGIOS_UNKNOWN) from error
 
 
 @app.command()
@@ -87,14 +75,7 @@ def check_scripts(
         list[str],
         typer.Argument(metavar="HOST:SCRIPT", help="Which script should run on which host."),
     ],
-    nagios: Annotated[
-        bool,
-        typer.Option(
-            "--nagios",
-            help="Print one line as a Nagios plugin does, and exit 0 (OK), 2 (CRITICAL) or 3"
-            " (UNKNOWN).",
-        ),
-    ] = False,
+    is_nagios: NagiosOption = False,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -109,9 +90,7 @@ def check_scripts(
       mirror-consumer check-scripts 60 vostok:branch-puller mir:nightly-gc
       mirror-consumer check-scripts --nagios 60 vostok:branch-puller
     """
-    with unknown_for_nagios(nagios):
-        if nagios and as_json_document:
-            raise UsageError("--nagios and --json exclude each other: give one of them")
+    with unknown_if_it_fails(is_nagios, as_json_document):
         if not 0 < minutes <= MAX_MINUTES:
             raise UsageError(
                 f"MINUTES must be above 0 and at most {MAX_MINUTES:.0f}, got {minutes:g}"
@@ -120,7 +99,7 @@ def check_scripts(
         with reading(database_url) as connection:
             sightings = check(connection, wanted, timedelta(minutes=minutes))
     missing = [sighting for sighting in sightings if not sighting.has_run]
-    if nagios:
+    if is_nagios:
         report_to_nagios(sightings, missing, minutes)
     if as_json_document:
         print_json({"minutes": minutes, "scripts": [sighting_document(each) for each in sightings]})
@@ -161,41 +140,13 @@ def sighting_document(sighting: Sighting) -> dict[str, Any]:
     )
 
 
-@contextmanager
-def unknown_for_nagios(nagios: bool) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        known = as_consumer_error(error)
-        if not nagios or known is None:
-            raise
-        print_for_nagios("UNKNOWN", str(known))
-        raise typer.Exit(NAGIOS_UNKNOWN) from error
-
-
 def report_to_nagios(
     sightings: Sequence[Sighting], missing: Sequence[Sighting], minutes: float
-) -> None:
+) -> NoReturn:
     total = plural(len(sightings), "script")
     span_of_time = f"in the last {minutes:.15g} minute{'' if minutes == 1 else 's'}"
     if not missing:
-        print_for_nagios("OK", f"{total} ran {span_of_time}")
-        raise typer.Exit
+        answer(Level.OK, f"{total} ran {span_of_time}")
     details = "; ".join(map(last_seen_line, missing))
-    print_for_nagios(
-        "CRITICAL", f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
-    )
-    raise typer.Exit(NAGIOS_CRITICAL)
-
-
-def print_for_nagios(level: str, message: str) -> None:
-    """If nobody can hear the answer, it is UNKNOWN: the usual exit code 2 would mean CRITICAL."""
-    try:
-        print(nagios_line(level, message), flush=True)
-    except OutputFailed as error:
-        raise typer.Exit(NAGIOS_UNKNOWN) from error
-
-
-def nagios_line(level: str, message: str) -> str:
-    """One line. Nagios would take what follows a pipe sign for performance data."""
-    return printable(f"{level} - {in_one_line(message)}").replace("|", "\N{BROKEN BAR}")
+    said = f"{len(missing):,} of {total} did not run {span_of_time}: {details}"
+    answer(Level.CRITICAL, said)

@@ -11,16 +11,19 @@ from mirrorfeed.consumer.commands.options import (
     SourceArgument,
     checked_note,
 )
-from mirrorfeed.consumer.commands.output import plural, print_table
+from mirrorfeed.consumer.commands.output import plural, print_table, span
 from mirrorfeed.consumer.commands.program import (
     reading,
     refuse_options_before_subcommand,
     transaction,
 )
-from mirrorfeed.consumer.database import as_json
+from mirrorfeed.consumer.database import age_seconds, as_json, database_now
+from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.sources import decisions as settled
-from mirrorfeed.consumer.sources.audit import audit
+from mirrorfeed.consumer.sources.audit import audit, unnumbered
+from mirrorfeed.consumer.sources.silence import silent_hosts
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.events import MAX_SEQUENCE
 from mirrorfeed.contract.printing import print_json
 
@@ -29,6 +32,7 @@ COLUMNS = (
     "hostname",
     "first_heard_at",
     "last_heard_at",
+    "silent_seconds",
     "highest",
     "missing",
     "accepted",
@@ -44,28 +48,41 @@ app.add_typer(sources_app, name="sources")
 @sources_app.callback(invoke_without_command=True)
 def sources(
     context: typer.Context,
+    silent_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Exit 1 if a host has not been heard for this long, such as 90m or 1d.",
+        ),
+    ] = None,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
     """Show every source: its host, when it was heard, its highest number and what is missing.
 
-    A source is a spool on a puller host. `audit` shows which numbers are missing.
+    A source is a spool on a puller host, or a publisher that does not number its events. `audit`
+    shows which numbers are missing. A spool that is quiet speaks once an hour, so a host that is
+    silent for longer is away, or has no forwarder.
 
     \b
-    Example:
+    Examples:
       mirror-consumer sources
+      mirror-consumer sources --silent-after 2h
     """
     if context.invoked_subcommand is not None:
         refuse_options_before_subcommand(context)
         return
     with reading(database_url) as connection:
-        accounts = audit(connection, limit=0).accounts
+        now = database_now(connection)
+        accounts = [*audit(connection, limit=0).accounts, *unnumbered(connection)]
+    silent = [] if silent_after is None else silent_hosts(accounts, now, duration(silent_after))
     rows = [
         (
             each.source,
             each.hostname,
             each.first_heard_at,
             each.last_heard_at,
+            round(age_seconds(now, each.last_heard_at)),
             each.highest,
             each.missing_events,
             each.accepted,
@@ -75,13 +92,17 @@ def sources(
         for each in accounts
     ]
     if as_json_document:
-        print_json({"sources": [as_json(dict(zip(COLUMNS, row, strict=True))) for row in rows]})
+        document = [as_json(dict(zip(COLUMNS, row, strict=True))) for row in rows]
+        print_json({"sources": document, "silent": [each.name for each in silent]})
     else:
         print_table(
             [name.replace("_", " ") for name in COLUMNS],
             rows,
-            empty="no source has sent a numbered event yet",
+            empty="no source has sent an event yet",
         )
+    if silent:
+        told = ", ".join(f"{each.name} for {span(each.silent_seconds)}" for each in silent)
+        raise ConditionNotMet(f"{plural(len(silent), 'host')} silent: {told}")
 
 
 @sources_app.command()

@@ -68,6 +68,12 @@ def status(
             " or 2d, or that never had one.",
         ),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOSTNAME", help="Only branches whose latest attempt this host reported."
+        ),
+    ] = None,
     stuck_after_seconds: Annotated[
         float,
         typer.Option(
@@ -106,7 +112,7 @@ def status(
       mirror-consumer status 17
       mirror-consumer status '~jane/project/main' --json
       mirror-consumer status --state failing --state stuck --watch 5
-      mirror-consumer status --older-than 6h
+      mirror-consumer status --older-than 6h --host vostok
     """
     if watch_seconds is not None and as_json_document:
         raise UsageError("--watch and --json exclude each other: a program can simply ask again")
@@ -126,6 +132,7 @@ def status(
                 branch_id,
                 stuck_after=timedelta(seconds=stuck_after_seconds),
                 states=states or (),
+                hostname=host,
                 success_older_than=success_older_than,
                 now=now,
             )
@@ -142,7 +149,7 @@ def status(
         if given is not None and reading.branches:
             print_branch(reading.branches[0], reading.now)
         else:
-            is_filtered = given is not None or bool(states) or older_than is not None
+            is_filtered = any((given, states, older_than, host))
             print_branches(
                 reading.branches,
                 len(reading.branches) if everything else limit,
@@ -164,7 +171,7 @@ def history(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show the attempts to mirror one branch, latest first, and how long each took.
+    """Show the attempts to mirror one branch, latest first, how long each took and on which host.
 
     \b
     Example:

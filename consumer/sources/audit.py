@@ -121,6 +121,23 @@ FIND_REUSED = text("""
     FROM range JOIN source ON id = source_id GROUP BY uri
 """)
 
+# A source whose numbers were all forgotten is as if it had never been heard, until it is again.
+UNNUMBERED = text("""
+    SELECT uri, hostname, first_heard_at, last_heard_at FROM source
+    WHERE NOT EXISTS (SELECT FROM ledger_range WHERE source_id = id)
+        AND NOT EXISTS (
+            SELECT FROM ledger_arrival
+            WHERE source = uri AND pg_catalog.cardinality(sequences) > 0
+        )
+        AND NOT EXISTS (
+            SELECT FROM ledger_decision decision
+            WHERE source_id = source.id AND kind = 'forget' AND first = 1
+                AND decided_at >= last_heard_at
+                AND NOT EXISTS (SELECT FROM ledger_decision WHERE undoes = decision.id)
+        )
+    ORDER BY uri
+""")
+
 COUNT_DEAD = text("""
     SELECT source, count(*) FROM dead_letter
     WHERE state = 'dead' AND source IS NOT NULL GROUP BY source
@@ -224,6 +241,31 @@ def audit(
         for row in connection.execute(AUDIT, {"grace_seconds": grace_seconds, "limit": limit})
     ]
     return Audit(accounts, sum(overflow.values()))
+
+
+def unnumbered(connection: Connection) -> list[SourceAccount]:
+    """The sources that do not number their events, by name; nothing of theirs can be missing."""
+    dead = dict(map(tuple, connection.execute(COUNT_DEAD)))
+    overflow = dict(map(tuple, connection.execute(COUNT_OVERFLOW)))
+    return [
+        SourceAccount(
+            source=row.uri,
+            hostname=row.hostname,
+            first_heard_at=row.first_heard_at,
+            last_heard_at=row.last_heard_at,
+            highest=0,
+            received=0,
+            missing=[],
+            missing_ranges=0,
+            missing_events=0,
+            accepted=0,
+            reused=[],
+            reused_events=0,
+            dead=int(dead.get(row.uri, 0)),
+            overflow=int(overflow.get(row.uri, 0)),
+        )
+        for row in connection.execute(UNNUMBERED)
+    ]
 
 
 def _ranges(row: Row[Any] | None, limit: int) -> list[tuple[int, int]]:

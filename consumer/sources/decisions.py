@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from mirrorfeed.consumer.apply.ledger import BLOCK, fold_all, islands
 from mirrorfeed.consumer.errors import LedgerError
+from mirrorfeed.consumer.sources.audit import unnumbered
 from mirrorfeed.contract.events import shown
 
 FIND_SOURCE = text("""
@@ -141,11 +142,15 @@ def accept(connection: Connection, source: str, first: int, last: int, note: str
 
 
 def forget(connection: Connection, source: str, above: int, note: str) -> Settled:
-    """The source's numbers above `above` have not arrived, as far as the ledger knows.
+    """The source's numbers above `above` have not arrived, as far as the ledger knows. If a source
+    does not number its events, it is only no longer listed.
 
     Raises LedgerError if there are none.
     """
     source_id, highest = _find(connection, source)
+    if above == 0 and any(each.source == source for each in unnumbered(connection)):
+        span = {"source_id": source_id, "first": 1, "last": 1}
+        return Settled(_decide(connection, "forget", note, span), 0)
     if highest <= above:
         raise LedgerError(f"{shown(source)} has no number above {above}; its highest is {highest}")
     span = {"source_id": source_id, "first": above + 1, "last": highest}

@@ -83,6 +83,17 @@ def test_a_queue_that_nobody_consumes_is_named() -> None:
     ]
 
 
+def test_of_a_broker_that_is_away_only_the_workers_tell() -> None:
+    """They live, and they are not ready; nobody knows of progress."""
+    away = Wait("the broker is away", 20.0)
+    state = WorkerState(
+        "vostok, process 17", frozenset(QUEUES), frozenset(), replace(WELL, waits=away)
+    )
+    assert [str(each) for each in examine(QUEUES, [state], None)] == [
+        "vostok, process 17: it waits: the broker is away, for 20 s"
+    ]
+
+
 def test_a_standby_that_moves_is_enough() -> None:
     """On a queue with a single active consumer, only one of those who are subscribed gets
     anything."""

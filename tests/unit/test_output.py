@@ -6,13 +6,13 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from rich.console import Console
 
+from mirrorfeed.consumer.commands.nagios import Level, line
 from mirrorfeed.consumer.commands.output import (
     exact_span,
     shown_cell,
     terminal_table,
     whole_lines,
 )
-from mirrorfeed.consumer.commands.scripts import nagios_line
 from mirrorfeed.consumer.commands.status import with_watch_seconds
 from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.printing import printable
@@ -128,6 +128,6 @@ def test_watch_stands_with_or_without_its_number(typed: str, means: str) -> None
 
 def test_nagios_gets_one_line_without_performance_data() -> None:
     """A pipe sign in a name would otherwise begin some."""
-    assert nagios_line("CRITICAL", "vostok:a|b\nnever seen\x1b") == (
+    assert line(Level.CRITICAL, "vostok:a|b\nnever seen\x1b", {}) == (
         "CRITICAL - vostok:a¦b never seen�"
     )
