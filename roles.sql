@@ -82,6 +82,8 @@ GRANT INSERT (id, unique_name, url), UPDATE (unique_name, url) ON branch TO mirr
 GRANT INSERT (original_body, first_seen_at, note),
     UPDATE (body, original_body, source, event_id, type, branch_id, note)
     ON dead_letter TO mirrorfeed_operator;
+-- mirror-replay discard --overflow, restore --overflow.
+GRANT UPDATE (resolved_at, note) ON letter_overflow TO mirrorfeed_operator;
 -- mirror-consumer prune.
 GRANT DELETE ON mirror_attempt, dead_letter, letter_overflow TO mirrorfeed_operator;
 GRANT INSERT, UPDATE (until, failures) ON pruned_attempts TO mirrorfeed_operator;

@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0006' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0006', version;
+        IF version <> '0007' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0007', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0006' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0007' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -118,20 +118,26 @@ CREATE TABLE IF NOT EXISTS dead_letter (
 -- A message that is delivered again finds its letter, even if that was edited.
 CREATE UNIQUE INDEX IF NOT EXISTS dead_letter_body
     ON dead_letter (sha256(coalesce(original_body, body)));
+-- How many letters a source has filled within an hour; see letter_overflow.
+CREATE INDEX IF NOT EXISTS dead_letter_allowance
+    ON dead_letter (coalesce(left(source, 500), ''), first_seen_at);
 -- Only dead letters are ever searched in large numbers.
 CREATE INDEX IF NOT EXISTS dead_letter_dead ON dead_letter (id) WHERE state = 'dead';
 
 -- Messages that could not be applied and were not kept: their source had already sent as many letters in
 -- that hour as are kept (`mirror-consumer run --letters-per-hour`). Each row is what one batch had of one
--- source and reason.
+-- source and reason. The same message may be in several rows, and later have a letter after all.
 CREATE TABLE IF NOT EXISTS letter_overflow (
-    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- Null if it could not be read.
-    source  text,
-    reason  text NOT NULL,
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Its first 500 characters; null if it could not be read.
+    source      text,
+    reason      text NOT NULL,
     -- The SHA-256 of each body.
-    digests bytea[] NOT NULL,
-    seen_at timestamptz NOT NULL DEFAULT now()
+    digests     bytea[] NOT NULL,
+    seen_at     timestamptz NOT NULL DEFAULT now(),
+    -- When an operator decided that these do not matter, and why; `restore` takes that back.
+    resolved_at timestamptz,
+    note        text
 );
 
 -- Who reports: a spool on a puller's host, or some other publisher that numbers its events.

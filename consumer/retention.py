@@ -117,7 +117,8 @@ PRUNE_LETTERS = text("""
 
 PRUNE_OVERFLOW = text("""
     DELETE FROM letter_overflow WHERE id IN (
-        SELECT id FROM letter_overflow WHERE seen_at < now() - CAST(:keep AS interval) LIMIT :chunk
+        SELECT id FROM letter_overflow WHERE resolved_at < now() - CAST(:keep AS interval)
+        LIMIT :chunk
     )
 """)
 
@@ -140,8 +141,8 @@ class Pruned(Struct, frozen=True):
 
 def prune(engine: Engine, keep: timedelta) -> Pruned:
     """Deletes what is older than `keep`: attempts that decide no column of their branch, or only
-    how often it failed, which is kept; letters that were resolved, and the count of those that were
-    not kept; notes of suspects that never came back."""
+    how often it failed, which is kept; letters that were resolved, and notes of those that
+    were not kept, if they were discarded; notes of suspects that never came back."""
     return Pruned(
         attempts=_prune_failures(engine, keep)
         + _delete(engine, PRUNE_UNFINISHED, keep)

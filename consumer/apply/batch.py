@@ -16,6 +16,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.consumer.apply.allowance import Floods, Sent
 from mirrorfeed.consumer.apply.blockers import LOOK_SECONDS, Blocker, find_blockers
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.large import LargeMessage, bury_large
@@ -81,13 +82,18 @@ class Tally(Struct, frozen=True):
 
     applied: int
     buried: Counter[Reason]
+    not_kept: int = 0
+    """How many of the buried ones, the same ones once, were only counted."""
 
 
 class Applier:
     """Applies batches to one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, letters_per_hour: int = 0) -> None:
+        """Keeps at most that many new letters of a source and hour; 0 is no bound."""
         self._engine = engine
+        self._letters_per_hour = letters_per_hour
+        self._floods = Floods(letters_per_hour)
         self._suspects = Suspects(engine)
         self._reporters = Reporters(engine)
 
@@ -138,8 +144,8 @@ class Applier:
         """Commits a message of which nothing is read, as buried. It is never a suspect: nothing in
         it could kill this process. From any thread. Raises DBAPIError; trying again may help."""
         with self._engine.begin() as connection:
-            bury_large(connection, message)
-        return Tally(0, Counter([Reason.TOO_LARGE]))
+            beyond = bury_large(connection, message, self._letters_per_hour)
+        return self._tally(0, Counter([Reason.TOO_LARGE]), beyond)
 
     def abandon(self, *, is_waiting: bool) -> None:
         """Nobody waits any longer for what is being applied, which may still be waiting for the
@@ -174,9 +180,15 @@ class Applier:
             if lock_timeout_seconds is not None:
                 connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
             dead = write_batch(connection, messages, arrivals, source_ids)
-            bury(connection, dead)
+            beyond = bury(connection, dead, self._letters_per_hour)
             also(connection)
-        return Tally(len(messages) - len(dead), Counter(rejection.reason for _, rejection in dead))
+        buried = Counter(rejection.reason for _, rejection in dead)
+        return self._tally(len(messages) - len(dead), buried, beyond)
+
+    def _tally(self, applied: int, buried: Counter[Reason], beyond: Sequence[Sent]) -> Tally:
+        if beyond:
+            self._floods.tell(beyond)
+        return Tally(applied, buried, len(beyond))
 
 
 def write_batch(

@@ -1,10 +1,12 @@
 """Burying: keeping a message that cannot be applied, whole and with the reason.
 
-It happens in the transaction that applies the rest of the batch.
+It happens in the transaction that applies the rest of the batch. What a source sends beyond its
+allowance is only counted (`allowance`).
 """
 
 import math
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from mirrorfeed.consumer.apply.allowance import Sent, count_beyond
 from mirrorfeed.consumer.apply.message import Message, Rejection
 from mirrorfeed.consumer.tables import DeadLetter
 
@@ -60,8 +63,13 @@ _bury = _insert.on_conflict_do_update(
 )
 
 
-def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -> None:
-    """Keeps one row per distinct body, however often it came before or is in `letters`."""
+def bury(
+    connection: Connection,
+    letters: Iterable[tuple[Message, Rejection]],
+    letters_per_hour: int = 0,
+) -> list[Sent]:
+    """Keeps one row per distinct body, however often it came before or is in `letters`. Of each
+    source no more than that; 0 is no bound. Returns what it only counted."""
     rows: dict[bytes, dict[str, Any]] = {}
     for message, rejection in letters:
         counted = rows[message.body]["attempts"] if message.body in rows else 0
@@ -76,9 +84,17 @@ def bury(connection: Connection, letters: Iterable[tuple[Message, Rejection]]) -
             "branch_id": rejection.branch_id,
             "attempts": counted + message.deliveries,
         }
-    if rows:
+    sent = {
+        body: Sent(sha256(body).digest(), row["source"], row["reason"])
+        for body, row in rows.items()
+    }
+    beyond = count_beyond(connection, list(sent.values()), letters_per_hour) if sent else []
+    digests = {each.digest for each in beyond}
+    kept = [body for body in rows if sent[body].digest not in digests]
+    if kept:
         # Always in the same order, so that two workers burying the same messages cannot deadlock.
-        connection.execute(_bury, [rows[body] for body in sorted(rows)])
+        connection.execute(_bury, [rows[body] for body in sorted(kept)])
+    return beyond
 
 
 def detail_of(rejection: Rejection) -> str:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
 
+from mirrorfeed.consumer.apply.allowance import Sent, count_beyond
 from mirrorfeed.consumer.apply.burial import delivered_again, message_digest, storable
 from mirrorfeed.consumer.tables import DeadLetter
 from mirrorfeed.contract.reasons import Reason
@@ -46,17 +47,28 @@ class LargeMessage(Struct, frozen=True, gc=False):
     """How often it was delivered, this time included."""
 
 
-def bury_large(connection: Connection, message: LargeMessage) -> None:
-    """Keeps it whole, or counts it if its letter is there. Raises DBAPIError, also if somebody else
-    buries the same body at this moment; trying again helps."""
+def bury_large(
+    connection: Connection, message: LargeMessage, letters_per_hour: int = 0
+) -> list[Sent]:
+    """Keeps it whole, or counts it if its letter is there. If there are so many letters this hour
+    whose source could not be read, it only notes its digest, and returns it; 0 is no bound.
+
+    Raises DBAPIError, also if somebody else buries the same body at this moment; trying again
+    helps.
+    """
     detail = too_large(sum(map(len, message.pieces)))
+    digest = _digest(message.pieces)
     known = (
         update(DeadLetter)
-        .where(message_digest == _digest(message.pieces))
+        .where(message_digest == digest)
         .values(delivered_again(message.deliveries, Reason.TOO_LARGE, detail))
         .returning(DeadLetter.id)
     )
-    if connection.execute(known).first() is None:
+    if connection.execute(known).first() is not None:
+        return []
+    sent = [Sent(digest, None, Reason.TOO_LARGE)]
+    beyond = count_beyond(connection, sent, letters_per_hour)
+    if not beyond:
         fields = {
             "reason": Reason.TOO_LARGE,
             "detail": detail,
@@ -65,6 +77,7 @@ def bury_large(connection: Connection, message: LargeMessage) -> None:
             "body": message.pieces,
         }
         _copy(connection, fields)
+    return beyond
 
 
 def keep_large(connection: Connection, fields: Mapping[str, Any]) -> bool:

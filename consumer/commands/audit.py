@@ -54,7 +54,8 @@ def audit(
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
-    """Show which numbered events of each source have not arrived; exit 1 if any is missing.
+    """Show which numbered events of each source have not arrived, and how many messages were
+    neither applied nor kept; exit 1 if there are any.
 
     A number is reused if it came again with another event: two spools speak as one source, such as
     that of a copied host. Exits 1 then, too.
@@ -79,6 +80,11 @@ def audit(
     wrong = [f"{plural(found.missing_events, 'event')} missing"] if found.missing_events else []
     if found.reused_events:
         wrong.append(f"{plural(found.reused_events, 'number')} reused")
+    if found.overflow:
+        wrong.append(
+            f"{plural(found.overflow, 'message')} neither applied nor kept:"
+            " mirror-replay list --overflow"
+        )
     if wrong:
         raise ConditionNotMet(", ".join(wrong))
 
@@ -104,6 +110,7 @@ def _as_document(found: Audit) -> dict[str, object]:
         ],
         "missing_total": found.missing_events,
         "reused_total": found.reused_events,
+        "overflow_total": found.overflow,
     }
 
 
@@ -145,11 +152,6 @@ def _show(found: Audit) -> None:
     unlisted = sum(each.missing_ranges - len(each.missing) for each in found.accounts)
     if unlisted:
         print(f"and {plural(unlisted, 'missing range')} more: see --limit")
-    if found.overflow:
-        print(
-            f"{plural(found.overflow, 'message')} could not be applied and were only counted:"
-            " mirror-replay list --overflow"
-        )
 
 
 @audit_app.command()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mirrorfeed.amqp.connections import Addresses
+from mirrorfeed.consumer.apply.allowance import LETTERS_PER_HOUR
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.commands import (
     audit,
@@ -93,6 +94,19 @@ def run(
     ] = 1000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     highest_sequence: HighestSequenceOption = HIGHEST_SEQUENCE,
+    letters_per_hour: Annotated[
+        int,
+        typer.Option(
+            "--letters-per-hour",
+            envvar=environment.LETTERS_PER_HOUR,
+            metavar="N",
+            min=0,
+            max=2**31 - 1,
+            help="Keep at most N new letters of each source within an hour of the clock, and only"
+            " count the rest, with their digests: see mirror-replay list --overflow. Messages whose"
+            " source cannot be read count as one source. 0 keeps all.",
+        ),
+    ] = LETTERS_PER_HOUR,
     required_users: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,6 +133,7 @@ def run(
         limits=limits(future_tolerance_seconds, highest_sequence),
         drain=drain,
         required_users=frozenset(required_users or ()),
+        letters_per_hour=letters_per_hour,
     )
     worker = Worker(
         open_engine(database_url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS),

@@ -26,7 +26,8 @@ def prune(
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
     """Delete attempts that began more than DAYS ago and no longer decide what their branch shows,
-    and letters that were replayed or discarded more than DAYS ago. No branch row changes.
+    and letters, and counts of messages that were not kept, that were settled more than DAYS ago. No
+    branch row changes.
 
     Of a branch that keeps failing, its old failures are deleted, and only their number is kept.
 
@@ -42,6 +43,6 @@ def prune(
     else:
         print(
             f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')},"
-            f" {plural(pruned.overflow, 'note')} of letters not kept,"
+            f" {plural(pruned.overflow, 'note')} of messages not kept,"
             f" {plural(pruned.suspects, 'suspect')}"
         )

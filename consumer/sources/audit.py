@@ -6,7 +6,9 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, Row, text
 
+from mirrorfeed.consumer.apply.allowance import SOURCE_CHARACTERS
 from mirrorfeed.consumer.apply.ledger import islands
+from mirrorfeed.consumer.sources.overflow import count_overflow
 
 LISTED_RANGES = 1000
 """How many missing ranges an audit lists; it counts them all."""
@@ -143,10 +145,6 @@ COUNT_DEAD = text("""
     WHERE state = 'dead' AND source IS NOT NULL GROUP BY source
 """)
 
-COUNT_OVERFLOW = text("""
-    SELECT source, sum(pg_catalog.cardinality(digests)) FROM letter_overflow GROUP BY source
-""")
-
 
 class MissingRange(Struct, frozen=True):
     """Numbers that have not arrived, both ends included, although higher ones have.
@@ -185,7 +183,7 @@ class SourceAccount(Struct, frozen=True):
     dead: int
     """How many of its letters wait for an operator."""
     overflow: int
-    """How many of its messages could not be applied and were not kept."""
+    """How many of its messages were neither applied nor kept."""
 
 
 class Audit(Struct, frozen=True):
@@ -193,7 +191,7 @@ class Audit(Struct, frozen=True):
 
     accounts: list[SourceAccount]
     overflow: int
-    """How many messages of all sources, unreadable ones included, were not kept."""
+    """How many messages of all sources, unreadable ones included, were neither applied nor kept."""
 
     @property
     def missing_events(self) -> int:
@@ -212,9 +210,10 @@ def audit(
     A number missing for less than `grace_seconds` may still be on its way, and does not count.
     If a source's latest events never arrived, only its publisher's status can show that.
     """
+    # Before all else, so that each message looks for its letter through the index.
+    overflow = count_overflow(connection)
     connection.execute(READ_WHOLE)
     dead = {source: int(count) for source, count in connection.execute(COUNT_DEAD)}
-    overflow = {source: int(count) for source, count in connection.execute(COUNT_OVERFLOW)}
     reused = {row.source: row for row in connection.execute(FIND_REUSED)}
     accounts = [
         SourceAccount(
@@ -236,7 +235,7 @@ def audit(
             reused=_ranges(reused.get(row.source), limit),
             reused_events=int(reused[row.source].events) if row.source in reused else 0,
             dead=dead.get(row.source, 0),
-            overflow=overflow.get(row.source, 0),
+            overflow=overflow.get(row.source[:SOURCE_CHARACTERS], 0),
         )
         for row in connection.execute(AUDIT, {"grace_seconds": grace_seconds, "limit": limit})
     ]

@@ -71,7 +71,7 @@ class Worker:
         self._settings = settings
         self._default_partitions = default_partitions
         self._share = share
-        self._applier = Applier(engine)
+        self._applier = Applier(engine, settings.letters_per_hour)
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None

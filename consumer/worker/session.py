@@ -359,7 +359,8 @@ class ConsumingSession(Session):
             self.applied += tally.applied
             self.buried += tally.buried.total()
         if tally.buried:
-            logger.warning("buried", extra={"reasons": dict(tally.buried)})
+            not_kept = {"not_kept": tally.not_kept} if tally.not_kept else {}
+            logger.warning("buried", extra={"reasons": dict(tally.buried), **not_kept})
 
     # In any of these threads.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mirrorfeed.consumer.apply.allowance import LETTERS_PER_HOUR
 from mirrorfeed.consumer.apply.message import Limits
 
 
@@ -14,3 +15,5 @@ class Settings:
     drain: bool
     required_users: frozenset[str] = frozenset()
     """Users whose messages are applied, as the broker vouches for them; empty means any user."""
+    letters_per_hour: int = LETTERS_PER_HOUR
+    """How many letters of one source are kept whole; 0 means all."""

@@ -220,7 +220,12 @@ def test_events_without_a_number_are_simply_not_audited(
     publish_events(topology, failed(7, 0, "x"))
     publish(topology, b"{")
     drain(shell)
-    assert told(shell, "audit") == {"sources": [], "missing_total": 0, "reused_total": 0}
+    assert told(shell, "audit") == {
+        "sources": [],
+        "missing_total": 0,
+        "reused_total": 0,
+        "overflow_total": 0,
+    }
 
 
 def test_rebuild_finds_what_somebody_changed_by_hand(
@@ -251,7 +256,7 @@ def test_prune_forgets_only_what_decides_nothing(
     shell: Shell, engine: Engine, topology: str
 ) -> None:
     """Old attempts before the last success go, and those that never ended. Of older failures only
-    the number is kept. No branch row changes."""
+    the number is kept. No branch row changes, and nothing goes that waits for an operator."""
     register_branches(engine, 7, 8)
     publish_events(
         topology,
@@ -273,11 +278,19 @@ def test_prune_forgets_only_what_decides_nothing(
     assert before[1].mirror_failures == 2
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO suspect (digest) VALUES ('x')"))
+        connection.execute(
+            text("""
+            INSERT INTO letter_overflow (reason, digests, seen_at, resolved_at)
+            SELECT 'invalid', '{x}', now() - interval '1 d', CASE WHEN is_old THEN now() END
+            FROM pg_catalog.unnest('{true,false}'::boolean[]) AS is_old
+            """)
+        )
     nothing = {"attempts": 0, "letters": 0, "overflow": 0, "suspects": 0}
     assert told(shell, "prune", "--keep", "30000") == nothing
-    pruned = {"attempts": 4, "letters": 1, "overflow": 0, "suspects": 1}
+    pruned = {"attempts": 4, "letters": 1, "overflow": 1, "suspects": 1}
     assert told(shell, "prune", "--keep", "0") == pruned
     assert told(shell, "prune", "--keep", "0") == nothing
     assert told(shell, "rebuild")["differed"] == []
     assert rows(engine, "SELECT * FROM branch ORDER BY id") == before
     assert rows(engine, "SELECT id FROM dead_letter") == [(other.id,)]
+    assert rows(engine, "SELECT resolved_at FROM letter_overflow") == [(None,)]

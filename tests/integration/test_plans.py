@@ -29,6 +29,7 @@ from tests.builders import at
 from tests.servers import new_database, register_branches
 
 BRANCHES = 30_000
+LETTERS_PER_HOUR = 100_000
 WARM_UP = 10
 """Batches after which PostgreSQL keeps its plans."""
 LARGE = {
@@ -186,7 +187,7 @@ def _execute(engine: Engine, script: str) -> None:
 
 def _work(engine: Engine, branch_ids: Iterable[int]) -> None:
     for number in range(WARM_UP):
-        Applier(engine).apply(_batch(branch_ids, start=number))
+        Applier(engine, LETTERS_PER_HOUR).apply(_batch(branch_ids, start=number))
 
 
 def _batch(branch_ids: Iterable[int], *, start: float, reason: str = "gone") -> list[Message]:
@@ -211,13 +212,15 @@ def test_a_batch_reads_only_what_it_is_about(grown: tuple[Engine, Plans], count:
     """Its branches, their attempts since the last success, and no other row of a large table."""
     engine, plans = grown
     plans.told.clear()
-    tally = Applier(engine).apply(_batch(range(7, 7 + count), start=1000 + count))
+    batch = _batch(range(7, 7 + count), start=1000 + count)
+    tally = Applier(engine, LETTERS_PER_HOUR).apply(batch)
     assert (tally.applied, tally.buried) == (3 * count, {Reason.MALFORMED: count})
     assert plans.used() >= {
         "branch_pkey",
         "mirror_attempt_pkey",
         "script_activity",
         "dead_letter_body",
+        "dead_letter_allowance",
         "ledger_arrival",
     }
     assert plans.read_whole() == set()
