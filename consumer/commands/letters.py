@@ -53,13 +53,17 @@ def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
     if as_json_document:
         print_json({"groups": [as_json(group._asdict()) for group in groups]})
         return
+    counted = ("letters", "oldest", "newest", "first_id")
+    names = [name for name in (groups[0]._fields if groups else ()) if name not in counted]
     print_table(
-        ("letters", "reason", "error", "oldest", "newest", "first id"),
+        ("letters", *names, "oldest", "newest", "first id"),
         [
             (
                 group.letters,
-                group.reason,
-                group.error,
+                *(
+                    "none" if group._mapping[name] is None else group._mapping[name]
+                    for name in names
+                ),
                 span(age(group.oldest)),
                 span(age(group.newest)),
                 group.first_id,
@@ -67,6 +71,35 @@ def show_groups(groups: list[Row[Any]], as_json_document: bool) -> None:
             for group in groups
         ],
         empty="no letters",
+    )
+
+
+def show_overflow(groups: list[Row[Any]], as_json_document: bool) -> None:
+    if as_json_document:
+        print_json({"overflow": [as_json(group._asdict()) for group in groups]})
+        return
+    has_notes = any(group.note is not None for group in groups)
+    print_table(
+        (
+            "messages",
+            "source",
+            "reason",
+            "first seen",
+            "last seen",
+            *(["note"] if has_notes else []),
+        ),
+        [
+            (
+                group.messages,
+                group.source or "none that could be read",
+                group.reason,
+                group.first_seen_at,
+                group.last_seen_at,
+                *([group.note] if has_notes else []),
+            )
+            for group in groups
+        ],
+        empty="every message that could not be applied was kept",
     )
 
 

@@ -10,6 +10,7 @@ import typer
 
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.branches.mirror_state import Difference
+from mirrorfeed.consumer.commands import discard
 from mirrorfeed.consumer.commands.letters import (
     SHOWN_BYTES,
     SHOWN_LETTERS,
@@ -20,6 +21,7 @@ from mirrorfeed.consumer.commands.letters import (
     show_letter,
     show_list,
     show_outcomes,
+    show_overflow,
 )
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
@@ -40,14 +42,18 @@ from mirrorfeed.consumer.commands.program import (
 from mirrorfeed.consumer.commands.selection import (
     AllOption,
     BranchOption,
+    DryRunOption,
     IdArgument,
     IdsArgument,
     LimitOption,
-    NeededIdsArgument,
+    OverflowOption,
     ReasonOption,
     SinceOption,
+    SourceOption,
     TypeOption,
+    need_selection,
     selected,
+    selected_overflow,
 )
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters import transfer
@@ -56,6 +62,7 @@ from mirrorfeed.consumer.dead_letters.plan import plan
 from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.errors import StillDead, UsageError
+from mirrorfeed.consumer.sources.overflow import group_overflow
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.printing import is_output_read, print_json
 from mirrorfeed.contract.program import run_program
@@ -70,11 +77,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.callback()(root)
+app.add_typer(discard.app)
 
 
 @app.command("list")
 def list_letters(
     ids: IdsArgument = None,
+    source: SourceOption = None,
     reason: ReasonOption = None,
     event_type: TypeOption = None,
     branch: BranchOption = None,
@@ -87,20 +96,34 @@ def list_letters(
     group: Annotated[
         bool, typer.Option("--group", help="Count them by reason and error instead.")
     ] = False,
+    group_by: Annotated[
+        letters.GroupBy | None, typer.Option("--group-by", help="Count them by this instead.")
+    ] = None,
+    overflow: OverflowOption = False,
     as_json_document: JsonOption = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
     """Show letters, oldest first. By default all that are dead.
 
+    With --overflow, count the messages that were not kept, by source and reason.
+
     \b
     Examples:
       mirror-replay list --group
+      mirror-replay list --group-by host
       mirror-replay list --reason unknown-branch --since 2026-07-05
     """
-    selection = selected(ids, reason, event_type, branch, since, limit, state)
-    if group:
+    selection = selected(ids, source, reason, event_type, branch, since, limit, state)
+    if overflow:
+        if group or group_by or state is letters.LetterState.REPLAYED:
+            raise UsageError("--overflow excludes --group, --group-by and --state replayed")
+        chosen = selected_overflow(selection)
         with reading(database_url) as connection:
-            groups = letters.group(connection, selection)
+            show_overflow(group_overflow(connection, chosen), as_json_document)
+        return
+    if group or group_by:
+        with reading(database_url) as connection:
+            groups = letters.group(connection, selection, group_by)
         show_groups(groups, as_json_document)
         return
     if not as_json_document:
@@ -134,15 +157,14 @@ def show(
 @app.command()
 def apply(
     ids: IdsArgument = None,
+    source: SourceOption = None,
     reason: ReasonOption = None,
     event_type: TypeOption = None,
     branch: BranchOption = None,
     since: SinceOption = None,
     limit: LimitOption = None,
     everything: AllOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would happen, and change nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     rate: Annotated[
         float | None,
         typer.Option(min=0.1, max=1e6, metavar="N", help="At most N letters a second."),
@@ -163,9 +185,8 @@ def apply(
       mirror-replay apply --reason unknown-branch --limit 1
       mirror-replay apply --all --rate 100
     """
-    selection = selected(ids, reason, event_type, branch, since, limit)
-    if selection == Selection() and not everything:
-        raise UsageError("name letters by ID or by an option such as --reason, or give --all")
+    selection = selected(ids, source, reason, event_type, branch, since, limit)
+    need_selection(selection, everything)
     engine = ready_engine(database_url)
     with engine.connect() as connection:
         letters.check_ids(
@@ -237,41 +258,10 @@ def edit(
     print(f"{PROGRAM}: next: mirror-replay apply {letter_id}", file=sys.stderr)
 
 
-@app.command()
-def discard(
-    ids: NeededIdsArgument,
-    note: Annotated[str, typer.Option(help="Why they do not matter.")],
-    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
-) -> None:
-    """Take letters off the list because they do not matter. They are kept, and can be restored.
-
-    \b
-    Example:
-      mirror-replay discard 17 18 --note "sent by a test"
-    """
-    if not note.strip():
-        raise UsageError("--note must say why the letters do not matter")
-    with transaction(database_url) as connection:
-        letters.discard(connection, ids, note)
-
-
-@app.command()
-def restore(
-    ids: NeededIdsArgument, database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL
-) -> None:
-    """Put discarded letters back on the list.
-
-    \b
-    Example:
-      mirror-replay restore 17
-    """
-    with transaction(database_url) as connection:
-        letters.restore(connection, ids)
-
-
 @app.command("export")
 def export_letters(
     ids: IdsArgument = None,
+    source: SourceOption = None,
     reason: ReasonOption = None,
     event_type: TypeOption = None,
     branch: BranchOption = None,
@@ -286,7 +276,7 @@ def export_letters(
     Example:
       mirror-replay export --reason invalid > letters.jsonl
     """
-    selection = selected(ids, reason, event_type, branch, since, limit)
+    selection = selected(ids, source, reason, event_type, branch, since, limit)
     with reading(database_url) as connection:
         for letter in transfer.exported(connection, selection):
             print_json(letter)

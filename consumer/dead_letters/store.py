@@ -1,12 +1,22 @@
 """The operator's side of `dead_letter`: finding, discarding and restoring letters."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Label,
+    Row,
+    Select,
+    Table,
+    func,
+    select,
+    update,
+)
 
 from mirrorfeed.consumer.errors import LetterError
 from mirrorfeed.consumer.tables import DeadLetter
@@ -16,6 +26,8 @@ LETTERS: Table = DeadLetter.metadata.tables["dead_letter"]
 WITHOUT_MESSAGE = [
     column for column in LETTERS.columns if column.name not in ("body", "original_body", "headers")
 ]
+SPOOL_HOST = "^/pullers/([^/]+)/"
+"""As the column source.hostname has it."""
 CHUNK = 1000
 PIECE_BYTES = 4 * 1024 * 1024
 """A message is in memory several times over while it comes from the database, or becomes SQL."""
@@ -31,24 +43,37 @@ class LetterState(StrEnum):
     DISCARDED = "discarded"
 
 
+class GroupBy(StrEnum):
+    """By what letters are counted."""
+
+    REASON = "reason"
+    HOST = "host"
+    BRANCH = "branch"
+
+
 class Selection(Struct, frozen=True):
     """Which letters: those that meet every given criterion, the first `limit` of them by id."""
 
     ids: tuple[int, ...] = ()
+    source: str | None = None
     reason: Reason | None = None
     type: str | None = None
     branch_id: int | None = None
     since: datetime | None = None
     """The earliest time that the letter may have been first seen."""
     state: LetterState = LetterState.DEAD
+    discarded_at: datetime | None = None
+    """When one `discard` took them off the list."""
     limit: int | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         criteria = {
+            LETTERS.c.source: self.source,
             LETTERS.c.reason: self.reason,
             LETTERS.c.type: self.type,
             LETTERS.c.branch_id: self.branch_id,
             LETTERS.c.state: self.state,
+            LETTERS.c.resolved_at: self.discarded_at,
         }
         conditions = [column == value for column, value in criteria.items() if value is not None]
         if self.ids:
@@ -111,31 +136,47 @@ def _stream(
     yield from connection.execute(query)
 
 
-def group(connection: Connection, selection: Selection) -> list[Row[Any]]:
-    """The letters counted by reason and error, the most frequent first."""
+def group(
+    connection: Connection, selection: Selection, by: GroupBy | None = None
+) -> list[Row[Any]]:
+    """The letters counted by that, or else by reason and error, the most frequent first."""
+    names = ("id", "reason", "first_seen_at", "detail", "source", "branch_id")
     chosen = (
-        select(LETTERS.c.id, LETTERS.c.reason, LETTERS.c.first_seen_at, LETTERS.c.detail)
+        select(*(LETTERS.c[name] for name in names))
         .where(*selection.conditions())
         .order_by(LETTERS.c.id)
         .limit(selection.limit)
         .subquery()
     )
-    # Letters with the same error mostly differ in a number.
-    error = func.regexp_replace(chosen.c.detail, r"\d+", "#", "g").label("error")
+    keys = _keys(dict(chosen.c.items()), by)
     letters = func.count().label("letters")
+    first_id = func.min(chosen.c.id).label("first_id")
     query = (
         select(
-            chosen.c.reason,
-            error,
+            *keys,
             letters,
             func.min(chosen.c.first_seen_at).label("oldest"),
             func.max(chosen.c.first_seen_at).label("newest"),
-            func.min(chosen.c.id).label("first_id"),
+            first_id,
         )
-        .group_by(chosen.c.reason, error)
-        .order_by(letters.desc(), "first_id")
+        .group_by(*keys)
+        .order_by(letters.desc(), first_id)
     )
     return list(connection.execute(query))
+
+
+def _keys(letter: Mapping[str, ColumnElement[Any]], by: GroupBy | None) -> list[Label[Any]]:
+    match by:
+        case GroupBy.REASON:
+            return [letter["reason"].label("reason")]
+        case GroupBy.HOST:
+            return [func.substring(letter["source"], SPOOL_HOST).label("host")]
+        case GroupBy.BRANCH:
+            return [letter["branch_id"].label("branch")]
+        case None:
+            # Letters with the same error mostly differ in a number.
+            error = func.regexp_replace(letter["detail"], r"\d+", "#", "g")
+            return [letter["reason"].label("reason"), error.label("error")]
 
 
 def get(connection: Connection, letter_id: int, *, first_bytes: int | None = None) -> Row[Any]:
@@ -172,19 +213,35 @@ def check_ids(connection: Connection, ids: Iterable[int], *states: LetterState) 
         raise LetterError(f"{', '.join(wrong)}; nothing was changed")
 
 
-def discard(connection: Connection, ids: Sequence[int], note: str) -> None:
-    """Takes letters off the list because they do not matter; `note` says why.
+def discard(connection: Connection, selection: Selection, note: str) -> list[int]:
+    """Takes letters off the list because they do not matter; `note` says why. Returns their ids.
 
-    Raises LetterError, having changed nothing, if one of them is not dead.
+    Raises LetterError, having changed nothing, if one of the ids given is not a dead letter's.
     """
-    lock(connection, ids, LetterState.DEAD)
+    ids = _lock_selected(connection, selection)
     _update(connection, ids, state=LetterState.DISCARDED, resolved_at=func.now(), note=note)
+    return ids
 
 
-def restore(connection: Connection, ids: Sequence[int]) -> None:
-    """Undoes `discard`; the note stays. Raises LetterError if one of them is not discarded."""
-    lock(connection, ids, LetterState.DISCARDED)
+def restore(connection: Connection, selection: Selection) -> list[int]:
+    """Undoes `discard`; the note stays. Returns their ids. Raises LetterError if one of the ids
+    given is not a discarded letter's."""
+    ids = _lock_selected(connection, selection)
     _update(connection, ids, state=LetterState.DEAD, resolved_at=None)
+    return ids
+
+
+def _lock_selected(connection: Connection, selection: Selection) -> list[int]:
+    if selection.ids:
+        lock(connection, selection.ids, selection.state)
+    query = (
+        select(LETTERS.c.id)
+        .where(*selection.conditions())
+        .order_by(LETTERS.c.id)
+        .limit(selection.limit)
+        .with_for_update()
+    )
+    return list(connection.scalars(query))
 
 
 def lock(connection: Connection, ids: Sequence[int], state: LetterState) -> None:
@@ -195,4 +252,6 @@ def lock(connection: Connection, ids: Sequence[int], state: LetterState) -> None
 
 
 def _update(connection: Connection, ids: Sequence[int], **values: object) -> None:
-    connection.execute(update(LETTERS).where(LETTERS.c.id.in_(ids)).values(**values))
+    for begin in range(0, len(ids), CHUNK):
+        chunk = ids[begin : begin + CHUNK]
+        connection.execute(update(LETTERS).where(LETTERS.c.id.in_(chunk)).values(**values))

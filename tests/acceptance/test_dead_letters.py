@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.burial import bury
-from mirrorfeed.consumer.apply.message import Rejection
+from mirrorfeed.consumer.apply.message import Rejection, read_message
 from mirrorfeed.consumer.apply.suspects import unread
 from mirrorfeed.contract.reasons import Reason
 from tests.builders import bodies, completed, failed, started
@@ -41,8 +42,8 @@ def listed(shell: Shell, *arguments: str) -> list[dict[str, Any]]:
     return letters
 
 
-def drain(shell: Shell) -> None:
-    shell.run("mirror-consumer", "run", "--drain")
+def drain(shell: Shell, *options: str) -> None:
+    shell.run("mirror-consumer", "run", "--drain", *options)
 
 
 CASES: dict[Reason, bytes] = {
@@ -187,6 +188,15 @@ def test_the_editor_is_the_operators(
         (["list", "--branch", "0"], 2, "branch_id"),
         (["discard", "1", "--note", " "], 2, "--note"),
         (["discard", "1"], 2, "--note"),
+        (["discard", "--note", "x"], 2, "give --all"),
+        (["discard", "99", "--note", "x"], 1, "there is no letter 99"),
+        (["discard", "--overflow", "--note", "x"], 2, "give --all"),
+        (["discard", "--overflow", "--branch", "7", "--note", "x"], 2, "select by --source"),
+        (["restore"], 2, "give --all"),
+        (["restore", "--discarded-at", "noon"], 2, "--discarded-at 'noon'"),
+        (["restore", "--overflow", "1"], 2, "select by --source"),
+        (["list", "--overflow", "--group"], 2, "--overflow excludes --group"),
+        (["list", "--group-by", "mood"], 2, "mood"),
         (["restore", "99"], 1, "there is no letter 99"),
         (["edit", "99"], 1, "there is no letter 99"),
         (["import", "/no/such/file"], 2, "/no/such/file"),
@@ -216,6 +226,122 @@ def test_discarding_can_be_undone(shell: Shell, engine: Engine, topology: str) -
     shell.run("mirror-replay", "apply", number, expect=1)
     shell.run("mirror-replay", "restore", number)
     assert [letter["note"] for letter in listed(shell)] == ["a test of the network"]
+
+
+MIR = "/pullers/mir/1"
+SELECTIONS = {
+    "3 4": [3, 4],
+    "--reason malformed": [1],
+    "--type mirror.paused": [2],
+    "--branch 404": [3, 4, 5],
+    f"--source {MIR}": [2],
+    "--since 2126-01-01": [],
+    "--reason unknown-branch --limit 1": [3],
+    "--all": [1, 2, 3, 4, 5],
+}
+
+
+def test_discard_and_restore_select_as_apply_does(shell: Shell, engine: Engine) -> None:
+    """They say what they did, and a dry run what they would do."""
+    unknown = [failed(404, second, "x") for second in range(3)]
+    applier = Applier(engine)
+    for body in (b"{", body_with(type="mirror.paused", source=MIR), *bodies(unknown)):
+        applier.apply([read_message(body)])
+    discarded = "SELECT id FROM dead_letter WHERE state = 'discarded' ORDER BY id"
+    for options, expected in SELECTIONS.items():
+        done = told(shell, "discard", *options.split(), "--note", "noise")
+        assert (done["discarded"], done["letters"]) == (len(expected), expected), options
+        assert [number for (number,) in rows(engine, discarded)] == expected
+        restored = shell.run("mirror-replay", "restore", *options.split()).stdout
+        assert restored == f"{len(expected)} letter{'s' * (len(expected) != 1)} restored\n"
+        assert rows(engine, discarded) == []
+    dry = told(shell, "discard", "--all", "--note", "noise", "--dry-run")
+    assert dry == {"discarded": 5, "letters": [1, 2, 3, 4, 5], "dry_run": True}
+    assert rows(engine, discarded) == []
+    said = shell.run("mirror-replay", "discard", "3", "4", "--note", "noise").stdout
+    assert said == "2 letters discarded; to take that back: mirror-replay restore 3 4\n"
+    would = shell.run("mirror-replay", "restore", "--all", "--dry-run").stdout
+    assert would == "dry run: 2 letters would be restored\n"
+    assert rows(engine, discarded) == [(3,), (4,)]
+
+
+def test_what_discard_says_takes_exactly_that_back(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """However many letters there were, and although others were discarded before."""
+    publish(topology, *(b"{%d" % number for number in range(12)))
+    drain(shell)
+    shell.run("mirror-replay", "discard", "1", "--note", "earlier")
+    undo = told(shell, "discard", "--reason", "malformed", "--note", "too much")["undo"]
+    assert "--discarded-at" in undo
+    restored = json.loads(shell.run(*undo.split(), "--json").stdout)
+    assert restored == {"restored": 11, "letters": list(range(2, 13))}
+    (letter,) = listed(shell, "--state", "discarded")
+    assert (letter["id"], letter["note"]) == (1, "earlier")
+    assert shell.run("mirror-replay", *undo.split()[1:]).stdout == "0 letters restored\n"
+
+
+def test_letters_are_counted_by_host_and_branch(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """Or by reason alone; by default, by reason and error."""
+    publish_events(topology, failed(404, 0, "x"), failed(404, 1, "x"), failed(405, 0, "x"))
+    publish(topology, body_with(source=MIR, subject="8"), body_with(source="urn:x"), b"{")
+    drain(shell)
+
+    def grouped(*options: str) -> list[list[Any]]:
+        counted = ("letters", "oldest", "newest", "first_id")
+        return [
+            [group["letters"], *(value for name, value in group.items() if name not in counted)]
+            for group in told(shell, "list", *options)["groups"]
+        ]
+
+    by_host = grouped("--group-by", "host")
+    assert sorted(by_host, key=str) == [[1, "mir"], [2, None], [3, "vostok"]]
+    assert [2, 404] in grouped("--group-by", "branch")
+    assert grouped("--group-by", "reason")[0] == [4, "unknown-branch"]
+    assert grouped("--group", "--group-by", "reason") == grouped("--group-by", "reason")
+    error = "branch # is not registered: mirror-consumer branches add # NAME, then replay"
+    assert grouped("--group")[0] == [4, "unknown-branch", error]
+    heading, first, *_ = shell.run(
+        "mirror-replay", "list", "--group-by", "host", "--branch", "405"
+    ).stdout.splitlines()
+    assert heading.split() == ["letters", "host", "oldest", "newest", "first", "id"]
+    assert first.split()[:2] == ["1", "vostok"]
+
+
+def test_messages_that_were_not_kept_are_settled(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """They are listed by source and reason, and the audit counts them, until somebody has decided;
+    that can be undone."""
+    publish(topology, *(body_with(source=MIR, sequence=f"{n:020}") for n in range(1, 9)))
+    publish(topology, *(b"{%d" % number for number in range(4)))
+    drain(shell, "--letters-per-hour", "1")
+    kept = len(listed(shell, "--source", MIR)), len(listed(shell, "--reason", "malformed"))
+    first, second = told(shell, "list", "--overflow")["overflow"]
+    assert (first["source"], first["reason"]) == (MIR, "unknown-branch")
+    assert (second["source"], second["reason"]) == (None, "malformed")
+    assert (first["messages"], second["messages"]) == (8 - kept[0], 4 - kept[1])
+    assert first["first_seen_at"] <= first["last_seen_at"]
+    audit = shell.run("mirror-consumer", "audit", expect=1)
+    assert f"{12 - sum(kept)} messages neither applied nor kept" in audit.stderr
+
+    discard = ("discard", "--overflow", "--reason", "malformed", "--note", "a test")
+    assert told(shell, *discard, "--dry-run")["discarded"] == second["messages"]
+    assert told(shell, "list", "--overflow")["overflow"] == [first, second]
+    done = shell.run("mirror-replay", *discard).stdout
+    assert done.startswith(f"{second['messages']} messages not kept discarded; to take that back: ")
+    assert told(shell, "list", "--overflow")["overflow"] == [first]
+    (settled,) = told(shell, "list", "--overflow", "--state", "discarded")["overflow"]
+    assert settled == {**second, "note": "a test"}
+    shell.run("mirror-replay", "discard", "--overflow", "--source", MIR, "--note", "as well")
+    shell.run("mirror-consumer", "audit")
+    shell.run(*done.split("take that back: ")[1].split())
+    assert told(shell, "list", "--overflow")["overflow"] == [second]
+    shell.run("mirror-consumer", "audit", expect=1)
+    assert told(shell, "restore", "--overflow", "--all") == {"restored": first["messages"]}
+    assert told(shell, "list", "--overflow")["overflow"] == [first, second]
 
 
 def test_letters_move_between_systems(

@@ -242,7 +242,10 @@ NOT_A_CONSUMERS = (
     "SELECT * FROM ledger_decision",
     "INSERT INTO ledger_decision DEFAULT VALUES",
     "INSERT INTO ledger_forgotten DEFAULT VALUES",
+    "SELECT * FROM letter_overflow",
     "DELETE FROM letter_overflow",
+    "UPDATE letter_overflow SET resolved_at = now()",
+    "INSERT INTO letter_overflow (reason, digests, note) VALUES ('invalid', '{}', 'x')",
     "UPDATE pruned_attempts SET failures = 0",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
@@ -256,6 +259,7 @@ NOT_AN_OPERATORS = (
     "UPDATE mirror_attempt SET started_at = now()",
     "DELETE FROM script_activity",
     "UPDATE dead_letter SET first_seen_at = now()",
+    "UPDATE letter_overflow SET digests = '{}'",
     "DELETE FROM source",
     "UPDATE ledger_decision SET note = 'x'",
     "DELETE FROM ledger_decision",
@@ -284,6 +288,7 @@ NOT_A_READERS = (
     "UPDATE branch SET mirror_failures = 0",
     "UPDATE mirror_attempt SET outcome = NULL",
     "UPDATE dead_letter SET state = 'replayed'",
+    "UPDATE letter_overflow SET resolved_at = now()",
     "SELECT id FROM branch FOR KEY SHARE",
     "CREATE TABLE mine ()",
 )
@@ -335,6 +340,9 @@ def test_everybody_does_their_part(
     # The same letters again, over an existing row.
     publish_events(broker.url, *(failed(number, 0, "x") for number in (404, 406, 406)))
     worker.run("mirror-consumer", "run", "--drain")
+    # One more, which is not kept.
+    publish_events(broker.url, failed(407, 0, "x"))
+    worker.run("mirror-consumer", "run", "--drain", "--letters-per-hour", "1")
 
     file = tmp_path / "branches.csv"
     file.write_text(
@@ -355,6 +363,11 @@ def test_everybody_does_their_part(
     operator.run("mirror-replay", "discard", str(letter), "--note", "no matter")
     operator.run("mirror-replay", "restore", str(letter))
     operator.run("mirror-replay", "apply", str(letter))
+    reader.run("mirror-consumer", "audit", expect=1)
+    overflow = ("--overflow", "--all")
+    for arguments in (("discard", "--note", "x"), ("restore",), ("discard", "--note", "x")):
+        said = operator.run("mirror-replay", *arguments, *overflow).stdout
+        assert said.startswith("1 message not kept ")
     exported = tmp_path / "letters.jsonl"
     exported.write_text(operator.run("mirror-replay", "export").stdout)
     operator.run("mirror-replay", "import", str(exported))
@@ -388,6 +401,7 @@ def test_everybody_does_their_part(
             "mirror-consumer audit decisions",
             "mirror-consumer sources",
             "mirror-replay list --group",
+            "mirror-replay list --overflow",
             "mirror-replay export",
         )
     ]

@@ -3,17 +3,20 @@
 import json
 from typing import Any
 
+import pika
 import pytest
 from sqlalchemy import Engine, text
 
+from mirrorfeed.consumer.apply.allowance import LETTERS_PER_HOUR
 from mirrorfeed.consumer.apply.batch import Applier, write_batch
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.apply.projection import MANY, project_branches
 from mirrorfeed.consumer.branches.rebuild import rebuild
+from mirrorfeed.contract import routing
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorStarted
 from tests.builders import at, completed, envelope, failed, messages, started
 from tests.commands import Shell
-from tests.servers import publish, publish_events, register_branches, rows
+from tests.servers import publish, publish_events, register_branches, rows, wait_for
 from tests.wire_samples import body_with
 
 SOURCE = "/pullers/vostok/test"
@@ -132,3 +135,65 @@ def test_a_forged_number_can_be_forgotten(shell: Shell, engine: Engine, topology
     assert account(shell)["highest"] == 8
     shell.run("mirror-consumer", "audit", "undo", "1", "--note", "a test")
     assert account(shell, expect=1)["highest"] == MAX_SEQUENCE
+
+
+FLOOD = 20_000
+FLOODER = "/pullers/mallory/test"
+"""It floods the queues with bad messages, each of them another one."""
+HONEST = "SELECT body FROM dead_letter WHERE source = '/pullers/vostok/test'"
+
+
+def flood(amqp_url: str) -> None:
+    """Without waiting for the broker's word on each message."""
+    queue = routing.partition_queue(0)
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        channel = connection.channel()
+        for number in range(1, FLOOD + 1):
+            body = body_with(source=FLOODER, sequence=f"{number:020}", subject="wrong")
+            channel.basic_publish(routing.EVENTS_EXCHANGE, "mirror.started.00", body)
+        wait_for(
+            lambda: channel.queue_declare(queue, passive=True).method.message_count >= FLOOD,
+            "the flood",
+        )
+
+
+def test_a_flood_of_bad_messages_fills_few_letters(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """The rest are counted, with their digests. Honest letters of others stay whole. The log says
+    it once, the audit until an operator has settled it."""
+    register_branches(engine, BRANCH)
+    flood(topology)
+    honest = [body_with(sequence=f"{number:020}", subject="8") for number in (2, 3)]
+    publish_events(topology, numbered(1))
+    publish(topology, *honest)
+    log = shell.run("mirror-consumer", "run", "--drain").stderr
+    assert log.count("used up its letters") == 1
+    assert "WARNING a source has used up its letters of this hour: more messages" in log
+    assert f"source={FLOODER} letters_per_hour=1000 see=" in log
+    assert sorted(bytes(body) for (body,) in rows(engine, HONEST)) == sorted(honest)
+
+    hours = rows(
+        engine,
+        f"SELECT count(*) FROM dead_letter WHERE source = '{FLOODER}'"
+        " GROUP BY date_trunc('hour', first_seen_at)",
+    )
+    assert all(letters <= LETTERS_PER_HOUR for (letters,) in hours)
+    kept = sum(letters for (letters,) in hours)
+    assert kept >= LETTERS_PER_HOUR
+    found = json.loads(shell.run("mirror-consumer", "audit", "--json", expect=1).stdout)
+    flooding, other = found["sources"]
+    assert (flooding["source"], other["source"]) == (FLOODER, SOURCE)
+    assert (flooding["received"], flooding["missing_events"]) == (FLOOD, 0)
+    assert (flooding["dead"], flooding["overflow"]) == (kept, FLOOD - kept)
+    assert (other["received"], other["dead"], other["overflow"]) == (3, 2, 0)
+    assert found["overflow_total"] == FLOOD - kept
+    told = shell.run("mirror-consumer", "audit", expect=1).stderr
+    assert f"{FLOOD - kept:,} messages neither applied nor kept: mirror-replay list" in told
+
+    listed = shell.run("mirror-replay", "list", "--overflow").stdout.splitlines()
+    assert listed[1].split()[:3] == [str(FLOOD - kept), FLOODER, "invalid"]
+    shell.run("mirror-replay", "discard", "--source", FLOODER, "--note", "stolen password")
+    shell.run("mirror-replay", "discard", "--overflow", "--all", "--note", "stolen password")
+    assert json.loads(shell.run("mirror-consumer", "audit", "--json").stdout)["overflow_total"] == 0
+    assert rows(engine, "SELECT count(*) FROM dead_letter WHERE state = 'dead'") == [(2,)]

@@ -46,6 +46,10 @@ def apply(engine: Engine, selection: Selection | None = None, **options: Any) ->
     return list(Replay(engine, planned, **options).run(threading.Event()))
 
 
+def discarded(*ids: int) -> Selection:
+    return Selection(ids=ids, state=LetterState.DISCARDED)
+
+
 def outcomes(progress: list[Progress]) -> list[Outcome]:
     return [outcome for step in progress for outcome in step.outcomes]
 
@@ -349,7 +353,7 @@ def test_letters_are_selected_by_what_is_known_of_them(
                     *messages(started(3, 0))):  # fmt: skip
         Applier(engine).apply([message])
     with engine.begin() as connection:
-        letters.discard(connection, [4], "no matter")
+        letters.discard(connection, Selection(ids=(4,)), "no matter")
         assert [row.id for row in letters.find(connection, selection)] == expected
 
 
@@ -407,10 +411,10 @@ def test_only_what_is_dead_can_be_edited_or_discarded(engine: Engine) -> None:
     bury(engine, started(404, 0))
     bury(engine, started(405, 0))
     with engine.begin() as connection:
-        letters.discard(connection, [1], "no matter")
+        letters.discard(connection, Selection(ids=(1,)), "no matter")
     for forbidden in (
-        lambda connection: letters.discard(connection, [2, 1, 9], "x"),
-        lambda connection: letters.restore(connection, [1, 2, 9]),
+        lambda connection: letters.discard(connection, Selection(ids=(2, 1, 9)), "x"),
+        lambda connection: letters.restore(connection, discarded(1, 2, 9)),
         lambda connection: letters.get(connection, 9),
     ):
         with pytest.raises(LetterError, match="9"), engine.begin() as connection:
@@ -425,11 +429,11 @@ def test_a_discarded_letter_can_be_restored(engine: Engine) -> None:
     unknown = started(404, 0)
     bury(engine, unknown)
     with engine.begin() as connection:
-        letters.discard(connection, [1], "no matter")
+        letters.discard(connection, Selection(ids=(1,)), "no matter")
     bury(engine, unknown)
     assert apply(engine) == []
     with engine.begin() as connection:
-        letters.restore(connection, [1])
+        letters.restore(connection, discarded(1))
     assert rows(engine, "SELECT state, note, resolved_at FROM dead_letter WHERE id = 1") == [
         ("dead", "no matter", None)
     ]
