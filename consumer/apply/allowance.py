@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from mirrorfeed.contract.reasons import Reason
 
-LETTERS_PER_HOUR = 1000
+LETTERS_PER_HOUR = 10_000
 SOURCE_CHARACTERS = 500
 """As in the index `dead_letter_allowance`."""
 HOUR_SECONDS = 3600.0

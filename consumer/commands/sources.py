@@ -74,7 +74,8 @@ def sources(
         return
     with reading(database_url) as connection:
         now = database_now(connection)
-        accounts = [*audit(connection, limit=0).accounts, *unnumbered(connection)]
+        accounts = unnumbered(connection)
+        accounts[:0] = audit(connection, limit=0).accounts
     silent = [] if silent_after is None else silent_hosts(accounts, now, duration(silent_after))
     rows = [
         (

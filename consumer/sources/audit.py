@@ -244,8 +244,8 @@ def audit(
 
 def unnumbered(connection: Connection) -> list[SourceAccount]:
     """The sources that do not number their events, by name; nothing of theirs can be missing."""
+    overflow = count_overflow(connection)
     dead = dict(map(tuple, connection.execute(COUNT_DEAD)))
-    overflow = dict(map(tuple, connection.execute(COUNT_OVERFLOW)))
     return [
         SourceAccount(
             source=row.uri,
@@ -261,7 +261,7 @@ def unnumbered(connection: Connection) -> list[SourceAccount]:
             reused=[],
             reused_events=0,
             dead=int(dead.get(row.uri, 0)),
-            overflow=int(overflow.get(row.uri, 0)),
+            overflow=overflow.get(row.uri[:SOURCE_CHARACTERS], 0),
         )
         for row in connection.execute(UNNUMBERED)
     ]

@@ -170,7 +170,7 @@ def test_a_flood_of_bad_messages_fills_few_letters(
     log = shell.run("mirror-consumer", "run", "--drain").stderr
     assert log.count("used up its letters") == 1
     assert "WARNING a source has used up its letters of this hour: more messages" in log
-    assert f"source={FLOODER} letters_per_hour=1000 see=" in log
+    assert f"source={FLOODER} letters_per_hour=10000 see=" in log
     assert sorted(bytes(body) for (body,) in rows(engine, HONEST)) == sorted(honest)
 
     hours = rows(
