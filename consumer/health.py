@@ -55,6 +55,8 @@ class Wait(Struct, frozen=True):
 class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says of itself. All durations end now."""
 
+    is_connected: bool = True
+    """To the broker. If it is not, it has no part in what is to be consumed."""
     turned_seconds: float = 0.0
     """Since its I/O loop last turned."""
     batch_seconds: float | None = None
@@ -71,6 +73,7 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def aged(self, seconds: float) -> "Report":
         """The same, said that long ago."""
         return Report(
+            is_connected=self.is_connected,
             turned_seconds=self.turned_seconds + seconds,
             batch_seconds=None if self.batch_seconds is None else self.batch_seconds + seconds,
             waits=self.waits and Wait(self.waits.what, self.waits.seconds + seconds),
@@ -130,6 +133,8 @@ def why_not_ready(worker: WorkerState) -> str | None:
     """Why the worker does not do all that it should; None if it is ready."""
     if worker.report.waits is not None:
         return f"it waits: {worker.report.waits}"
+    if not worker.report.is_connected:
+        return "it is not connected to the broker"
     if missing := sorted(worker.own - worker.subscribed):
         return f"it is not subscribed to {', '.join(missing)}"
     return None

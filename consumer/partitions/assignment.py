@@ -85,6 +85,11 @@ class Member(Struct, frozen=True):
     silent_seconds: float = 0.0
     """Since then."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection to the broker, as every worker of 0.1.0 with a row does."""
+        return self.report is None or bool(self.report.get("is_connected", True))
+
 
 class Assignment(Struct, frozen=True):
     """What one worker is to consume, and what it may release."""
@@ -97,7 +102,9 @@ class Assignment(Struct, frozen=True):
 
 def owners(queues: Sequence[str], members: Sequence[Member]) -> dict[str, Member]:
     """The owner of each queue: the first worker that has it in its share. The rest are dealt out in
-    turn to the workers without a share, or to all workers if each has one."""
+    turn to the workers without a share, or to all workers if each has one. A worker that cannot
+    reach the broker gets none."""
+    members = [member for member in members if member.is_connected]
     dealt: dict[str, Member] = {}
     for index, queue in enumerate(queues):
         for member in members:

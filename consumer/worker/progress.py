@@ -40,11 +40,12 @@ class Progress:
         self._settled: dict[str, int] = {}
         self._moved_at: dict[str, float] = {}
 
-    def report(self, subscribed: Collection[str]) -> Report:
+    def report(self, subscribed: Collection[str], *, is_connected: bool) -> Report:
         """How it is now. From any thread."""
         now = monotonic()
         began_at = self._batch_began_at
         return Report(
+            is_connected=is_connected,
             turned_seconds=now - self._turned_at,
             batch_seconds=None if began_at is None else now - began_at,
             waits=self.outage.wait() or self.retry.wait(),

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Sequence
 
 import msgspec
 import pika
@@ -45,9 +46,8 @@ from mirrorfeed.contract.outage import Outage
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
-POLL_SECONDS = 0.1
 LAST_BEAT_SECONDS = 2.0
-"""How long a session's end waits for a database that does not answer."""
+"""How long the worker's end waits for a database that does not answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,13 @@ class Worker:
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None
         self._progress = Progress()
+        self._beating: threading.Thread | None = None
+        self._beat_error: Exception | None = None
+        self._announced: ConsumingSession | None = None
+        """The latest session that was seen to be connected."""
+        self._has_news = threading.Event()
+        """Set when there is something that the others should know at once."""
+        self._has_ended = False
         self._outage = Outage(logger, "a server")
         self._beat_outage = Outage(logger, "the table of workers")
         self._fold_outage = Outage(logger, "the ledger's fold")
@@ -105,6 +112,12 @@ class Worker:
         except (BrokerUnavailable, ServerUnavailable):
             if not self._stopping.is_set():
                 raise
+        finally:
+            self._stop_beating()
+        if self._beat_error is not None:
+            raise self._beat_error
+        if self._is_drained:
+            self._fold(self._stopping)
 
     def stop(self) -> None:
         """Ends `run` once the batch in hand is committed and acked. Call it from another thread."""
@@ -118,32 +131,24 @@ class Worker:
         check_database(self._engine)
         check_sessions(self._engine)
         self._applier.check()
+        self._start_beating()
         address = next(self._addresses)
         layout = self._declared_layout(address)
         session = ConsumingSession(
-            address, layout.queues, self._settings, self._applier, self._progress
+            address, layout, self._settings, self._applier, self._progress, self._has_news
         )
         self._session = session
         if self._stopping.is_set():
             session.stop()
-        ended = threading.Event()
-        beating = threading.Thread(
-            target=self._beat, args=(session, layout, ended), name="beat", daemon=True
-        )
-        beating.start()
         try:
             session.run()
         finally:
-            ended.set()
-            session.has_news.set()
-            beating.join(LAST_BEAT_SECONDS)
-        self._session = None
+            self._session = None
+            self._has_news.set()
         # While the number of partitions changes, events wait in queues that nobody consumes yet.
         self._is_drained = session.is_drained and layout.stage is Stage.STEADY
         if session.is_drained and not self._is_drained:
             self._stopping.wait(BEAT_SECONDS)
-        if session.is_drained:
-            self._fold(self._stopping)
         if session.opened.is_set():
             done = {"applied": session.applied, "buried": session.buried}
             logger.info("session ended", extra=done)
@@ -163,51 +168,70 @@ class Worker:
         except DBAPIError as error:
             raise unavailable(error) from error
 
-    def _beat(self, session: ConsumingSession, layout: Layout, ended: threading.Event) -> None:
-        """Runs as long as the session does. Once a second, and whenever what is consumed changes,
-        it reports this worker as alive, tells the session what to consume as others come and go,
-        and then folds the ledger's new notes until the next beat is due."""
+    def _start_beating(self) -> None:
+        if self._beating is None:
+            self._beating = threading.Thread(target=self._beat, name="beat", daemon=True)
+            self._beating.start()
+
+    def _stop_beating(self) -> None:
+        self._has_ended = True
+        self._has_news.set()
+        if self._beating is not None:
+            self._beating.join(LAST_BEAT_SECONDS)
+
+    def _beat(self) -> None:
+        """Once a second, and whenever there is news, it reports this worker as alive, tells the
+        session what to consume as others come and go, and then folds the ledger's new notes until
+        the next beat is due."""
         membership = Membership(self._engine, self._share)
         try:
-            # A worker that cannot reach the broker must not claim queues from others.
-            while not session.opened.wait(POLL_SECONDS):
-                if ended.is_set():
-                    return
-            self._outage.is_over()
-            self._progress.outage.ends()
-            logger.info("consuming", extra={"partitions": len(layout.queues)})
             while True:
                 next_beat_at = time.monotonic() + BEAT_SECONDS
-                session.has_news.clear()
-                if ended.is_set():
+                self._has_news.clear()
+                if self._has_ended:
                     return
-                self._consult(membership, session, layout)
-                self._fold(session.has_news, next_beat_at)
-                session.has_news.wait(next_beat_at - time.monotonic())
+                self._consult(membership)
+                self._fold(self._has_news, next_beat_at)
+                self._has_news.wait(next_beat_at - time.monotonic())
         except Exception as error:  # passed to the thread that can end the session
-            session.fail(error)
+            self._beat_error = error
+            self.stop()
         finally:
             _leave(membership)
 
-    def _consult(self, membership: Membership, session: ConsumingSession, layout: Layout) -> None:
+    def _consult(self, membership: Membership) -> None:
+        session = self._session
+        is_connected = session is not None and session.opened.is_set()
+        queues = session.layout.queues if session is not None else ()
+        subscribed = session.subscribed if session is not None and is_connected else ()
+        report = self._progress.report(subscribed, is_connected=is_connected)
+        said = msgspec.json.encode(report).decode()
         try:
-            subscribed = session.subscribed
-            report = msgspec.json.encode(self._progress.report(subscribed)).decode()
-            assignment = membership.take_part(subscribed, layout.queues, report)
-            with self._engine.connect() as connection:
-                layout_now = read_layout(connection)
+            assignment = membership.take_part(subscribed, queues, said)
+            queues_now = self._queues_now() if is_connected else queues
         except DBAPIError as error:
-            if self._settings.drain:
-                raise
+            if self._settings.drain and session is not None:
+                session.fail(error)
             # The applier sees the same trouble and handles it.
             self._beat_outage.goes_on(first_line(error))
             return
         self._beat_outage.is_over()
-        if layout_now.queues != layout.queues:
-            logger.info("the queues have changed", extra={"partitions": len(layout_now.queues)})
+        if session is None or not is_connected:
+            return
+        if session is not self._announced:
+            self._announced = session
+            self._outage.is_over()
+            self._progress.outage.ends()
+            logger.info("consuming", extra={"partitions": len(queues)})
+        if queues_now != queues:
+            logger.info("the queues have changed", extra={"partitions": len(queues_now)})
             session.stop()
         else:
             session.rebalance(assignment)
+
+    def _queues_now(self) -> Sequence[str]:
+        with self._engine.connect() as connection:
+            return read_layout(connection).queues
 
     def _fold(self, enough: threading.Event, until: float = math.inf) -> None:
         try:

@@ -30,6 +30,7 @@ from mirrorfeed.consumer.apply.message import Message, read_message, redeliverie
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import ConsumerCancelled
 from mirrorfeed.consumer.partitions.assignment import Assignment
+from mirrorfeed.consumer.partitions.layout import Layout
 from mirrorfeed.consumer.worker.applying import Applying
 from mirrorfeed.consumer.worker.burying import Burying, LargeDelivery
 from mirrorfeed.consumer.worker.in_hand import InHand
@@ -59,13 +60,16 @@ class ConsumingSession(Session):
     def __init__(
         self,
         parameters: pika.URLParameters,
-        queues: Sequence[str],
+        layout: Layout,
         settings: Settings,
         applier: Applier,
         progress: Progress,
+        has_news: threading.Event,
     ) -> None:
-        """The applier is called in its own thread."""
-        self._queues = queues
+        """The applier is called in its own thread. `has_news` is set when the session is connected,
+        and whenever what it is subscribed to has changed."""
+        self.layout = layout
+        self._queues = queues = layout.queues
         self._settings = settings
         # Two batches over all queues, so that one can arrive while the other is applied.
         self._prefetch = max(1, 2 * settings.batch_size // len(queues))
@@ -94,8 +98,7 @@ class ConsumingSession(Session):
         self.is_drained = False
         self.opened = threading.Event()
         """Whether the broker has accepted the connection."""
-        self.has_news = threading.Event()
-        """Set when what it is subscribed to has changed."""
+        self._has_news = has_news
         super().__init__(delivery_connection, parameters)
 
     def run(self) -> None:
@@ -162,6 +165,7 @@ class ConsumingSession(Session):
     def _on_connection_open(self, connection: Any) -> None:
         self._subscribe(Subscription(routing.DEAD_QUEUE, self._prefetch))
         self.opened.set()
+        self._has_news.set()
         self._turn()
         self._sample()
         if self._settings.drain:
@@ -197,7 +201,7 @@ class ConsumingSession(Session):
             elif subscription and queue in assignment.served:
                 del self._subscriptions[queue]
                 subscription.give_back()
-                self.has_news.set()
+                self._has_news.set()
 
     def _subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription.queue] = subscription
@@ -212,7 +216,7 @@ class ConsumingSession(Session):
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
             channel.basic_consume(subscription.queue, partial(self._receive, subscription))
-            self.has_news.set()
+            self._has_news.set()
 
         def on_channel_closed(channel: Any, reason: Exception) -> None:
             if not subscription.is_given_back:

@@ -9,11 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Engine, make_url, text
 
 from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.events import Envelope
 from tests.builders import at, completed, failed, messages, started
 from tests.commands import Shell
 from tests.servers import register_branches
@@ -137,7 +140,9 @@ def test_history_lists_attempts_with_their_durations(shell: Shell) -> None:
     assert first["duration_seconds"] > 0
     assert first["started_at"].endswith("Z")
     heading, newest, *others = shell.run("mirror-consumer", "history", "5").stdout.splitlines()
-    assert heading.split() == ["started", "(UTC)", "took", "outcome", "revision", "message"]
+    assert heading.split() == [
+        *("started", "(UTC)", "took", "outcome", "host", "revision", "message")
+    ]
     assert newest.split()[2] == "unfinished"
     assert len(others) == 1
     limited = shell.run("mirror-consumer", "history", "5", "--limit", "1")
@@ -240,6 +245,7 @@ def test_one_branch_is_a_page_that_can_be_read(shell: Shell, engine: Engine) -> 
         r"last success  2026-01-01 00:00:00 UTC, \d+ d ago\n"
         r"revision      rev 7\n"
         r"last attempt  2026-01-01 00:01:00 UTC, \d+ d ago\n"
+        r"reported by   vostok\n"
         r"failures      1 since the last success\n"
         r"url           https://\*\*\*@host/main\n"
         r"reason\n"
@@ -377,6 +383,104 @@ def test_nagios_gets_its_line_and_its_exit_codes(shell: Shell, engine: Engine) -
         line = nagios(3, *arguments)
         assert line.startswith("UNKNOWN - ")
         assert says in line
+
+
+def of_host(hostname: str, event: Envelope) -> Envelope:
+    return replace(event, source=f"/pullers/{hostname}/spool")
+
+
+def test_attempts_say_which_host_reported_them(shell: Shell, engine: Engine) -> None:
+    """A branch belongs to the host of its latest attempt."""
+    register_branches(engine, 1, 2)
+    Applier(engine).apply(
+        messages(
+            of_host("vostok", failed(1, 0, "why")),
+            of_host("mir", completed(1, 10, "rev")),
+            of_host("vostok", started(2, 0)),
+        )
+    )
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO mirror_attempt VALUES (2, '2020-01-01')"))
+    attempts = told(shell, "history", "1")["attempts"]
+    assert [each["hostname"] for each in attempts] == ["mir", "vostok"]
+    assert attempts[0]["source"] == "/pullers/mir/spool"
+    assert told(shell, "history", "2")["attempts"][1]["hostname"] is None
+    assert ids(shell, "--host", "vostok") == [2]
+    assert ids(shell, "--host", "salyut") == []
+    assert "vostok" in shell.run("mirror-consumer", "history", "1").stdout
+    page = shell.run("mirror-consumer", "status", "1").stdout
+    assert re.search(r"^reported by +mir$", page, re.MULTILINE)
+
+
+def test_a_host_that_is_silent_is_named(shell: Shell, engine: Engine) -> None:
+    """However many spools it had; also one that does not number its events, until somebody forgets
+    it."""
+    register_branches(engine, 1)
+    numbered = replace(started(1, 0), sequence=1)
+    events = [
+        replace(numbered, source="/pullers/vostok/old"),
+        of_host("vostok", numbered),
+        of_host("mir", numbered),
+        replace(started(1, 1), source="urn:other"),
+    ]
+    Applier(engine).apply(messages(*events))
+    fold(engine)
+    sources = ("mirror-consumer", "sources", "--silent-after", "2h")
+    assert told(shell, "sources", "--silent-after", "2h")["silent"] == []
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE source SET last_heard_at = now() - interval '3 h'
+                WHERE uri IN ('/pullers/vostok/old', '/pullers/mir/spool', 'urn:other')
+            """)
+        )
+    assert told(shell, "sources", "--silent-after", "2h", expect=1)["silent"] == [
+        "mir",
+        "urn:other",
+    ]
+    assert "2 hosts silent: mir for 3 h, urn:other for 3 h" in shell.run(*sources, expect=1).stderr
+    assert told(shell, "sources", "--silent-after", "4h")["silent"] == []
+    forget = ("mirror-consumer", "sources", "forget")
+    shell.run(*forget, "urn:other", "--note", "it is gone")
+    assert "no number above 0" in shell.run(*forget, "urn:other", "--note", "x", expect=1).stderr
+    shell.run(*forget, "/pullers/mir/spool", "--note", "it is gone")
+    listed = told(shell, "sources", "--silent-after", "2h")["sources"]
+    assert [each["source"] for each in listed] == ["/pullers/vostok/old", "/pullers/vostok/spool"]
+    Applier(engine).apply(messages(events[3]))
+    fold(engine)
+    assert told(shell, "sources")["sources"][2]["source"] == "urn:other"
+
+
+def test_check_branches_says_what_is_not_so(shell: Shell, engine: Engine) -> None:
+    """In words, as JSON, and for Nagios with performance data."""
+    register_branches(engine, 1, 2, 3, 4)
+    Applier(engine).apply(
+        messages(started(1, 0), failed(2, 0, "why"), completed(3, 0, "rev"), failed(4, 0, "why"))
+    )
+    check = ("mirror-consumer", "check-branches")
+    assert shell.run(*check, expect=1).stdout == (
+        "1 stuck of 4 branches; 0 may be\n2 failing of 4 branches; 0 may be\n"
+    )
+    allowed = ("--stuck", "1", "--failing", "2")
+    assert shell.run(*check, *allowed).stdout == ""
+    assert shell.run(*check, *allowed, "--stale", "1d", expect=1).stdout == (
+        "4 without a success for 1d of 4 branches; 0 may be\n"
+    )
+    assert told(shell, "check-branches", *allowed, "--stale", "1d", expect=1) == {
+        "branches": 4,
+        "stuck": 1,
+        "failing": 2,
+        "stale": 4,
+        "is_well": False,
+    }
+    assert shell.run(*check, "--nagios", "--stuck", "1", expect=2).stdout == (
+        "CRITICAL - of 4 branches: 2 failing | stuck=1;;1;0;4 failing=2;;0;0;4\n"
+    )
+    assert shell.run(*check, "--nagios", *allowed).stdout == (
+        "OK - of 4 branches: as they should be | stuck=1;;1;0;4 failing=2;;2;0;4\n"
+    )
+    unreachable = ("--database-url", UNREACHABLE)
+    assert shell.run(*check, "--nagios", *unreachable, expect=3).stdout.startswith("UNKNOWN - ")
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,26 @@
 """A worker among servers, and workers, that die."""
 
+import json
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pika
 from sqlalchemy import Engine, text
 
-from mirrorfeed.contract import routing
+from mirrorfeed.contract import exit_codes, routing
 from mirrorfeed.contract.events import Envelope
 from sandbox import Server
 from tests.builders import completed, failed, started
 from tests.commands import Shell
 from tests.reference import fold
 from tests.servers import (
+    PATIENCE_SECONDS,
     branch,
     publish_events,
     register_branches,
@@ -150,6 +154,38 @@ def test_a_worker_outlives_a_restart_of_the_broker(
         wait_for_rows(engine, ATTEMPTS, [(40 * len(BRANCHES),)])
     shell.run("mirror-consumer", "run", "--drain")
     assert_rows_are_those_of(first + second, engine)
+
+
+def test_a_worker_without_its_broker_lives_and_is_not_ready(
+    shell: Shell, engine: Engine, topology: str, broker: Server
+) -> None:
+    """A restart of the worker would not help; it is ready again when the broker is."""
+
+    def health(expect: int) -> dict[str, Any]:
+        done = subprocess.run(
+            shell.arguments(("mirror-consumer", "health", "--json")),
+            env=shell.environment(),
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told | {"is_expected": done.returncode == expect}
+
+    def is_well() -> bool:
+        told = health(0)
+        return bool(told["live"] and told["ready"] and told["progress"] and told["is_expected"])
+
+    with shell.running("mirror-consumer", "run"):
+        wait_for(is_well, "a healthy worker")
+        broker.kill()
+        try:
+            wait_for(lambda: not health(exit_codes.UNREACHABLE)["ready"], "an outage")
+            told = health(exit_codes.UNREACHABLE)
+            assert (told["live"], told["progress"], told["is_expected"]) == (True, None, True)
+        finally:
+            broker.start()
+        wait_for(is_well, "a healthy worker")
 
 
 def test_a_worker_outlives_a_restart_of_the_database(
