@@ -36,6 +36,15 @@ AmqpUrlOption = Annotated[
     ),
 ]
 
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http",
+        envvar=environment.HTTP,
+        metavar="HOST:PORT",
+        help="Answer at /live, /ready and /metrics there, such as 127.0.0.1:9470.",
+    ),
+]
 LogFormatOption = Annotated[
     LogFormat,
     typer.Option(

@@ -3,6 +3,7 @@
 import re
 import signal
 import threading
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -40,8 +41,14 @@ from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
-from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
+from mirrorfeed.contract.options import (
+    AmqpUrlOption,
+    HttpOption,
+    LogFormatOption,
+    LogLevelOption,
+)
 from mirrorfeed.contract.program import run_program
+from mirrorfeed.contract.supervision import Supervisor
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
@@ -116,6 +123,7 @@ def run(
             " the rest. Can be repeated.",
         ),
     ] = None,
+    http: HttpOption = None,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
@@ -142,7 +150,14 @@ def run(
         share=read_share(share),
         default_partitions=partitions,
     )
-    run_until_signal(worker)
+    with ExitStack() as stack:
+        if http is not None:
+            # Other commands need not import these.
+            from mirrorfeed.contract.probe_server import serving
+            from mirrorfeed.contract.probes import Probes
+
+            stack.enter_context(serving(http, Probes(worker)))
+        run_until_signal(worker)
 
 
 def main() -> None:
@@ -170,11 +185,14 @@ def run_until_signal(worker: Worker) -> None:
             failures.append(error)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    supervisor = Supervisor(worker)
     thread = threading.Thread(target=run, name="worker", daemon=True)
     thread.start()
     # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
     while thread.is_alive() and not signal.sigpending() & set(SIGNALS):
+        supervisor.tell()
         thread.join(POLL_SECONDS)
+    supervisor.stopping()
     worker.stop()
     thread.join(STOP_SECONDS)
     if failures:

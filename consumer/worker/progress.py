@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from time import monotonic
 
-from mirrorfeed.consumer.health import Report, Wait
+from mirrorfeed.consumer.health import BATCH_SECONDS, LOOP_SECONDS, Report, Wait
 
 
 class Spell:
@@ -33,6 +33,8 @@ class Progress:
         """No session can begin. By the worker's own thread."""
         self.retry = Spell()
         """The batch in hand cannot be applied. By the applier thread."""
+        self.membership = Spell()
+        """The table of workers cannot be written. By the thread that writes it."""
         self.aside = Spell()
         """Something waits aside. By the applier thread."""
         self._batch_began_at: float | None = None
@@ -46,13 +48,17 @@ class Progress:
         began_at = self._batch_began_at
         return Report(
             is_connected=is_connected,
-            turned_seconds=now - self._turned_at,
+            turned_seconds=max(0.0, now - self._turned_at),
             batch_seconds=None if began_at is None else now - began_at,
-            waits=self.outage.wait() or self.retry.wait(),
+            waits=self.outage.wait() or self.retry.wait() or self.membership.wait(),
             aside=self.aside.wait(),
             settled=self._settled.copy(),
             unmoved_seconds={queue: now - self._moved_at.get(queue, now) for queue in subscribed},
         )
+
+    def between_sessions(self) -> None:
+        """No I/O loop turns: servers are tried, which may take minutes. By the worker's thread."""
+        self._turned_at = monotonic() + BATCH_SECONDS - LOOP_SECONDS
 
     def turned(self) -> None:
         """The I/O loop turns. By the I/O thread, as the next two are."""

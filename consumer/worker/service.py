@@ -36,6 +36,7 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.database import check_database, check_sessions, first_line, unavailable
 from mirrorfeed.consumer.errors import ServerUnavailable
+from mirrorfeed.consumer.health import WorkerState, why_not_live, why_not_ready
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
@@ -126,8 +127,24 @@ class Worker:
         if session is not None:
             session.stop()
 
+    def why_not_live(self) -> str | None:
+        """Why only a restart would help; None if it is live. From any thread, at once."""
+        return why_not_live(self._progress.report((), is_connected=False))
+
+    def why_not_ready(self) -> str | None:
+        """Why it does not do all that it should; None if it is ready. From any thread, at once."""
+        session = self._session
+        own = None if session is None else session.own
+        if session is None or own is None:
+            waits = self._progress.outage.wait()
+            return f"it waits: {waits}" if waits else "it is connecting to its servers"
+        subscribed = session.subscribed
+        report = self._progress.report(subscribed, is_connected=True)
+        return why_not_ready(WorkerState("", own, frozenset(subscribed), report))
+
     def _run_session(self) -> None:
         """Returns when a useful session has ended; raises if the session was not useful."""
+        self._progress.between_sessions()
         check_database(self._engine)
         check_sessions(self._engine)
         self._applier.check()
@@ -214,8 +231,10 @@ class Worker:
                 session.fail(error)
             # The applier sees the same trouble and handles it.
             self._beat_outage.goes_on(first_line(error))
+            self._progress.membership.goes_on(first_line(error))
             return
         self._beat_outage.is_over()
+        self._progress.membership.ends()
         if session is None or not is_connected:
             return
         if session is not self._announced:
@@ -242,6 +261,7 @@ class Worker:
             self._fold_outage.is_over()
 
     def _log_backoff(self, state: RetryCallState) -> None:
+        self._progress.between_sessions()
         error = state.outcome.exception() if state.outcome else None
         self._outage.goes_on(str(error))
         self._progress.outage.goes_on(str(error))

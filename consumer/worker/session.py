@@ -106,9 +106,11 @@ class ConsumingSession(Session):
         threads = self._applier_thread, self._burier_thread
         for thread in threads:
             thread.start()
+        self._turn()
         try:
             self._ioloop.start()
         finally:
+            self._progress.between_sessions()
             self._close_inbox()
             self._ioloop.close()
             for thread in threads:
@@ -143,6 +145,12 @@ class ConsumingSession(Session):
         self._call(partial(self._take_assignment, assignment))
 
     @property
+    def own(self) -> frozenset[str] | None:
+        """What it should be subscribed to; None if it does not know yet. Any thread may ask."""
+        assignment = self._assignment
+        return None if assignment is None else assignment.own
+
+    @property
     def subscribed(self) -> list[str]:
         """The partition queues it is subscribed to. Any thread may ask."""
         subscriptions = map(self._subscriptions.get, self._queues)
@@ -166,7 +174,6 @@ class ConsumingSession(Session):
         self._subscribe(Subscription(routing.DEAD_QUEUE, self._prefetch))
         self.opened.set()
         self._has_news.set()
-        self._turn()
         self._sample()
         if self._settings.drain:
             self._ioloop.call_later(DRAIN_POLL_SECONDS, self._check_drained)

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,12 @@ import typer
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
-from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
+from mirrorfeed.contract.options import (
+    AmqpUrlOption,
+    HttpOption,
+    LogFormatOption,
+    LogLevelOption,
+)
 from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
 from mirrorfeed.publisher.commands.program import SIGNALS, refuse
 from mirrorfeed.publisher.spool import Spool
@@ -60,6 +66,7 @@ def forward(
         bool,
         typer.Option("--retry-refused", help="First retry events refused for good by the broker."),
     ] = False,
+    http: HttpOption = None,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
@@ -71,7 +78,8 @@ def forward(
     Example:
       mirror-publisher forward --drain
     """
-    # No other command needs to import pika.
+    # No other command needs to import these.
+    from mirrorfeed.contract.supervision import Supervisor
     from mirrorfeed.publisher.forward.forwarder import Forwarder
     from mirrorfeed.publisher.forward.heartbeat import beat_if_quiet
 
@@ -88,16 +96,23 @@ def forward(
         keep_seconds=duration(keep).total_seconds(),
         keep_limit_bytes=keep_limit_bytes,
     )
+    supervisor = Supervisor(forwarder)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    forwarder.wake()
-    try:
+    with ExitStack() as stack:
+        if http is not None:
+            from mirrorfeed.contract.probe_server import serving
+            from mirrorfeed.contract.probes import Probes
+
+            stack.enter_context(serving(http, Probes(forwarder)))
+        stack.callback(forwarder.stop)
+        forwarder.wake()
         if drain:
             _drain(waiting, forwarder, stall_seconds)
         while not drain and not told_to_end(forwarder):
+            supervisor.tell()
             if not forwarder.is_running:
                 refuse("the forwarder ended unexpectedly; see the log", exit_codes.NOT_MET)
-    finally:
-        forwarder.stop()
+        supervisor.stopping()
 
 
 def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from time import monotonic
 from weakref import WeakSet
 
 from tenacity import (
@@ -39,6 +40,9 @@ MAX_BACKOFF_SECONDS = 15.0
 RECONNECT_SECONDS = 0.2
 """How soon to reconnect after a useful connection, or to try for the lock again."""
 STOP_TIMEOUT_SECONDS = 2.0
+LOOP_SECONDS = 120.0
+"""A forwarder whose loop has not turned for this long hangs. It waits 30 s for a spool that another
+process keeps locked, and up to 15 s between two connections."""
 POLL_SECONDS = 0.1
 """How often to check whether another process's forwarder removed events from the spool."""
 
@@ -120,6 +124,23 @@ class Forwarder:
         session = self._session
         return self._reached_broker or (session is not None and session.was_open)
 
+    def why_not_live(self) -> str | None:
+        """Why only a restart would help; None if it is live. From any thread, at once."""
+        still_seconds = monotonic() - self._turned_at
+        if still_seconds > LOOP_SECONDS:
+            return f"its loop has hung for {still_seconds:.0f} s"
+        return None
+
+    def why_not_ready(self) -> str | None:
+        """Why it cannot send; None if it can. From any thread, at once."""
+        return None if self.is_connected else self._waits or "it is connecting to the broker"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether events can be sent right now."""
+        session = self._session
+        return session is not None and session.is_open
+
     @property
     def removals(self) -> int:
         """How often this process removed events from the spool, or stopped forwarding it."""
@@ -150,6 +171,8 @@ class Forwarder:
         self._refused_keys: set[str] = set()
         self._names_user = True
         self._said = ""
+        self._waits = ""
+        self._turned_at = monotonic()
         self._removed = threading.Condition()
         self._removals = 0
 
@@ -180,13 +203,22 @@ class Forwarder:
         )
         try:
             while not self._stopping.wait(RECONNECT_SECONDS):
+                self._turned()
                 retry(self._forward)
         finally:
             self._lock_file.release()
             self._note_removal()
 
+    def _turned(self) -> None:
+        self._turned_at = monotonic()
+
     def _log_failure(self, state: RetryCallState) -> None:
-        self._outage.goes_on(str(state.outcome and state.outcome.exception()))
+        self._turned()
+        self._is_away(str(state.outcome and state.outcome.exception()))
+
+    def _is_away(self, because: str) -> None:
+        self._waits = because
+        self._outage.goes_on(because)
 
     def _forward(self) -> None:
         """Returns at once if another process forwards or there is no spool, else when a useful
@@ -213,6 +245,7 @@ class Forwarder:
                 pipeline,
                 kept,
                 self._outage.is_over,
+                on_turn=self._turned,
                 on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 names_user=self._names_user,
@@ -231,7 +264,7 @@ class Forwarder:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
                 raise SessionFailed(why_unreachable(address, session.error))
-            self._outage.goes_on(why_unreachable(address, session.error))
+            self._is_away(why_unreachable(address, session.error))
         finally:
             kept.close()
             spool.close()
@@ -240,7 +273,7 @@ class Forwarder:
         """Once, not at each try."""
         if waits != self._said:
             logger.info("%s", waits)
-        self._said = waits
+        self._said = self._waits = waits
 
     def _learn(
         self, code: int, unconfirmed: list[SpooledEvent], spool: Spool, error: BaseException

@@ -24,6 +24,7 @@ USER_REFUSED = "user_id property set to"
 """RabbitMQ's reply contains this if a message names a user other than the connection's."""
 POLL_SECONDS = 0.1
 """How often the spool is checked for events that other processes appended."""
+TURN_SECONDS = 1.0
 GIVE_WAY_SECONDS = 50e-6
 """How long a call in this process gets the interpreter between two events."""
 REMOVE_SECONDS = 0.25
@@ -49,17 +50,20 @@ class PublishingSession(Session):
         kept: KeptEvents,
         on_ready: Callable[[], None],
         *,
+        on_turn: Callable[[], object],
         on_poll: Callable[[], object],
         is_at_its_path: Callable[[], bool],
         names_user: bool = True,
     ) -> None:
-        """`on_ready` is called once events can be sent, `on_poll` now and then. The session ends
-        once the spool is not at its path any more, but not before it has sent what it can.
+        """`on_ready` is called once events can be sent, `on_poll` now and then from then on, and
+        `on_turn` every second. The session ends once the spool is not at its path any more, but not
+        before it has sent what it can.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
         self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
+        self._on_turn = on_turn
         self._on_poll = on_poll
         self._is_at_its_path = is_at_its_path
         self._removed_at: float | None = None
@@ -80,6 +84,7 @@ class PublishingSession(Session):
 
     def run(self) -> None:
         """Returns when the connection has ended; `error` says why, or is None after `close`."""
+        self._turn()
         try:
             self._ioloop.start()
         finally:
@@ -112,6 +117,10 @@ class PublishingSession(Session):
         """Whether the broker knows this connection's user by a different name than the login, as it
         does after a login with a token."""
         return self.refusal_code == PRECONDITION_FAILED and USER_REFUSED in str(self.error)
+
+    def _turn(self) -> None:
+        self._on_turn()
+        self._ioloop.call_later(TURN_SECONDS, self._turn)
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
         connection.channel(on_open_callback=self._on_channel_open)

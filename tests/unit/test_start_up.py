@@ -35,6 +35,7 @@ def test_the_import_of_a_puller_loads_little(tmp_path: Path) -> None:
     assert "mirrorfeed.publisher.client" in modules
     assert not {module.split(".")[0] for module in modules} & {
         *("sqlalchemy", "psycopg2", "pika", "tenacity", "uvicorn", "defusedxml"),
+        "prometheus_client",
         *("typer", "click", "rich", "asyncio", "ssl"),
     }
     assert not {module for module in modules if module.startswith("mirrorfeed.consumer")}
@@ -45,5 +46,8 @@ def test_a_command_that_reports_one_event_loads_little(tmp_path: Path) -> None:
     modules = loaded_by(REPORT_ONE, tmp_path / "spool.db")
     loaded = {module.split(".")[0] for module in modules}
     assert "sqlite3" in loaded
-    assert not loaded & {"pika", "rich", "pydantic", "tenacity", "uvicorn", "defusedxml", "click"}
+    assert not loaded & {
+        *("pika", "rich", "pydantic", "tenacity", "uvicorn", "defusedxml", "click"),
+        *("prometheus_client", "http"),
+    }
     assert "importlib.metadata" not in modules

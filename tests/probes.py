@@ -1,0 +1,33 @@
+"""How tests ask a service how it is."""
+
+import http.client
+from typing import NamedTuple
+
+PATIENCE_SECONDS = 10.0
+
+
+class Said(NamedTuple):
+    """An answer over HTTP."""
+
+    status: int
+    text: str
+    content_type: str | None
+
+
+def ask(port: int, path: str, method: str = "GET") -> Said:
+    """Raises OSError or HTTPException if there is no answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return Said(answer.status, answer.read().decode(), answer.getheader("Content-Type"))
+    finally:
+        connection.close()
+
+
+def says(port: int, path: str) -> int | None:
+    """The status of the answer; None if there is none yet."""
+    try:
+        return ask(port, path).status
+    except (OSError, http.client.HTTPException):
+        return None
