@@ -1,7 +1,10 @@
 """How tests ask a service how it is."""
 
 import http.client
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
 
 PATIENCE_SECONDS = 10.0
 
@@ -14,11 +17,13 @@ class Said(NamedTuple):
     content_type: str | None
 
 
-def ask(port: int, path: str, method: str = "GET") -> Said:
+def ask(
+    port: int, path: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> Said:
     """Raises OSError or HTTPException if there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     try:
-        connection.request(method, path)
+        connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
         return Said(answer.status, answer.read().decode(), answer.getheader("Content-Type"))
     finally:
@@ -31,3 +36,13 @@ def says(port: int, path: str) -> int | None:
         return ask(port, path).status
     except (OSError, http.client.HTTPException):
         return None
+
+
+def samples(text: str) -> dict[str, float]:
+    """The value of each metric that has no labels."""
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.labels
+    }

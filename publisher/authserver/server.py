@@ -19,6 +19,8 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mirrorfeed.contract.environment import newest
+from mirrorfeed.contract.probes import Answer, Probes
+from mirrorfeed.contract.supervision import Service, Supervisor
 from mirrorfeed.publisher.authserver.callers import (
     Connection,
     Refusals,
@@ -30,6 +32,10 @@ from mirrorfeed.publisher.authserver.faults import FaultCode, response
 from mirrorfeed.publisher.authserver.group_commit import GroupCommit
 from mirrorfeed.publisher.client import BranchStatusClient
 
+PROBES = "/-"
+"""Where the probes' paths begin."""
+OPEN_PROBES = (f"{PROBES}/live", f"{PROBES}/ready")
+"""Those that need no token, which a load balancer could not give."""
 MAX_BODY_BYTES = 1024 * 1024
 MAX_CONNECTIONS = 512
 XML = (b"content-type", b"text/xml")
@@ -57,11 +63,20 @@ class Authserver(Server):
     """
 
     def __init__(
-        self, client: BranchStatusClient, *, token: str | None, tls: ssl.SSLContext | None
+        self,
+        client: BranchStatusClient,
+        service: Service,
+        probes: Probes,
+        *,
+        token: str | None,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        """`service` is what systemd is told of; the probes are at /-/live, /-/ready and
+        /-/metrics."""
         state = State()
-        app = App(XmlRpcCalls(client), GroupCommit(client), token, state.refusals)
+        app = App(XmlRpcCalls(client), GroupCommit(client), probes, token, state.refusals)
         super().__init__(server_config(app, tls, Connection, self._on_tick))
+        self._supervisor = Supervisor(service)
         self.server_state: State = state
         self._silent: set[tuple[H11Protocol, object]] = set()
 
@@ -76,6 +91,14 @@ class Authserver(Server):
             logger.info("authserver listens on %s://%s:%d/", scheme, address, sock.getsockname()[1])
             self.run([sock])
         self.server_state.refusals.log()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._supervisor.stopping()
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        self._supervisor.tell()
+        return await super().on_tick(counter)
 
     async def _on_tick(self) -> None:
         self.server_state.refusals.log()
@@ -132,19 +155,29 @@ def server_config(
 
 
 class App:
-    """The ASGI application: one request, one call, one answer, at any path."""
+    """The ASGI application: one request, one call, one answer, at any path. And the probes."""
 
     def __init__(
-        self, calls: XmlRpcCalls, spooler: GroupCommit, token: str | None, refusals: Refusals
+        self,
+        calls: XmlRpcCalls,
+        spooler: GroupCommit,
+        probes: Probes,
+        token: str | None,
+        refusals: Refusals,
     ) -> None:
         self._calls = calls
         self._spooler = spooler
+        self._probes = probes
         self._token = token
         self._token_trouble = ""
         self._refusals = refusals
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
+        path: str = scope["path"]
+        is_look = scope["method"] in ("GET", "HEAD") and path.startswith(f"{PROBES}/")
+        if is_look and path in OPEN_PROBES:
+            await self._answer_probe(path, send)
+        elif scope["method"] != "POST" and not is_look:
             text = b"this is an XML-RPC server: call it with POST\n"
             await answer(send, HTTPStatus.METHOD_NOT_ALLOWED, text, (b"allow", b"POST"))
         elif not self._is_authorised(scope):
@@ -153,6 +186,8 @@ class App:
             text = b"the token is missing or wrong: give it as in http://any:TOKEN@host/\n"
             wanted = (b"www-authenticate", b'Basic realm="mirrorfeed"')
             await answer(send, HTTPStatus.UNAUTHORIZED, text, wanted)
+        elif is_look:
+            await self._answer_probe(path, send)
         else:
             try:
                 body = await body_of(scope, receive)
@@ -167,6 +202,11 @@ class App:
                 else:
                     call.make()
                 await answer(send, HTTPStatus.OK, answer_of(call), XML)
+
+    async def _answer_probe(self, path: str, send: Send) -> None:
+        found: Answer = self._probes.answer(path.removeprefix(PROBES))
+        kind = b"content-type", found.content_type.encode()
+        await answer(send, found.status, found.body, kind)
 
     def _is_authorised(self, scope: Message) -> bool:
         token = self._current_token()

@@ -73,7 +73,8 @@ def authserver(
     mirrorComplete, mirrorFailed and recordSuccess, at any path.
 
     A call is answered with True once its event is in the spool; from there it is sent to the
-    broker. On SIGTERM it finishes the calls it has and exits.
+    broker. On SIGTERM it finishes the calls it has and exits. It answers at /-/live, /-/ready and,
+    if the token is given, /-/metrics.
 
     To listen for other hosts it needs a token, or TLS, or --insecure.
 
@@ -87,7 +88,10 @@ def authserver(
     with needs_extra("authserver"):
         from mirrorfeed.publisher.authserver.callers import is_loopback
         from mirrorfeed.publisher.authserver.server import Authserver
+    from mirrorfeed.contract.probes import Probes
+    from mirrorfeed.publisher.authserver.condition import Condition
     from mirrorfeed.publisher.forward.forwarder import Forwarder
+    from mirrorfeed.publisher.metrics import ForwarderMetrics, cached_account
 
     # Typer ignores an empty variable, and the server would be open without anybody noticing.
     if token == "" or (token is None and environment.AUTHSERVER_TOKEN in os.environ):
@@ -99,14 +103,20 @@ def authserver(
             " cannot be overheard; or give --insecure if that network can be trusted"
         )
     log_to_standard_error(log_format, log_level)
-    forwarder = Forwarder(spool_path(spool), amqp_url)
+    path = spool_path(spool)
+    forwarder = Forwarder(path, amqp_url)
     tls = tls_context(tls_certificate, tls_key)
-    server = Authserver(spooling_client(spool, spool_limit_bytes), token=token, tls=tls)
+    client = spooling_client(spool, spool_limit_bytes)
+    account = cached_account(path, spool_limit_bytes)
+    condition = Condition(forwarder, account)
+    probes = Probes(condition, [ForwarderMetrics(forwarder, account)])
+    server = Authserver(client, condition, probes, token=token, tls=tls)
     for number in SIGNALS:
         signal.signal(number, server.handle_exit)
     forwarder.wake()
     try:
-        server.listen(host, port)
+        with account:
+            server.listen(host, port)
     except OSError as error:
         refuse(
             f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port"

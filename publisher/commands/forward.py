@@ -16,9 +16,9 @@ from mirrorfeed.contract.options import (
     LogFormatOption,
     LogLevelOption,
 )
-from mirrorfeed.publisher.commands.options import SpoolOption, spool_path
+from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
 from mirrorfeed.publisher.commands.program import SIGNALS, refuse
-from mirrorfeed.publisher.spool import Spool
+from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
     from mirrorfeed.publisher.forward.forwarder import Forwarder
@@ -31,6 +31,7 @@ app = typer.Typer()
 @app.command()
 def forward(
     spool: SpoolOption = None,
+    spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     drain: Annotated[bool, typer.Option("--drain", help="End when the spool is empty.")] = False,
     stall_seconds: Annotated[
@@ -86,7 +87,7 @@ def forward(
     log_to_standard_error(log_format, log_level)
     path = spool_path(spool)
     beat_if_quiet(path, heartbeat_seconds)  # before anything opens the spool
-    waiting = Spool(path)
+    waiting = Spool(path, limit_bytes=spool_limit_bytes)
     if retry_refused:
         waiting.restore_refused()
     forwarder = Forwarder(
@@ -102,8 +103,11 @@ def forward(
         if http is not None:
             from mirrorfeed.contract.probe_server import serving
             from mirrorfeed.contract.probes import Probes
+            from mirrorfeed.publisher.metrics import ForwarderMetrics, cached_account
 
-            stack.enter_context(serving(http, Probes(forwarder)))
+            account = stack.enter_context(cached_account(path, spool_limit_bytes))
+            probes = Probes(forwarder, [ForwarderMetrics(forwarder, account)])
+            stack.enter_context(serving(http, probes))
         stack.callback(forwarder.stop)
         forwarder.wake()
         if drain:

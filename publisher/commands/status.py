@@ -11,13 +11,13 @@ import typer
 from mirrorfeed.contract import exit_codes
 from mirrorfeed.contract.printing import print_json, printable
 from mirrorfeed.contract.wire import timestamp
+from mirrorfeed.publisher.account import read_account
 from mirrorfeed.publisher.client import SYSTEM_SPOOL
 from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
 from mirrorfeed.publisher.commands.program import refuse
 from mirrorfeed.publisher.errors import SpoolError
 from mirrorfeed.publisher.forward.lock import who_forwards
-from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
-from mirrorfeed.publisher.spool_access import LOG, beside
+from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 
 STATE_SPOOL = Path(".local/state/mirrorfeed/spool.db")
 """In a user's home, if they have not said otherwise."""
@@ -38,6 +38,14 @@ def status(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Print nothing, but write the spool's metrics to FILE, in the folder that"
+            " node_exporter reads (--collector.textfile.directory).",
+        ),
+    ] = None,
 ) -> None:
     """Show what the spool has taken, what the broker has confirmed, what is still waiting, and
     which process sends it.
@@ -46,7 +54,16 @@ def status(
     Examples:
       mirror-publisher status --json
       sudo mirror-publisher status --all
+      mirror-publisher status --textfile mirrorfeed.prom
     """
+    if textfile is not None:
+        if everywhere or as_json:
+            refuse("--textfile excludes --all and --json: it writes the metrics of one spool")
+        # Nothing else here needs to import this.
+        from mirrorfeed.publisher.metrics import write_textfile
+
+        write_textfile(textfile, read_account(spool_path(spool), spool_limit_bytes))
+        return
     if not everywhere:
         account = account_of(spool_path(spool), spool_limit_bytes)
         print_json(account) if as_json else print_account(account)
@@ -69,19 +86,18 @@ def status(
 
 def account_of(path: Path, limit_bytes: int) -> dict[str, Any]:
     """Raises SpoolError."""
-    status = asdict(Spool(path, appends=False).status())
-    confirmed_at = status["last_confirmed_at"]
-    files = path, beside(path, LOG)
+    account = read_account(path, limit_bytes)
+    confirmed_at = account.status.last_confirmed_at
     try:
         forwarding = who_forwards(path)
     except OSError as error:
         raise SpoolError(f"cannot tell who forwards the spool {path}: {error}") from error
     return {
-        **status,
+        **asdict(account.status),
         "last_confirmed_at": None if confirmed_at is None else timestamp(confirmed_at),
         "path": str(path),
-        "size_bytes": sum(file.stat().st_size for file in files if file.exists()),
-        "limit_bytes": limit_bytes,
+        "size_bytes": account.size_bytes,
+        "limit_bytes": account.limit_bytes,
         "is_forwarded": forwarding.is_on,
         "forwarder_pid": forwarding.process,
     }

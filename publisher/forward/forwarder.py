@@ -142,6 +142,12 @@ class Forwarder:
         return session is not None and session.is_open
 
     @property
+    def held_keys(self) -> int:
+        """Of how many partition keys the broker did not take an event. From any thread, at once."""
+        session = self._session
+        return 0 if session is None else session.held_keys
+
+    @property
     def removals(self) -> int:
         """How often this process removed events from the spool, or stopped forwarding it."""
         return self._removals

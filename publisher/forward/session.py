@@ -105,6 +105,11 @@ class PublishingSession(Session):
         return self._channel is not None and bool(self._channel.is_open)
 
     @property
+    def held_keys(self) -> int:
+        """Of how many partition keys the broker did not take an event. Any thread may ask."""
+        return len(self._pipeline.held)
+
+    @property
     def refusal_code(self) -> int | None:
         """The AMQP reply code if the broker closed the channel because of an event, else None."""
         if not isinstance(self.error, ChannelClosedByBroker):

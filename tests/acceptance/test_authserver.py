@@ -31,8 +31,12 @@ from mirrorfeed.contract.events import (
     MirrorStarted,
     ScriptRun,
 )
+from mirrorfeed.publisher.authserver.condition import Condition
+from mirrorfeed.publisher.forward.forwarder import Forwarder
+from mirrorfeed.publisher.metrics import cached_account
 from mirrorfeed.publisher.spool import Spool
 from tests.authserver import (
+    NOBODY_LISTENS,
     PATIENCE_SECONDS,
     authserver,
     connect,
@@ -41,6 +45,7 @@ from tests.authserver import (
     url_of,
 )
 from tests.commands import Shell
+from tests.probes import ask, says
 from tests.servers import register_branches, rows, wait_for
 
 TIMES = (2007, 7, 5, 19, 32, 1, 3, 186, 0), (2007, 7, 5, 19, 34, 24, 3, 186, 0)
@@ -494,3 +499,28 @@ def test_bad_usage_exits_2(
         result = offline.run("mirror-publisher", "authserver", *values, expect=2)
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_it_says_how_it_is(tmp_path: Path) -> None:
+    """It is ready without a broker: calls are taken. Metrics are for those who have the token."""
+    shell = shell_of(tmp_path / "spool.db", **{environment.AUTHSERVER_TOKEN: "secret"})
+    with authserver(shell) as (url, _):
+        port = urlsplit(url).port
+        assert port
+        wait_for(lambda: says(port, "/-/ready") == 200, "the authserver")
+        assert ask(port, "/-/live")[:2] == (200, "live\n")
+        assert ask(port, "/-/metrics").status == 401
+        given = base64.b64encode(b"any:secret").decode()
+        said = ask(port, "/-/metrics", headers={"Authorization": f"Basic {given}"})
+        assert "\nmirrorfeed_forwarder_connected 0.0\n" in said.text
+        assert ask(port, "/live").status == 405
+
+
+def test_it_is_not_ready_without_its_spool(tmp_path: Path) -> None:
+    """And tells callers no path."""
+    condition = Condition(
+        Forwarder(tmp_path / "spool.db", NOBODY_LISTENS),
+        cached_account(tmp_path / "spool.db", 1024**2),
+    )
+    assert condition.why_not_live() is None
+    assert condition.why_not_ready() == "its spool cannot be read: its log says why"

@@ -16,6 +16,7 @@ from tests.servers import wait_for
 AWAY = "amqp://guest:guest@127.0.0.1:1/%2F"
 """Nobody listens there."""
 SERVICES = [("mirror-consumer", "run"), ("mirror-publisher", "forward")]
+NOTIFYING = [*SERVICES, ("mirror-publisher", "authserver", "--port", "0")]
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_address_can_be_in_the_environment(command: tuple[str, ...], shell: 
     assert "--http '9470' is not HOST:PORT: give it as 127.0.0.1:9470" in result.stderr
 
 
-@pytest.mark.parametrize("command", SERVICES, ids=" ".join)
+@pytest.mark.parametrize("command", NOTIFYING, ids=" ".join)
 def test_systemd_is_told_from_the_beginning_to_the_end(
     command: tuple[str, ...], shell: Shell, tmp_path: Path
 ) -> None:

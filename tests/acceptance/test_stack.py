@@ -54,6 +54,11 @@ class Stack:
     def with_variables(self, **variables: str) -> "Stack":
         return replace(self, variables={**self.variables, **variables})
 
+    def wait_until_well(self) -> None:
+        """A worker that is live may still have to subscribe."""
+        asking = ("run", "--rm", "--no-TTY", "operator", "mirror-consumer", "health", "--quiet")
+        wait_for(lambda: self.attempt(*asking).returncode == 0, "all workers to be well")
+
     @property
     def is_healthy(self) -> bool:
         """Whether the worker's health check has passed."""
@@ -105,7 +110,7 @@ def test_a_puller_and_an_operator_are_served(stack: Stack) -> None:
         return bool(status["branches"][0]["state"] == "mirrored")
 
     wait_for(is_mirrored, "the branch to be mirrored")
-    stack.command("mirror-consumer", "health")
+    stack.wait_until_well()
 
 
 def test_new_passwords_are_taken_over(stack: Stack) -> None:
@@ -113,7 +118,7 @@ def test_new_passwords_are_taken_over(stack: Stack) -> None:
     changed = stack.with_variables(POSTGRES_PASSWORD="new-0", RABBITMQ_PASSWORD="new-1")
     changed.compose("up", "--detach")
     wait_for(lambda: changed.is_healthy, "the worker's health check")
-    changed.command("mirror-consumer", "health")
+    changed.wait_until_well()
     for variable in ("POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"):
         half = changed.with_variables(**{variable: "mirrorfeed"})
         refused = half.attempt("run", "--rm", "--no-TTY", "operator", "mirror-consumer", "health")
@@ -138,7 +143,7 @@ def test_passwords_in_files_replace_those_in_the_environment(stack: Stack) -> No
     changed = stack.with_variables(COMPOSE_FILE=files)
     changed.compose("up", "--detach")
     wait_for(lambda: changed.is_healthy, "the worker's health check")
-    changed.command("mirror-consumer", "health")
+    changed.wait_until_well()
     told = docker("inspect", *changed.compose("ps", "--all", "--quiet").split())
     passwords = [
         path.read_text().partition("@")[0].rpartition(":")[2]

@@ -12,9 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from mirrorfeed.contract import environment
+from mirrorfeed.contract.probe_server import serving
+from mirrorfeed.contract.probes import Probes
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 from sandbox.containers import POSTGRESQL_IMAGE, RABBITMQ_IMAGE
+from sandbox.ports import LOOPBACK
 from tests.commands import Shell
+from tests.stub_service import Stub
 
 ROOT = Path(__file__).parents[2]
 ENDS_SECONDS = 10.0
@@ -177,13 +181,38 @@ def test_every_container_has_few_rights(services: dict[str, Any]) -> None:
 def test_health_checks_are_rare_and_end_by_themselves(services: dict[str, Any]) -> None:
     """Docker counts one that takes too long as failed, but a limit of its own says why."""
     checks = [service["healthcheck"] for service in services.values() if "healthcheck" in service]
-    assert len(checks) == 3
+    assert len(checks) == 4
     for check in checks:
         limit = next(int(word) for word in check["test"] if word.isdigit())
         assert limit < seconds(check["timeout"])
         assert seconds(check["interval"]) >= 30
         # The first one comes soon all the same.
         assert seconds(check["start_interval"]) < 5 < seconds(check["start_period"])
+
+
+@pytest.mark.parametrize("service", ["consumer", "publisher"])
+def test_a_container_is_healthy_if_its_own_process_is_live(
+    services: dict[str, Any], service: str
+) -> None:
+    """Not if it is ready, nor if others are; and what is wrong is shown."""
+    asked = services[service]["environment"][environment.HTTP]
+    _, *check = services[service]["healthcheck"]["test"]
+    stub = Stub()
+    with serving(f"{LOOPBACK}:0", Probes(stub)) as port:
+        host, _, inside = asked.partition(":")
+        assert (host, f"/dev/tcp/{host}/{inside}\n" in check[-1]) == (LOOPBACK, True)
+        # `config` prints what Compose would read again.
+        check[-1] = check[-1].replace(inside, str(port)).replace("$$", "$")
+
+        def checked() -> tuple[int, str]:
+            result = subprocess.run(check, capture_output=True, text=True, check=False)
+            return result.returncode, result.stdout
+
+        stub.waits = "the broker is away"
+        assert checked() == (0, "live\n")
+        stub.hangs = "it hangs"
+        assert checked() == (1, "not live: it hangs\n")
+    assert checked()[0] == 1
 
 
 def test_commands_do_not_set_everything_up_again(services: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mirrorfeed.contract.supervision import TELL_SECONDS
 from tests.commands import SCRIPTS
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
@@ -54,3 +55,13 @@ def test_a_service_is_a_command_of_ours_and_not_roots(unit: Path) -> None:
         assert f"\nd {folder} " in (PACKAGING / "tmpfiles.d" / "mirrorfeed.conf").read_text()
     assert "\nProtectSystem=strict\n" in text
     assert "\nNoNewPrivileges=yes\n" in text
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_hears_of_a_service_that_hangs(unit: Path) -> None:
+    """Far more often than it asks; and the log has where it hung."""
+    text = unit.read_text()
+    assert "\nType=notify\n" in text
+    (watchdog_seconds,) = map(int, re.findall(r"^WatchdogSec=(\d+)$", text, re.MULTILINE))
+    assert watchdog_seconds > 10 * TELL_SECONDS
+    assert "\nEnvironment=PYTHONFAULTHANDLER=1\n" in text
