@@ -78,16 +78,18 @@ def collect(count: int) -> None:
 
 
 def apply(count: int) -> None:
-    """Batches become statements and parameters, which are not executed."""
+    """Batches become statements and parameters, which are not executed, and are counted."""
     from sqlalchemy import Engine
 
     from mirrorfeed.consumer.apply.batch import Applier
     from mirrorfeed.consumer.apply.message import read_message
+    from mirrorfeed.consumer.worker.counts import Counts
 
     messages = list(map(read_message, _bodies()))
     applier = Applier(cast(Engine, _Nobody()))
+    counts = Counts()
     for _ in range(count // BATCH):
-        applier.apply(messages)
+        counts.committed(applier.apply(messages))
 
 
 def call(count: int) -> None:

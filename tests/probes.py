@@ -38,11 +38,14 @@ def says(port: int, path: str) -> int | None:
         return None
 
 
-def samples(text: str) -> dict[str, float]:
-    """The value of each metric that has no labels."""
+def samples(text: str, prefix: str = "") -> dict[tuple[str, ...], float]:
+    """Each value of a scrape by its name without the prefix, and its labels' values in the order
+    of their names."""
     return {
-        sample.name: sample.value
+        (
+            sample.name.removeprefix(prefix),
+            *(sample.labels[each] for each in sorted(sample.labels)),
+        ): (sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if not sample.labels
     }

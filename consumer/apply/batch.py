@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
@@ -54,7 +54,7 @@ from mirrorfeed.consumer.apply.suspects import (
     unread,
 )
 from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, unavailable
-from mirrorfeed.contract.events import Envelope, MirrorEvent, ScriptRun, SpoolHeartbeat
+from mirrorfeed.contract.events import Envelope, Event, MirrorEvent, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
 
 # So that a deferred constraint is checked before the commit, while its offender can be found.
@@ -66,6 +66,7 @@ TRY_EACH = text("""
     SELECT place, error FROM try_each(CAST(:scripts AS json), CAST(:trouble AS text[]))
 """)
 
+EVENTS: tuple[type[Event], ...] = get_args(Event)
 PIECE = 16
 """Events tried together before each is tried alone: most batches have few offenders."""
 
@@ -84,6 +85,11 @@ class Tally(Struct, frozen=True):
     buried: Counter[Reason]
     not_kept: int = 0
     """How many of the buried ones, the same ones once, were only counted."""
+    applied_types: Mapping[type[Event], int] = field(default_factory=dict)
+    buried_types: Counter[str | None] = field(default_factory=Counter)
+    """As they say themselves; None if that could not be read."""
+    happened_at: Sequence[datetime] = ()
+    """The times of what was applied."""
 
 
 class Applier:
@@ -145,7 +151,8 @@ class Applier:
         it could kill this process. From any thread. Raises DBAPIError; trying again may help."""
         with self._engine.begin() as connection:
             beyond = bury_large(connection, message, self._letters_per_hour)
-        return self._tally(0, Counter([Reason.TOO_LARGE]), beyond)
+        buried = Counter([Reason.TOO_LARGE])
+        return Tally(0, buried, self._told(beyond), buried_types=Counter([None]))
 
     def abandon(self, *, is_waiting: bool) -> None:
         """Nobody waits any longer for what is being applied, which may still be waiting for the
@@ -182,13 +189,30 @@ class Applier:
             dead = write_batch(connection, messages, arrivals, source_ids)
             beyond = bury(connection, dead, self._letters_per_hour)
             also(connection)
-        buried = Counter(rejection.reason for _, rejection in dead)
-        return self._tally(len(messages) - len(dead), buried, beyond)
+        return _tally(messages, dead, self._told(beyond))
 
-    def _tally(self, applied: int, buried: Counter[Reason], beyond: Sequence[Sent]) -> Tally:
+    def _told(self, beyond: Sequence[Sent]) -> int:
+        """How many there are, once they are told."""
         if beyond:
             self._floods.tell(beyond)
-        return Tally(applied, buried, len(beyond))
+        return len(beyond)
+
+
+def _tally(messages: Sequence[Message], dead: Sequence[Dead], not_kept: int) -> Tally:
+    """This is done for every message: of some ways to count a few kinds, this is the fastest."""
+    gone = {id(message) for message, _ in dead}
+    applied: Sequence[Any] = (
+        [each for each in messages if id(each) not in gone] if gone else messages
+    )
+    kinds = [type(each.content.event) for each in applied]
+    return Tally(
+        len(applied),
+        Counter(rejection.reason for _, rejection in dead),
+        not_kept,
+        {kind: kinds.count(kind) for kind in EVENTS},
+        Counter(rejection.type for _, rejection in dead),
+        [each.content.time for each in applied],
+    )
 
 
 def write_batch(

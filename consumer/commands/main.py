@@ -153,10 +153,12 @@ def run(
     with ExitStack() as stack:
         if http is not None:
             # Other commands need not import these.
+            from mirrorfeed.consumer.worker.metrics import WorkerMetrics
             from mirrorfeed.contract.probe_server import serving
             from mirrorfeed.contract.probes import Probes
 
-            stack.enter_context(serving(http, Probes(worker)))
+            probes = Probes(worker, [WorkerMetrics(worker.progress)])
+            stack.enter_context(serving(http, probes))
         run_until_signal(worker)
 
 

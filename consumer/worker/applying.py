@@ -70,7 +70,11 @@ class Applying:
         self._settled = settled
         self._progress = progress
         self._patience = Patience(
-            "the database", closing, RETRY_TIMEOUT_SECONDS, retrying=progress.retry
+            "the database",
+            closing,
+            RETRY_TIMEOUT_SECONDS,
+            progress.counts.retried,
+            retrying=progress.retry,
         )
         self._aside = Aside()
         self._look_at = 0.0
@@ -89,7 +93,7 @@ class Applying:
             if batch:
                 self._progress.batch_began()
                 self._work([Part(batch)])
-                self._progress.batch_ended()
+                self._progress.batch_ended(len(batch))
             if self._aside and time.monotonic() >= self._look_at and not self._inbox.is_closed:
                 self._look_aside()
 

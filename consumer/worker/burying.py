@@ -41,13 +41,15 @@ class Burying:
         applier: Applier,
         settled: Callable[[LargeDelivery, Tally], None],
         closing: threading.Event,
+        retried: Callable[[], None],
     ) -> None:
-        """`settled` is told what is committed. Once `closing` is set, nothing more is begun."""
+        """`settled` is told what is committed, and `retried` that something is tried again. Once
+        `closing` is set, nothing more is begun."""
         self._applier = applier
         self._settled = settled
         self._closing = closing
         self._patience = Patience(
-            "the database, for large messages,", closing, RETRY_TIMEOUT_SECONDS
+            "the database, for large messages,", closing, RETRY_TIMEOUT_SECONDS, retried
         )
         self._waiting: SimpleQueue[LargeDelivery | None] = SimpleQueue()
 

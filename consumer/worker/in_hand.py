@@ -63,7 +63,7 @@ class InHand:
     def _let_go(self, deliveries: Sequence[Delivery | LargeDelivery]) -> None:
         self.size_bytes -= sum(delivery.size_bytes for delivery in deliveries)
         for subscription, count in Counter(each.subscription for each in deliveries).items():
-            subscription.in_hand -= count
+            subscription.settled += count
             self._progress.settled(subscription.queue, count)
 
 

@@ -23,14 +23,21 @@ class Subscription:
     channel: Any = None
     """None until the broker has opened it."""
     is_given_back: bool = False
-    in_hand: int = 0
-    """How many of its deliveries are not acked yet."""
+    received: int = 0
+    """How many deliveries there were, those of earlier subscriptions to the queue included."""
+    settled: int = 0
+    """How many of them are not in hand any more."""
     large_in_hand: int = 0
     """How many of its deliveries are being buried apart from the batches."""
 
     @property
     def is_open(self) -> bool:
         return self.channel is not None and bool(self.channel.is_open)
+
+    @property
+    def in_hand(self) -> int:
+        """How many of its deliveries are not acked yet."""
+        return self.received - self.settled
 
     def give_back(self) -> None:
         """Ends it; unacked messages go back to the front of the queue, in order."""

@@ -39,9 +39,12 @@ class Patience:
         what: str,
         closing: threading.Event,
         timeout_seconds: float,
+        retried: Callable[[], None],
         retrying: Spell | None = None,
     ) -> None:
-        """`retrying` is told what keeps a function from succeeding."""
+        """`retried` is called for each new attempt; `retrying` is told what keeps a function from
+        succeeding."""
+        self._retried = retried
         self._retrying = retrying or Spell()
         self._outage = Outage(logger, what)
         self._retry = Retrying(
@@ -60,6 +63,7 @@ class Patience:
         return done
 
     def _log(self, state: RetryCallState) -> None:
+        self._retried()
         error = state.outcome.exception() if state.outcome else None
         because = first_line(error) if isinstance(error, DBAPIError) else str(error)
         self._outage.goes_on(because)

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from time import monotonic
 
 from mirrorfeed.consumer.health import BATCH_SECONDS, LOOP_SECONDS, Report, Wait
+from mirrorfeed.consumer.worker.counts import Counts
 
 
 class Spell:
@@ -37,6 +38,8 @@ class Progress:
         """The table of workers cannot be written. By the thread that writes it."""
         self.aside = Spell()
         """Something waits aside. By the applier thread."""
+        self.counts = Counts()
+        """What it has done."""
         self._batch_began_at: float | None = None
         self._turned_at = monotonic()
         self._settled: dict[str, int] = {}
@@ -77,5 +80,8 @@ class Progress:
         """By the applier thread."""
         self._batch_began_at = monotonic()
 
-    def batch_ended(self) -> None:
-        self._batch_began_at = None
+    def batch_ended(self, size: int) -> None:
+        """Of so many messages."""
+        began_at, self._batch_began_at = self._batch_began_at, None
+        if began_at is not None:
+            self.counts.batch_ended(size, monotonic() - began_at)

@@ -35,11 +35,12 @@ from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.database import check_database, check_sessions, first_line, unavailable
-from mirrorfeed.consumer.errors import ServerUnavailable
+from mirrorfeed.consumer.errors import DatabaseUnavailable, ServerUnavailable
 from mirrorfeed.consumer.health import WorkerState, why_not_live, why_not_ready
 from mirrorfeed.consumer.partitions.assignment import BEAT_SECONDS, Membership, Share
 from mirrorfeed.consumer.partitions.layout import Layout, Stage, read_layout, unchanging_layout
 from mirrorfeed.consumer.partitions.topology import ensure_topology
+from mirrorfeed.consumer.worker.counts import End
 from mirrorfeed.consumer.worker.progress import Progress
 from mirrorfeed.consumer.worker.session import ConsumingSession
 from mirrorfeed.consumer.worker.settings import Settings
@@ -76,7 +77,7 @@ class Worker:
         tolerate_undecodable_headers()
         self._stopping = threading.Event()
         self._session: ConsumingSession | None = None
-        self._progress = Progress()
+        self.progress = Progress()
         self._beating: threading.Thread | None = None
         self._beat_error: Exception | None = None
         self._announced: ConsumingSession | None = None
@@ -129,22 +130,22 @@ class Worker:
 
     def why_not_live(self) -> str | None:
         """Why only a restart would help; None if it is live. From any thread, at once."""
-        return why_not_live(self._progress.report((), is_connected=False))
+        return why_not_live(self.progress.report((), is_connected=False))
 
     def why_not_ready(self) -> str | None:
         """Why it does not do all that it should; None if it is ready. From any thread, at once."""
         session = self._session
         own = None if session is None else session.own
         if session is None or own is None:
-            waits = self._progress.outage.wait()
+            waits = self.progress.outage.wait()
             return f"it waits: {waits}" if waits else "it is connecting to its servers"
         subscribed = session.subscribed
-        report = self._progress.report(subscribed, is_connected=True)
+        report = self.progress.report(subscribed, is_connected=True)
         return why_not_ready(WorkerState("", own, frozenset(subscribed), report))
 
     def _run_session(self) -> None:
         """Returns when a useful session has ended; raises if the session was not useful."""
-        self._progress.between_sessions()
+        self.progress.between_sessions()
         check_database(self._engine)
         check_sessions(self._engine)
         self._applier.check()
@@ -152,7 +153,7 @@ class Worker:
         address = next(self._addresses)
         layout = self._declared_layout(address)
         session = ConsumingSession(
-            address, layout, self._settings, self._applier, self._progress, self._has_news
+            address, layout, self._settings, self._applier, self.progress, self._has_news
         )
         self._session = session
         if self._stopping.is_set():
@@ -167,6 +168,7 @@ class Worker:
         if session.is_drained and not self._is_drained:
             self._stopping.wait(BEAT_SECONDS)
         if session.opened.is_set():
+            self.progress.counts.sessions[_end_of(session.error)] += 1
             done = {"applied": session.applied, "buried": session.buried}
             logger.info("session ended", extra=done)
         if session.error is not None:
@@ -221,7 +223,7 @@ class Worker:
         is_connected = session is not None and session.opened.is_set()
         queues = session.layout.queues if session is not None else ()
         subscribed = session.subscribed if session is not None and is_connected else ()
-        report = self._progress.report(subscribed, is_connected=is_connected)
+        report = self.progress.report(subscribed, is_connected=is_connected)
         said = msgspec.json.encode(report).decode()
         try:
             assignment = membership.take_part(subscribed, queues, said)
@@ -231,16 +233,16 @@ class Worker:
                 session.fail(error)
             # The applier sees the same trouble and handles it.
             self._beat_outage.goes_on(first_line(error))
-            self._progress.membership.goes_on(first_line(error))
+            self.progress.membership.goes_on(first_line(error))
             return
         self._beat_outage.is_over()
-        self._progress.membership.ends()
+        self.progress.membership.ends()
         if session is None or not is_connected:
             return
         if session is not self._announced:
             self._announced = session
             self._outage.is_over()
-            self._progress.outage.ends()
+            self.progress.outage.ends()
             logger.info("consuming", extra={"partitions": len(queues)})
         if queues_now != queues:
             logger.info("the queues have changed", extra={"partitions": len(queues_now)})
@@ -261,10 +263,10 @@ class Worker:
             self._fold_outage.is_over()
 
     def _log_backoff(self, state: RetryCallState) -> None:
-        self._progress.between_sessions()
+        self.progress.between_sessions()
         error = state.outcome.exception() if state.outcome else None
         self._outage.goes_on(str(error))
-        self._progress.outage.goes_on(str(error))
+        self.progress.outage.goes_on(str(error))
 
     def _recover(
         self, session: ConsumingSession, address: pika.URLParameters, error: BaseException
@@ -282,6 +284,18 @@ class Worker:
         if session.applied + session.buried == 0:
             raise trouble
         self._outage.goes_on(str(trouble))
+
+
+def _end_of(error: BaseException | None) -> End:
+    match error:
+        case None:
+            return End.TOLD
+        case DatabaseUnavailable() | DBAPIError():
+            return End.DATABASE
+        case ServerUnavailable() | AMQPConnectorException() | AMQPError() | OSError():
+            return End.BROKER
+        case _:
+            return End.BUG
 
 
 def _leave(membership: Membership) -> None:

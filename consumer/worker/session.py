@@ -80,7 +80,7 @@ class ConsumingSession(Session):
             self._inbox, applier, self._read_suspect, self._on_settled, self._closing, progress
         )
         self._progress = progress
-        self._burying = Burying(applier, self._on_buried, self._closing)
+        self._burying = Burying(applier, self._on_buried, self._closing, progress.counts.retried)
         self._applier_thread = self._thread_of("applier", self._applying.run)
         self._burier_thread = self._thread_of("burier", self._burying.run)
         self._in_hand = InHand(progress)
@@ -171,7 +171,7 @@ class ConsumingSession(Session):
     # In the I/O thread, in the order in which it happens.
 
     def _on_connection_open(self, connection: Any) -> None:
-        self._subscribe(Subscription(routing.DEAD_QUEUE, self._prefetch))
+        self._subscribe(routing.DEAD_QUEUE)
         self.opened.set()
         self._has_news.set()
         self._sample()
@@ -204,14 +204,15 @@ class ConsumingSession(Session):
             subscription = self._subscriptions.get(queue)
             if queue in assignment.own:
                 if subscription is None:
-                    self._subscribe(Subscription(queue, self._prefetch))
+                    self._subscribe(queue)
             elif subscription and queue in assignment.served:
                 del self._subscriptions[queue]
                 subscription.give_back()
                 self._has_news.set()
 
-    def _subscribe(self, subscription: Subscription) -> None:
-        self._subscriptions[subscription.queue] = subscription
+    def _subscribe(self, queue: str) -> None:
+        subscription = self._progress.counts.subscribed(queue, self._prefetch)
+        self._subscriptions[queue] = subscription
 
         def on_channel_open(channel: Any) -> None:
             if subscription.is_given_back:
@@ -246,11 +247,13 @@ class ConsumingSession(Session):
         body: bytes | tuple[bytes, ...],
     ) -> None:
         self._received += 1
-        subscription.in_hand += 1
+        subscription.received += 1
         if isinstance(body, tuple) or len(body) > MAX_READABLE_BYTES:
             self._receive_large(subscription, method, properties, body)
             return
         is_suspect = method.redelivered
+        if is_suspect:
+            self._progress.counts.redeliveries += 1
         message = Suspect(body, properties) if is_suspect else self._read(body, properties)
         size_bytes = len(body) + properties_bytes(properties)
         self._inbox.put(
@@ -267,6 +270,7 @@ class ConsumingSession(Session):
         properties: Any,
         body: bytes | tuple[bytes, ...],
     ) -> None:
+        self._progress.counts.redeliveries += method.redelivered
         pieces = body if isinstance(body, tuple) else (body,)
         size_bytes = sum(map(len, pieces)) + properties_bytes(properties)
         delivery = LargeDelivery(
@@ -366,6 +370,7 @@ class ConsumingSession(Session):
         self._call(partial(self._in_hand.settle_large, delivery))
 
     def _count(self, tally: Tally) -> None:
+        self._progress.counts.committed(tally)
         with self._counting:
             self.applied += tally.applied
             self.buried += tally.buried.total()

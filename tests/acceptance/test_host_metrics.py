@@ -23,13 +23,18 @@ def port() -> Iterator[int]:
     block.close()
 
 
+def named(text: str) -> dict[str, float]:
+    """None of them has a label."""
+    return {key[0]: value for key, value in samples(text).items() if len(key) == 1}
+
+
 def test_a_forwarder_shows_its_spool(shell: Shell, port: int) -> None:
     """Its account, its size, and whether the broker takes what it sends."""
     for number in ("1", "2"):
         shell.run("mirror-publisher", "started", number)
 
     def found() -> dict[str, float]:
-        return samples(ask(port, "/metrics").text)
+        return named(ask(port, "/metrics").text)
 
     with shell.running("mirror-publisher", "forward", "--http", f"{LOOPBACK}:{port}"):
         wait_for(lambda: says(port, "/ready") == 200, "the forwarder")
@@ -63,7 +68,7 @@ def test_a_key_that_the_broker_does_not_take_is_counted(shell: Shell, port: int)
         shell.run("mirror-publisher", "started", "2")
 
         def is_held() -> bool:
-            seen = samples(ask(port, "/metrics").text)
+            seen = named(ask(port, "/metrics").text)
             is_late = "mirrorfeed_spool_oldest_pending_timestamp_seconds" in seen
             return is_late and seen["mirrorfeed_forwarder_held_keys"] == 1
 
@@ -83,7 +88,7 @@ def test_a_host_without_a_service_writes_a_text_file(shell: Shell, tmp_path: Pat
     assert result.stdout == result.stderr == ""
     assert file.stat().st_mode & 0o777 == 0o644
     assert list(file.parent.iterdir()) == [file]
-    seen = samples(file.read_text())
+    seen = named(file.read_text())
     assert seen["mirrorfeed_spool_pending_events"] == 1
     assert seen["mirrorfeed_spool_oldest_pending_timestamp_seconds"] == pytest.approx(
         file.stat().st_mtime, abs=60
