@@ -1,6 +1,6 @@
 """What the branch table says, in the form that people and programs want."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -25,7 +25,7 @@ class BranchState(StrEnum):
 
 
 # A branch's state is that of its latest attempt.
-BRANCHES_WITH_STATE = text("""
+WITH_STATE = """
     WITH branch_with_state AS (
         SELECT branch.*, CASE
             WHEN latest.started_at IS NULL THEN 'never-mirrored'
@@ -43,6 +43,8 @@ BRANCHES_WITH_STATE = text("""
         WHERE (CAST(:branch_id AS bigint) IS NULL OR branch.id = :branch_id)
             AND (CAST(:hostname AS text) IS NULL OR source.hostname = :hostname)
     )
+"""
+BRANCHES_WITH_STATE = text(f"""{WITH_STATE}
     SELECT * FROM branch_with_state
     WHERE state = ANY (CAST(:states AS text[])) AND (
         CAST(:success_before AS timestamptz) IS NULL
@@ -55,6 +57,31 @@ BRANCHES_WITH_STATE = text("""
         last_mirrored NULLS FIRST,
         id
 """)
+
+COUNT_STATES = text(f"""{WITH_STATE}
+    SELECT state, count(*) AS branches FROM branch_with_state GROUP BY state
+""")
+COUNT_STALE = text("""
+    SELECT (SELECT count(*) FROM branch WHERE last_mirrored IS NULL OR last_mirrored < before)
+    FROM pg_catalog.unnest(CAST(:before AS timestamptz[])) WITH ORDINALITY AS given (before, place)
+    ORDER BY place
+""")
+
+
+def count_states(
+    connection: Connection, *, stuck_after: timedelta = STUCK_AFTER
+) -> dict[BranchState, int]:
+    """How many branches have each state."""
+    stuck_since = database_now(connection) - stuck_after
+    rows = connection.execute(COUNT_STATES, {"branch_id": None, "stuck_since": stuck_since})
+    found = {row.state: int(row.branches) for row in rows}
+    return {state: found.get(state, 0) for state in BranchState}
+
+
+def count_stale(connection: Connection, older_than: Iterable[timedelta]) -> list[int]:
+    """How many branches had no success for each of these durations."""
+    now = database_now(connection)
+    return list(connection.scalars(COUNT_STALE, {"before": [now - each for each in older_than]}))
 
 
 def branch_states(

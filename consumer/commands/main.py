@@ -16,6 +16,7 @@ from mirrorfeed.consumer.commands import (
     branches,
     canary,
     check_branches,
+    collect,
     health,
     init,
     prune,
@@ -78,6 +79,7 @@ app.add_typer(topology.app)
 app.add_typer(health.app)
 app.add_typer(check_branches.app)
 app.add_typer(canary.app)
+app.add_typer(collect.app)
 
 
 @app.command()

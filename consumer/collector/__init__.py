@@ -1,0 +1,1 @@
+"""What only the database and the broker know, read now and then, for metrics and pages."""
