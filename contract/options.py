@@ -42,7 +42,7 @@ HttpOption = Annotated[
         "--http",
         envvar=environment.HTTP,
         metavar="HOST:PORT",
-        help="Answer at /live, /ready and /metrics there, such as 127.0.0.1:9470.",
+        help="As a service, answer at /live, /ready and /metrics there, such as 127.0.0.1:9470.",
     ),
 ]
 LogFormatOption = Annotated[

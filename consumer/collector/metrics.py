@@ -58,6 +58,11 @@ def _of_database(found: InDatabase) -> Iterator[Metric]:
         {reason: letters.oldest_at.timestamp() for reason, letters in found.letters.items()},
     )
     yield GaugeMetricFamily(
+        "mirrorfeed_dead_letters_not_kept",
+        "Messages that could not be applied and were only counted, because there were too many.",
+        found.letters_not_kept,
+    )
+    yield GaugeMetricFamily(
         "mirrorfeed_audit_missing_events",
         "Events that have not arrived although later ones have.",
         found.missing_events,
@@ -69,9 +74,9 @@ def _of_database(found: InDatabase) -> Iterator[Metric]:
     )
     yield _by_label(
         "mirrorfeed_sources",
-        "Spools on puller hosts, and other sources, by whether they were heard lately.",
+        "Hosts whose spools report, and other sources, by whether they were heard lately.",
         "state",
-        {"heard": found.heard_sources, "silent": found.silent_sources},
+        {"heard": found.heard_hosts, "silent": found.silent_hosts},
     )
     yield GaugeMetricFamily("mirrorfeed_workers", "Running workers.", len(found.workers))
     scripts = GaugeMetricFamily(

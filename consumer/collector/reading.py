@@ -24,6 +24,7 @@ from mirrorfeed.consumer.errors import ConsumerError
 from mirrorfeed.consumer.health import QueueCounts, WorkerState, worker_states
 from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.sources.audit import audit
+from mirrorfeed.consumer.sources.silence import heard_hosts, silent_hosts
 from mirrorfeed.contract.outage import Outage
 
 STALE_AFTER = {
@@ -49,7 +50,7 @@ class Watching(Struct, frozen=True):
     grace: timedelta = timedelta(minutes=1)
     """Numbers that have been missing for less than this do not count."""
     silent_after: timedelta = timedelta(days=1)
-    """A source that was not heard for longer is silent."""
+    """A host that was not heard for longer is silent."""
     scripts: tuple[Watched, ...] = ()
 
 
@@ -68,11 +69,14 @@ class InDatabase(Struct, frozen=True):
     """How many branches had no success for so long."""
     letters: dict[str, Letters]
     """By reason; none for a reason without letters."""
+    letters_not_kept: int
+    """Messages that only left a trace."""
     missing_events: int
     missing_oldest_seconds: float
     """0 if none is missing."""
-    heard_sources: int
-    silent_sources: int
+    heard_hosts: int
+    """Or sources that are no spools."""
+    silent_hosts: int
     queues: list[str]
     """Those that the workers are to consume."""
     workers: list[WorkerState]
@@ -125,8 +129,9 @@ class Reader:
         with self._engine.begin() as connection:
             connection.exec_driver_sql(QUERY_TIMEOUT)
             now = database_now(connection)
-            accounts = audit(connection, grace_seconds=watching.grace.total_seconds()).accounts
-            silent = sum(now - each.last_heard_at > watching.silent_after for each in accounts)
+            found = audit(connection, grace_seconds=watching.grace.total_seconds())
+            hosts = len(heard_hosts(found.accounts, now))
+            silent = len(silent_hosts(found.accounts, now, watching.silent_after))
             queues = read_layout(connection).queues
             return InDatabase(
                 branches=count_states(connection),
@@ -134,12 +139,14 @@ class Reader:
                     zip(STALE_AFTER, count_stale(connection, STALE_AFTER.values()), strict=True)
                 ),
                 letters=_letters(connection),
-                missing_events=sum(each.missing_events for each in accounts),
+                letters_not_kept=found.overflow,
+                missing_events=found.missing_events,
                 missing_oldest_seconds=max(
-                    (gap.missing_seconds for each in accounts for gap in each.missing), default=0.0
+                    (gap.missing_seconds for each in found.accounts for gap in each.missing),
+                    default=0.0,
                 ),
-                heard_sources=len(accounts) - silent,
-                silent_sources=silent,
+                heard_hosts=hosts - silent,
+                silent_hosts=silent,
                 queues=queues,
                 workers=worker_states(connection, queues),
                 scripts=check(connection, watching.scripts, timedelta())

@@ -9,8 +9,6 @@ import typer
 
 from mirrorfeed.amqp.connections import Addresses
 from mirrorfeed.consumer.branches.scripts import Watched
-from mirrorfeed.consumer.collector.reading import Reader, Watching
-from mirrorfeed.consumer.collector.service import Collecting
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.errors import UsageError
@@ -46,7 +44,7 @@ def collect(
         ),
     ] = "60s",
     silent_after: Annotated[
-        str, typer.Option(metavar="DURATION", help="When a source counts as silent.")
+        str, typer.Option(metavar="DURATION", help="When a host counts as silent.")
     ] = "1d",
     scripts: Annotated[
         list[str] | None,
@@ -70,6 +68,8 @@ def collect(
     """
     # Other commands need not import these.
     from mirrorfeed.consumer.collector.metrics import CollectorMetrics
+    from mirrorfeed.consumer.collector.reading import Reader, Watching
+    from mirrorfeed.consumer.collector.service import Collecting
     from mirrorfeed.contract.probe_server import serving
     from mirrorfeed.contract.probes import Probes
 

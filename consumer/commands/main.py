@@ -153,7 +153,8 @@ def run(
         default_partitions=partitions,
     )
     with ExitStack() as stack:
-        if http is not None:
+        # A drain may find the variable of a service that has the port.
+        if http is not None and not drain:
             # Other commands need not import these.
             from mirrorfeed.consumer.worker.metrics import WorkerMetrics
             from mirrorfeed.contract.probe_server import serving

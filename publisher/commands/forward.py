@@ -100,7 +100,8 @@ def forward(
     supervisor = Supervisor(forwarder)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with ExitStack() as stack:
-        if http is not None:
+        # A drain may find the variable of a service that has the port.
+        if http is not None and not drain:
             from mirrorfeed.contract.probe_server import serving
             from mirrorfeed.contract.probes import Probes
             from mirrorfeed.publisher.metrics import ForwarderMetrics, cached_account

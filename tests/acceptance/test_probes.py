@@ -83,6 +83,14 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(
 
 
 @pytest.mark.parametrize("command", SERVICES, ids=" ".join)
+def test_a_drain_leaves_the_port_to_the_service(command: tuple[str, ...], shell: Shell) -> None:
+    """It may be run where the service's environment is set."""
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        address = f"{LOOPBACK}:{taken.getsockname()[1]}"
+        Shell({**shell.variables, environment.HTTP: address}).run(*command, "--drain")
+
+
+@pytest.mark.parametrize("command", SERVICES, ids=" ".join)
 def test_the_address_can_be_in_the_environment(command: tuple[str, ...], shell: Shell) -> None:
     """One that cannot be read is named, and what to give instead."""
     result = Shell({**shell.variables, environment.HTTP: "9470"}).run(*command, expect=2)
