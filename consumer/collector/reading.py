@@ -23,7 +23,7 @@ from mirrorfeed.consumer.database import check_database, database_now, first_lin
 from mirrorfeed.consumer.errors import ConsumerError
 from mirrorfeed.consumer.health import QueueCounts, WorkerState, worker_states
 from mirrorfeed.consumer.partitions.layout import read_layout
-from mirrorfeed.consumer.sources.audit import audit
+from mirrorfeed.consumer.sources.audit import audit, unnumbered
 from mirrorfeed.consumer.sources.silence import heard_hosts, silent_hosts
 from mirrorfeed.contract.outage import Outage
 
@@ -129,9 +129,11 @@ class Reader:
         with self._engine.begin() as connection:
             connection.exec_driver_sql(QUERY_TIMEOUT)
             now = database_now(connection)
+            quiet = unnumbered(connection)
             found = audit(connection, grace_seconds=watching.grace.total_seconds())
-            hosts = len(heard_hosts(found.accounts, now))
-            silent = len(silent_hosts(found.accounts, now, watching.silent_after))
+            sources = [*found.accounts, *quiet]
+            hosts = len(heard_hosts(sources, now))
+            silent = len(silent_hosts(sources, now, watching.silent_after))
             queues = read_layout(connection).queues
             return InDatabase(
                 branches=count_states(connection),

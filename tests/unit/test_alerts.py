@@ -180,8 +180,10 @@ def test_the_page_begins_with_questions_and_their_alerts() -> None:
     without = [row for row in rows if row.endswith("| \N{EN DASH} |")]
     assert [row.split("|")[1].strip() for row in without] == [
         "How is one branch, and why?",
-        "What happened to one branch?",
+        "What happened to one branch, and on which host?",
+        "What does one host mirror?",
         "Which branches are there?",
+        "Does an event really come through each partition?",
         "Does every branch row say what its attempts say?",
     ]
 
