@@ -2,14 +2,14 @@
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError, NoFreeChannels
+from pika.exceptions import AMQPError, ChannelClosedByBroker, NoFreeChannels
 from tenacity import RetryCallState
 from tenacity.wait import WaitBaseT
 
@@ -152,6 +152,25 @@ def consumer_count(channel: BlockingChannel, queue: str) -> int:
     """How many workers the broker serves from a queue: at most one of those subscribed."""
     count: int = channel.queue_declare(queue, passive=True).method.consumer_count
     return count
+
+
+def ask_for_queues(
+    addresses: Sequence[pika.URLParameters], queues: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+    """For each of the queues that exists: how many messages wait in it, and how many workers the
+    broker serves from it. Raises BrokerUnavailable."""
+    found: dict[str, tuple[int, int]] = {}
+    with broker_channel(addresses) as channel:
+        for queue in queues:
+            try:
+                said = channel.queue_declare(queue, passive=True).method
+            except ChannelClosedByBroker as error:
+                if error.reply_code != NOT_FOUND:
+                    raise
+                channel = channel.connection.channel()
+            else:
+                found[queue] = said.message_count, said.consumer_count
+    return found
 
 
 def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:

@@ -166,8 +166,9 @@ def examine(
     *,
     stalled_seconds: float = STALLED_SECONDS,
 ) -> list[Problem]:
-    """Everything that is not well. `queues` are those that the workers are to consume. Without
-    `counts`, because the broker cannot be asked, nothing is said of progress."""
+    """Everything that is not well. `queues` are those that the workers are to consume; `counts` has
+    those that exist. Without it, because the broker cannot be asked, nothing is said of progress.
+    """
     problems = []
     for worker in workers:
         if because := why_not_live(worker.report):
@@ -177,6 +178,10 @@ def examine(
     if counts is None:
         return problems
     for queue in queues:
+        if queue not in counts:
+            because = "the queue is not there: mirror-consumer init declares it"
+            problems.append(Problem(Kind.PROGRESS, queue, because))
+            continue
         consuming = [worker for worker in workers if queue in worker.subscribed]
         consuming.sort(key=lambda worker: queue not in worker.own)
         if not consuming:

@@ -73,7 +73,9 @@ def count_states(
 ) -> dict[BranchState, int]:
     """How many branches have each state."""
     stuck_since = database_now(connection) - stuck_after
-    rows = connection.execute(COUNT_STATES, {"branch_id": None, "stuck_since": stuck_since})
+    rows = connection.execute(
+        COUNT_STATES, {"branch_id": None, "hostname": None, "stuck_since": stuck_since}
+    )
     found = {row.state: int(row.branches) for row in rows}
     return {state: found.get(state, 0) for state in BranchState}
 

@@ -13,9 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.amqp.connections import (
     Addresses,
     BrokerUnavailable,
-    broker_channel,
-    consumer_count,
-    message_count,
+    ask_for_queues,
 )
 from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check
 from mirrorfeed.consumer.branches.status import BranchState, count_stale, count_states
@@ -157,11 +155,8 @@ class Reader:
             )
 
     def _read_broker(self, queues: Iterable[str]) -> dict[str, QueueCounts]:
-        with broker_channel([next(self._addresses)]) as channel:
-            return {
-                queue: QueueCounts(message_count(channel, queue), consumer_count(channel, queue))
-                for queue in queues
-            }
+        counts = ask_for_queues([next(self._addresses)], queues)
+        return {queue: QueueCounts(*each) for queue, each in counts.items()}
 
     def _stalled(self, database: InDatabase, queues: dict[str, QueueCounts]) -> dict[str, float]:
         now = monotonic()

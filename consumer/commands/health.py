@@ -10,10 +10,8 @@ from sqlalchemy import Engine
 
 from mirrorfeed.amqp.connections import (
     BrokerUnavailable,
-    broker_channel,
+    ask_for_queues,
     connection_parameters,
-    consumer_count,
-    message_count,
 )
 from mirrorfeed.consumer.commands.message_limit import advise_limit
 from mirrorfeed.consumer.commands.nagios import (
@@ -127,11 +125,9 @@ def look(engine: Engine, addresses: Sequence[URLParameters], stalled_seconds: fl
         workers = worker_states(connection, queues)
     counts, broker_is_away = None, None
     try:
-        with broker_channel(addresses) as channel:
-            counts = {
-                queue: QueueCounts(message_count(channel, queue), consumer_count(channel, queue))
-                for queue in queues
-            }
+        counts = {
+            queue: QueueCounts(*each) for queue, each in ask_for_queues(addresses, queues).items()
+        }
     except BrokerUnavailable as error:
         broker_is_away = str(error)
     problems = examine(queues, workers, counts, stalled_seconds=stalled_seconds)

@@ -83,6 +83,14 @@ def test_a_queue_that_nobody_consumes_is_named() -> None:
     ]
 
 
+def test_a_queue_that_is_not_there_is_named() -> None:
+    """Whoever thinks that it consumes it."""
+    state = WorkerState("vostok, process 17", frozenset(QUEUES), frozenset(QUEUES), WELL)
+    assert [str(each) for each in examine(QUEUES, [state], {P0: IDLE})] == [
+        f"{P1}: the queue is not there: mirror-consumer init declares it"
+    ]
+
+
 def test_of_a_broker_that_is_away_only_the_workers_tell() -> None:
     """They live, and they are not ready; nobody knows of progress."""
     away = Wait("the broker is away", 20.0)
