@@ -42,7 +42,7 @@ class WorkerMetrics(Collector):
         yield GaugeMetricFamily(
             "mirrorfeed_worker_batch_in_hand_seconds",
             "How long the batch in hand has been so; 0 if there is none.",
-            self._progress.report((), is_connected=True).batch_seconds or 0.0,
+            self._progress.report((), is_connected=False).batch_seconds or 0.0,
         )
         if counts.last_commit_at is not None:
             yield GaugeMetricFamily(

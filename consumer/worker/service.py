@@ -135,13 +135,14 @@ class Worker:
     def why_not_ready(self) -> str | None:
         """Why it does not do all that it should; None if it is ready. From any thread, at once."""
         session = self._session
-        own = None if session is None else session.own
-        if session is None or own is None:
-            waits = self.progress.outage.wait()
-            return f"it waits: {waits}" if waits else "it is connecting to its servers"
+        if session is None or not session.opened.is_set():
+            report = self.progress.report((), is_connected=False)
+            return why_not_ready(WorkerState("", frozenset(), frozenset(), report))
+        if session.own is None:
+            return "it does not know yet what to consume"
         subscribed = session.subscribed
         report = self.progress.report(subscribed, is_connected=True)
-        return why_not_ready(WorkerState("", own, frozenset(subscribed), report))
+        return why_not_ready(WorkerState("", session.own, frozenset(subscribed), report))
 
     def _run_session(self) -> None:
         """Returns when a useful session has ended; raises if the session was not useful."""

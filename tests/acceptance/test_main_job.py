@@ -169,7 +169,7 @@ def test_status_shows_one_branch_or_says_that_there_is_none(shell: Shell) -> Non
     (row,) = statuses(shell, "7")
     assert list(row) == [
         "id", "unique_name", "url", "last_mirror_attempt", "last_mirrored", "last_mirrored_id",
-        "mirror_failures", "mirror_status_message", "state", "last_success_age_seconds",
+        "mirror_failures", "mirror_status_message", "state", "hostname", "last_success_age_seconds",
     ]  # fmt: skip
     assert row["url"] == "https://host/seven"
     assert "seven" in shell.run("mirror-consumer", "status", "7").stdout

@@ -177,15 +177,7 @@ def test_the_page_begins_with_questions_and_their_alerts() -> None:
     named = re.findall(r"\[(\w+)\]\(#mirrorfeed(\w+)\)", glance)
     assert [name.lower() for name, _ in named] == [anchor for _, anchor in named]
     assert {f"Mirrorfeed{name}" for name, _ in named} == {each["alert"] for each in ALERTS}
-    without = [row for row in rows if row.endswith("| \N{EN DASH} |")]
-    assert [row.split("|")[1].strip() for row in without] == [
-        "How is one branch, and why?",
-        "What happened to one branch, and on which host?",
-        "What does one host mirror?",
-        "Which branches are there?",
-        "Does an event really come through each partition?",
-        "Does every branch row say what its attempts say?",
-    ]
+    assert [row for row in rows if not re.search(r"\| (\[.*\)|\N{EN DASH}) \|$", row)] == []
 
 
 def test_every_alert_is_tried() -> None:
