@@ -26,6 +26,7 @@ from mirrorfeed.contract.events import (
     shown,
 )
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.tracing import Trace
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BODY_BYTES = 64 * 1024
@@ -59,8 +60,9 @@ class DecodeError(Exception):
         self.branch_id = _storable_id(data.get("branch_id")) if isinstance(data, dict) else None
 
 
-def encode(envelope: Envelope) -> bytes:
-    """The event as a CloudEvents JSON document. Raises InvalidEvent if it exceeds 64 KiB."""
+def encode(envelope: Envelope, trace: Trace | None = None) -> bytes:
+    """The event as a CloudEvents JSON document, which says what trace it is part of. Raises
+    InvalidEvent if it exceeds 64 KiB."""
     event = envelope.event
     attributes: dict[str, Any] = {
         "specversion": "1.0",
@@ -78,6 +80,10 @@ def encode(envelope: Envelope) -> bytes:
     }
     if envelope.sequence is not None:
         attributes["sequence"] = f"{envelope.sequence:020}"
+    if trace is not None:
+        attributes["traceparent"] = trace.parent
+        if trace.state is not None:
+            attributes["tracestate"] = trace.state
     body = msgspec.json.encode(attributes)
     if len(body) > MAX_BODY_BYTES:
         raise InvalidEvent(f"the event is {len(body)} bytes; at most {MAX_BODY_BYTES} can be sent")

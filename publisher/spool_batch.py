@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, Event
+from mirrorfeed.contract.tracing import current_trace
 from mirrorfeed.publisher.errors import SpoolError
 
 Row = tuple[int, str, str, str, bytes, float]
@@ -77,10 +78,11 @@ class SpoolWriter:
         self._batch.has_writer = False
 
     def append(self, event: Event, *, occurred_at: datetime) -> Envelope:
-        """Numbers the event and puts it after all others. Raises InvalidEvent."""
+        """Numbers the event, as part of the caller's trace, and puts it after all others. Raises
+        InvalidEvent."""
         sequence = self._batch.last_sequence + len(self.rows) + 1
         envelope = Envelope(str(uuid4()), self._batch.source, occurred_at, event, sequence)
-        body = wire.encode(envelope)
+        body = wire.encode(envelope, current_trace())
         place, key = self._batch.base + sequence, envelope.partition_key
         self.rows.append((place, envelope.id, event.TYPE, key, body, time.time()))
         return envelope

@@ -50,6 +50,7 @@ from mirrorfeed.contract.options import (
 )
 from mirrorfeed.contract.program import run_program
 from mirrorfeed.contract.supervision import Supervisor
+from mirrorfeed.contract.tracing import spans_of
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
@@ -144,6 +145,7 @@ def run(
         drain=drain,
         required_users=frozenset(required_users or ()),
         letters_per_hour=letters_per_hour,
+        spans=spans_of(PROGRAM),
     )
     worker = Worker(
         open_engine(database_url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS),

@@ -24,7 +24,9 @@ from mirrorfeed.consumer.worker.aside import Aside
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Suspect
 from mirrorfeed.consumer.worker.patience import Patience
 from mirrorfeed.consumer.worker.progress import Progress
+from mirrorfeed.contract import routing
 from mirrorfeed.contract.events import Envelope
+from mirrorfeed.contract.tracing import Spans
 
 RETRY_TIMEOUT_SECONDS = 300.0
 """How long a batch is retried before its deliveries go back to the broker, which would take them
@@ -61,6 +63,7 @@ class Applying:
         settled: Callable[[Sequence[Delivery], Tally, bool], None],
         closing: threading.Event,
         progress: Progress,
+        spans: Spans | None = None,
     ) -> None:
         """`read` decodes a message that was delivered before. `settled` is told which deliveries
         are committed, and whether all that were taken before them are. `closing` ends retries."""
@@ -69,6 +72,7 @@ class Applying:
         self._read = read
         self._settled = settled
         self._progress = progress
+        self._spans = spans
         self._patience = Patience(
             "the database",
             closing,
@@ -119,6 +123,13 @@ class Applying:
         return []
 
     def _commit(self, part: Part) -> Tally:
+        if self._spans is None:
+            return self._commit_part(part)
+        bodies = [delivery.message.body for delivery in part.deliveries]
+        with self._spans.processing(routing.EVENTS_EXCHANGE, bodies):
+            return self._commit_part(part)
+
+    def _commit_part(self, part: Part) -> Tally:
         messages: list[Message] = []
         for delivery in part.deliveries:
             message = delivery.message

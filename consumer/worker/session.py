@@ -77,7 +77,13 @@ class ConsumingSession(Session):
         self._inbox = Inbox(settings.batch_size)
         self._closing = threading.Event()
         self._applying = Applying(
-            self._inbox, applier, self._read_suspect, self._on_settled, self._closing, progress
+            self._inbox,
+            applier,
+            self._read_suspect,
+            self._on_settled,
+            self._closing,
+            progress,
+            settings.spans,
         )
         self._progress = progress
         self._burying = Burying(applier, self._on_buried, self._closing, progress.counts.retried)

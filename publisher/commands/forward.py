@@ -16,8 +16,9 @@ from mirrorfeed.contract.options import (
     LogFormatOption,
     LogLevelOption,
 )
+from mirrorfeed.contract.tracing import spans_of
 from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
-from mirrorfeed.publisher.commands.program import SIGNALS, refuse
+from mirrorfeed.publisher.commands.program import PROGRAM, SIGNALS, refuse
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def forward(
         heartbeat_seconds=heartbeat_seconds,
         keep_seconds=duration(keep).total_seconds(),
         keep_limit_bytes=keep_limit_bytes,
+        spans=spans_of(PROGRAM),
     )
     supervisor = Supervisor(forwarder)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

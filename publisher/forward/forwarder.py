@@ -27,6 +27,7 @@ from mirrorfeed.amqp.connections import (
     why_unreachable,
 )
 from mirrorfeed.contract.outage import Outage
+from mirrorfeed.contract.tracing import Spans
 from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, beat_if_quiet
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
@@ -65,10 +66,12 @@ class Forwarder:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         keep_seconds: float = KEEP_SECONDS,
         keep_limit_bytes: int = KEEP_LIMIT_BYTES,
+        spans: Spans | None = None,
     ) -> None:
         """Each connection uses the next URL in the list. If the spool is quiet for
         `heartbeat_seconds`, a heartbeat is sent; 0 means never. What is confirmed is kept for
-        `keep_seconds` within `keep_limit_bytes`, so that it can be sent again.
+        `keep_seconds` within `keep_limit_bytes`, so that it can be sent again. What is sent is told
+        to `spans`.
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = Path(os.path.realpath(spool_path))
@@ -77,6 +80,7 @@ class Forwarder:
         self._heartbeat_seconds = heartbeat_seconds
         self._keep_seconds = keep_seconds
         self._keep_limit_bytes = keep_limit_bytes
+        self._spans = spans
         self._lock_file = ForwarderLock(self._spool_path)
         self._outage = Outage(logger, "the broker")
         self._forget_thread()
@@ -255,6 +259,7 @@ class Forwarder:
                 on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 names_user=self._names_user,
+                spans=self._spans,
             )
             if self._stopping.is_set():
                 session.close()

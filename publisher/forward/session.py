@@ -14,6 +14,7 @@ from mirrorfeed.amqp.connections import ACCESS_REFUSED, PRECONDITION_FAILED
 from mirrorfeed.amqp.session import Session
 from mirrorfeed.amqp.write_frames import MessageWriter, PlainWriter, message_writer
 from mirrorfeed.contract import routing, wire
+from mirrorfeed.contract.tracing import Spans
 from mirrorfeed.publisher.errors import SpoolError
 from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, STALL_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
@@ -54,6 +55,7 @@ class PublishingSession(Session):
         on_poll: Callable[[], object],
         is_at_its_path: Callable[[], bool],
         names_user: bool = True,
+        spans: Spans | None = None,
     ) -> None:
         """`on_ready` is called once events can be sent, `on_poll` now and then from then on, and
         `on_turn` every second. The session ends once the spool is not at its path any more, but not
@@ -61,6 +63,7 @@ class PublishingSession(Session):
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
+        self._spans = spans
         self._user_id = parameters.credentials.username if names_user else None
         self._spool = spool
         self._on_turn = on_turn
@@ -186,15 +189,21 @@ class PublishingSession(Session):
         if not self.is_open:
             return 0
         count = 0
+        told: list[bytes] | None = None if self._spans is None else []
+        began_at = time.time()
         try:
             with self._writer:
                 while (event := self._pipeline.take()) is not None:
                     self._publish(event)
                     count += 1
+                    if told is not None:
+                        told.append(event.body)
                     if self._pace.is_called(time.monotonic()):
                         time.sleep(GIVE_WAY_SECONDS)
         except SpoolError as error:
             self._end(error)
+        if self._spans is not None and told:
+            self._spans.sent(routing.EVENTS_EXCHANGE, told, began_at)
         return count
 
     def _publish(self, event: SpooledEvent) -> None:

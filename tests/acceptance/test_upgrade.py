@@ -18,7 +18,8 @@ from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer import migrations
 from mirrorfeed.consumer.database import SCHEMA_VERSION, open_engine
 from mirrorfeed.consumer.partitions.topology import declare_topology
-from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract import environment, routing, wire
+from mirrorfeed.contract.tracing import Trace
 from tests.builders import at, completed, failed, script_run, started
 from tests.commands import Shell
 from tests.servers import (
@@ -240,7 +241,10 @@ def test_an_older_worker_goes_on_while_the_tables_change(
         counted = "SELECT count(*) FROM mirror_attempt"
         wait_for_rows(old_engine, counted, [(8,)])
         shell.run("mirror-consumer", "init")
-        publish_events(amqp_url, *(completed(number, 0, "r1") for number in range(1, 9)))
+        # An old worker knows nothing of traces.
+        traced = Trace(f"00-{'4bf92f35' * 4}-00f067aa0ba902b7-01", "vendor=1")
+        ended = (completed(number, 0, "r1") for number in range(1, 9))
+        publish(amqp_url, *(wire.encode(each, traced) for each in ended))
         publish(amqp_url, b"no event")
         wait_for_rows(
             old_engine, "SELECT count(*) FROM branch WHERE last_mirrored_id = 'r1'", [(8,)]

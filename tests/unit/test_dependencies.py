@@ -14,8 +14,9 @@ from tests.pins import pinned
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    extra: [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
-    for extra in MODULES
+    extra: [Requirement(line) for line in lines]
+    for extra, lines in PROJECT["optional-dependencies"].items()
+    if extra != "dev"
 }
 NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 NEEDED += [each for requirements in EXTRAS.values() for each in requirements]
