@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -65,6 +66,13 @@ def current_trace() -> Trace | None:
         context: SpanContext = api.get_current_span().get_span_context()
         if context.is_valid:
             return _trace_in(context)
+    return environment_trace()
+
+
+@cache
+def environment_trace() -> Trace | None:
+    """The trace that this process was begun in. It is asked for with each event, and looked up
+    once."""
     return _checked(os.environ.get(TRACEPARENT), os.environ.get(TRACESTATE))
 
 

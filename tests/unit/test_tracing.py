@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mirrorfeed.contract.tracing import (
     Spans,
     Trace,
     current_trace,
+    environment_trace,
     trace_of,
 )
 from mirrorfeed.publisher import BranchStatusClient
@@ -26,6 +28,14 @@ from tests.builders import started
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment() -> Iterator[None]:
+    """As if the process had just begun."""
+    environment_trace.cache_clear()
+    yield
+    environment_trace.cache_clear()
 
 
 def spooled(path: Path) -> dict[str, object]:
