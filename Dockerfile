@@ -1,4 +1,4 @@
-# mirror-publisher and mirror-consumer:
+# mirror-puller, mirror-publisher and mirror-consumer:
 #
 #     docker build --tag mirrorfeed .
 #     docker run --rm mirrorfeed mirror-consumer --help
@@ -22,6 +22,7 @@ COPY mirrorfeed/ mirrorfeed/
 COPY contract/ contract/
 COPY amqp/ amqp/
 COPY publisher/ publisher/
+COPY puller/ puller/
 COPY consumer/ consumer/
 RUN /opt/tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist . \
     && /opt/tools/bin/pip --python /opt/mirrorfeed install --no-cache-dir --no-deps dist/*.whl

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 MODULES = {
     "authserver": frozenset(["defusedxml", "uvicorn"]),
-    "consumer": frozenset(["alembic", "click", "psycopg2", "rich", "sqlalchemy"]),
+    "consumer": frozenset(["alembic", "click", "psycopg2", "sqlalchemy"]),
 }
 """The modules that each extra installs, by the names they are imported under."""
 

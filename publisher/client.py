@@ -193,6 +193,11 @@ class BranchStatusClient:
             _append_outcome(writer, outcome, datetime.now(UTC), latest)
         self._wake_forwarder()
 
+    def open_attempts(self) -> dict[int, datetime]:
+        """Attempts that have begun and not ended, by branch, with when they began: those under way,
+        and those whose puller was killed."""
+        return self._spool.open_attempts()
+
     @contextmanager
     def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
         """Calls in this thread inside the block are durable once it has ended: together they wait

@@ -74,6 +74,14 @@ def reason_in(output: bytes) -> str | None:
     return "\n".join(line.strip() for line in lines[begin:end])
 
 
+def telling_line_in(output: bytes) -> str | None:
+    """The same in one line, without those that only say that something else failed, if there is
+    one that says what."""
+    lines = (reason_in(output) or "").split("\n")
+    causes = [line for line in lines if not line.lower().startswith(_CONSEQUENCES)]
+    return "; ".join(causes or lines) or None
+
+
 def _telling_lines(text: str) -> Iterator[str]:
     for line in _TERMINAL_CONTROL.sub("", text).split("\n"):
         # What overwrites itself is progress, and its last state may be the end of it.

@@ -181,6 +181,14 @@ class Spool:
             connection.execute("UPDATE source SET confirmed = confirmed - ?", (put,))
         return put
 
+    def open_attempts(self) -> dict[int, datetime]:
+        """When the latest attempt of each branch began, if its end was not spooled."""
+        with self._file.lock, self._file.translated_errors():
+            rows = self._file.current().execute(
+                "SELECT branch_id, started_at FROM attempt WHERE is_open"
+            )
+            return {branch_id: datetime.fromisoformat(at) for branch_id, at in rows}
+
     def status(self) -> SpoolStatus:
         with self._file.lock, self._file.translated_errors():
             ((source, spooled, confirmed, refused, oldest, at),) = self._file.current().execute(

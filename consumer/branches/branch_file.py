@@ -10,16 +10,15 @@ from typing import BinaryIO
 from mirrorfeed.consumer.branches.register import NewBranch
 from mirrorfeed.consumer.branches.takeover import KnownState
 from mirrorfeed.consumer.errors import BadBranchFile
+from mirrorfeed.contract.branch_columns import NEEDED, OF_PULLERS, STATE, URL
 from mirrorfeed.contract.events import InvalidEvent, shown
 
-NEEDED_COLUMNS = {"id", "unique_name"}
-STATE_COLUMNS = set(KnownState.__struct_fields__)
-COLUMNS = NEEDED_COLUMNS | {"url"} | STATE_COLUMNS
+COLUMNS = NEEDED | {URL} | STATE | OF_PULLERS
 
 
 def read_branches(file: BinaryIO, name: str, *, not_after: datetime) -> list[NewBranch]:
     """Reads CSV with a heading: id, unique_name and, optionally, url and the mirror columns of the
-    branch table, which are taken over.
+    branch table, which are taken over. How the puller mirrors a branch is passed over.
 
     Raises BadBranchFile, which calls the file `name`; also for a time later than `not_after`.
     """
@@ -32,7 +31,7 @@ def read_branches(file: BinaryIO, name: str, *, not_after: datetime) -> list[New
 
 def _parse(name: str, rows: "csv.DictReader[str]", not_after: datetime) -> Iterator[NewBranch]:
     heading = list(rows.fieldnames or ())
-    if not NEEDED_COLUMNS <= set(heading) <= COLUMNS:
+    if not NEEDED <= set(heading) <= COLUMNS:
         raise BadBranchFile(
             f"{name} must begin with a heading of id, unique_name and optionally url,"
             f" {', '.join(KnownState.__struct_fields__)}; got {shown(','.join(heading))}"
@@ -42,7 +41,7 @@ def _parse(name: str, rows: "csv.DictReader[str]", not_after: datetime) -> Itera
             f"the heading of {name} has {', '.join(repeated)} more than once:"
             f" {shown(','.join(heading))}; keep one"
         )
-    has_states = not STATE_COLUMNS.isdisjoint(heading)
+    has_states = not STATE.isdisjoint(heading)
     for row in rows:
         where = f"{name}, line {rows.line_num}"
         if None in row or None in row.values():
@@ -57,7 +56,7 @@ def _parse(name: str, rows: "csv.DictReader[str]", not_after: datetime) -> Itera
 
 
 def _state(row: Mapping[str, str], not_after: datetime) -> KnownState:
-    given = {name: row[name].strip() for name in STATE_COLUMNS if row.get(name, "").strip()}
+    given = {name: row[name].strip() for name in STATE if row.get(name, "").strip()}
     failures = given.get("mirror_failures", "0")
     if not re.fullmatch(r"[0-9]{1,9}", failures):
         raise InvalidEvent(f"mirror_failures {shown(failures)} is not a number")

@@ -25,7 +25,7 @@ class Reporter:
         """A mirror attempt begins now. Returns when that is, reported or not."""
         now = datetime.now(UTC)
         what = f"branch {branch_id} began to be mirrored"
-        return self._report(what, lambda client: client.begin_attempt(branch_id)) or now
+        return self.report(what, lambda client: client.begin_attempt(branch_id)) or now
 
     def attempt_ended(
         self, branch_id: int, started_at: datetime, failure: str | None, revision: str | None = None
@@ -39,18 +39,20 @@ class Reporter:
                 client.end_attempt(MirrorFailed(branch_id, started_at, reason_from(failure)))
 
         how = "was mirrored" if failure is None else "could not be mirrored"
-        self._report(f"branch {branch_id} {how}", end)
+        self.report(f"branch {branch_id} {how}", end)
 
     def script_ran(
         self, name: str, hostname: str, started_at: datetime, completed_at: datetime
     ) -> None:
-        self._report(
+        self.report(
             f"script {name} ran",
             lambda client: client.record_success(name, hostname, started_at, completed_at),
         )
 
-    def _report(self, what: str, call: Callable[[BranchStatusClient], T]) -> T | None:
-        """Tries anew each time: the spool may be usable again when a long command ends."""
+    def report(self, what: str, call: Callable[[BranchStatusClient], T]) -> T | None:
+        """What the call gives; None if it could not be made, which is said.
+
+        Tries anew each time: the spool may be usable again when a long command ends."""
         try:
             if self._client is None:
                 self._client = self._open_client()

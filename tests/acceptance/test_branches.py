@@ -40,6 +40,16 @@ def test_branches_are_registered_from_a_file(shell: Shell, engine: Engine, tmp_p
     assert rows(engine, REGISTER) == [(1, "one", "https://host/1"), (2, "zwei, größe", None)]
 
 
+def test_the_list_of_a_puller_is_a_file_of_branches(
+    shell: Shell, engine: Engine, tmp_path: Path
+) -> None:
+    """What it says to the puller is passed over."""
+    file = tmp_path / "branches.csv"
+    file.write_text("id,unique_name,url,vcs,interval,refs\n1,one,https://host/1,git,6h,all\n")
+    shell.run("mirror-consumer", "branches", "import", str(file))
+    assert rows(engine, REGISTER) == [(1, "one", "https://host/1")]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

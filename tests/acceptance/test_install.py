@@ -16,7 +16,7 @@ import pytest
 from mirrorfeed.contract import environment
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("amqp", "consumer", "contract", "publisher")
+ROOMS = ("amqp", "consumer", "contract", "publisher", "puller")
 TIMEOUT_SECONDS = 300
 
 APPLICATION_PROJECT = """
@@ -29,11 +29,11 @@ name = "branch-puller"
 version = "7"
 
 [tool.hatch.build.targets.wheel]
-only-include = ["branch_puller.py", "publisher.py", "consumer", "contract", "amqp"]
+only-include = ["branch_puller.py", "publisher.py", "consumer", "contract", "amqp", "puller"]
 """
 APPLICATION = """
-import amqp, consumer, contract, publisher
-print(*(module.OWNER for module in (amqp, consumer, contract, publisher)))
+import amqp, consumer, contract, publisher, puller
+print(*(module.OWNER for module in (amqp, consumer, contract, publisher, puller)))
 """
 REPORTING_APPLICATION = (
     APPLICATION
@@ -42,6 +42,7 @@ from mirrorfeed import BranchStatusClient
 from mirrorfeed.consumer import Branch
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.publisher.authserver.server import Authserver
+from mirrorfeed.puller.service import Puller
 client = BranchStatusClient(forward=False)
 client.start_mirroring(1)
 """
@@ -202,7 +203,8 @@ def test_a_puller_host_gets_no_database_library(puller_host: Venv) -> None:
     names = puller_host.names()
     assert {"mirrorfeed", "pika"} <= names
     assert not {"sqlalchemy", "psycopg2", "uvicorn", "defusedxml"} & names
-    assert "mirror-publisher" in run(puller_host.script("mirror-publisher"), "--help")
+    for command in ("mirror-publisher", "mirror-puller"):
+        assert command in run(puller_host.script(command), "--help")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,9 @@ def test_an_import_says_which_extra_it_lacks(puller_host: Venv) -> None:
     )
 
 
-@pytest.mark.parametrize("program", ["mirror-publisher", "mirror-consumer", "mirror-replay"])
+@pytest.mark.parametrize(
+    "program", ["mirror-puller", "mirror-publisher", "mirror-consumer", "mirror-replay"]
+)
 def test_each_command_knows_its_version(program: str) -> None:
     """The one in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

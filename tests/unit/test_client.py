@@ -96,6 +96,16 @@ def test_a_failure_without_a_start_failed_as_it_began(
     assert envelope.event.started_at == envelope.time
 
 
+def test_what_has_begun_and_not_ended_is_known(client: BranchStatusClient, path: Path) -> None:
+    """To every process that uses the spool, also after the one that began it was killed."""
+    assert client.open_attempts() == {}
+    begun = {branch_id: client.begin_attempt(branch_id) for branch_id in (1, 2, 3)}
+    client.mirror_complete(1, "rev-1")
+    client.mirror_failed(2, "no route to host")
+    with closing(BranchStatusClient(path, forward=False)) as other:
+        assert other.open_attempts() == {3: begun[3]}
+
+
 def test_a_second_failure_is_a_second_attempt(client: BranchStatusClient, path: Path) -> None:
     """The first one has ended."""
     client.start_mirroring(1)

@@ -11,8 +11,14 @@ from mirrorfeed.consumer.commands import main, replay
 from mirrorfeed.contract import exit_codes
 from mirrorfeed.contract.program import complete_help
 from mirrorfeed.publisher import cli
+from mirrorfeed.puller import cli as puller
 
-APPS = {"mirror-consumer": main.app, "mirror-publisher": cli.app, "mirror-replay": replay.app}
+APPS = {
+    "mirror-consumer": main.app,
+    "mirror-publisher": cli.app,
+    "mirror-puller": puller.app,
+    "mirror-replay": replay.app,
+}
 COLUMNS = 80
 
 

@@ -1,0 +1,1 @@
+"""What is typed: `mirror-puller`, a module for each command."""

@@ -1,0 +1,212 @@
+"""git's command line, with an environment that is built from little."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from mirrorfeed.puller.process import Ended, Limits, Processes, Watch
+from mirrorfeed.puller.reasons import MirrorFailure, failure_in
+from mirrorfeed.puller.refs import (
+    ALL_REFSPECS,
+    DEFAULT_REFSPECS,
+    HEAD,
+    HEADS,
+    Refs,
+    refs_listed,
+    refs_on_disk,
+)
+from mirrorfeed.puller.settings import Settings
+
+KEPT_VARIABLES = (
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "SSH_AUTH_SOCK"),
+    *(
+        name
+        for each in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy")
+        for name in (each, each.upper())
+    ),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "KRB5CCNAME"),
+)
+MARK = "MIRRORFEED_PULLER_ATTEMPT"
+"""The variable by which what an attempt has started is found if the puller itself was killed."""
+CONNECT_SECONDS = 30
+ALIVE_SECONDS = 30
+ALIVE_COUNT = 4
+
+_CONFIG = {
+    "advice.detachedHead": "false",
+    "core.fsync": "committed,loose-object,reference",
+    "core.hooksPath": os.devnull,
+    "credential.interactive": "false",
+    "fetch.recurseSubmodules": "false",
+    "gc.auto": "0",
+    "gc.autoDetach": "false",
+    "init.defaultBranch": "main",
+    "maintenance.auto": "false",
+    "protocol.version": "2",
+    "transfer.credentialsInUrl": "die",
+}
+
+
+class Work(Struct, frozen=True):
+    """What one attempt runs its programs with."""
+
+    processes: Processes
+    limits: Limits
+    lock: int
+    """The open lock of the mirror, which programs inherit."""
+    mark: str
+    watch: Watch = lambda: 0
+    on_progress: Callable[[bytes], None] = lambda _: None
+
+
+def base_environment(mark: str) -> dict[str, str]:
+    """What any program of an attempt gets."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return {"PATH": os.defpath, **kept, "LC_ALL": "C", MARK: mark}
+
+
+def git_environment(settings: Settings, mark: str) -> dict[str, str]:
+    """Nobody is asked for anything, nothing is taken from users' settings, and no protocol is
+    spoken that was not allowed, not after a redirection either."""
+    config = settings.git_config if Path(settings.git_config).exists() else os.devnull
+    return {
+        **base_environment(mark),
+        "GIT_ALLOW_PROTOCOL": ":".join(each for each in settings.protocols if each != "bzr"),
+        "GIT_ASKPASS": "false",
+        "GIT_CONFIG_GLOBAL": config,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_DEFAULT_REF_FORMAT": "files",
+        "GIT_SSH_COMMAND": ssh_command(settings.known_hosts),
+        "GIT_SSH_VARIANT": "ssh",
+        "GIT_TERMINAL_PROMPT": "0",
+        **_config_variables(_CONFIG),
+    }
+
+
+def ssh_command(known_hosts: str) -> str:
+    """A command for ssh that asks nothing, notices a dead connection, believes no unknown host, and
+    leaves no process behind. Made for a shell."""
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_SECONDS,
+        "ServerAliveInterval": ALIVE_SECONDS,
+        "ServerAliveCountMax": ALIVE_COUNT,
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": f'"{known_hosts}"' if " " in known_hosts else known_hosts,
+        "ControlMaster": "no",
+        "ControlPath": "none",
+        "ClearAllForwardings": "yes",
+        "ForwardAgent": "no",
+        "PermitLocalCommand": "no",
+    }
+    return " ".join(["ssh", *(f"-o{name}={_quoted(value)}" for name, value in options.items())])
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _config_variables(config: Mapping[str, str]) -> dict[str, str]:
+    """git-config(1), GIT_CONFIG_COUNT: stronger than any file."""
+    variables = {"GIT_CONFIG_COUNT": str(len(config))}
+    for number, (name, value) in enumerate(config.items()):
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    return variables
+
+
+class Git:
+    """git for one attempt. Every method raises MirrorFailure."""
+
+    def __init__(self, settings: Settings, work: Work) -> None:
+        self._work = work
+        self._environment = git_environment(settings, work.mark)
+
+    def listed(self, url: str, git_dir: Path) -> Refs:
+        """What upstream has."""
+        return refs_listed(self.output(git_dir, "ls-remote", "--symref", "--", url))
+
+    def clone(self, url: str, git_dir: Path) -> None:
+        """Makes a mirror of branches and tags, where there is nothing yet."""
+        self._run("clone", "--bare", "--progress", "--template=", "--", url, str(git_dir))
+
+    def init(self, git_dir: Path) -> None:
+        """Makes an empty mirror."""
+        self._run("init", "--quiet", "--bare", "--template=", "--", str(git_dir))
+
+    def fetch(self, url: str, git_dir: Path, *, has_all: bool, is_atomic: bool) -> None:
+        """Upstream's references, and no others, are the mirror's."""
+        refspecs = ALL_REFSPECS if has_all else DEFAULT_REFSPECS
+        self.output(
+            git_dir,
+            "fetch",
+            *(["--atomic"] if is_atomic else []),
+            *("--prune", "--force", "--no-tags", "--progress", "--no-write-fetch-head"),
+            *("--no-auto-maintenance", "--no-recurse-submodules", "--no-show-forced-updates"),
+            "--",
+            url,
+            *refspecs,
+        )
+
+    def fetch_candidate(self, url: str, git_dir: Path, names: Sequence[str], to: str) -> None:
+        """Fetches some of upstream's references below `to`, where nobody looks for them."""
+        refspecs = [f"+{name}:{to}{number}" for number, name in enumerate(names)]
+        self.output(
+            git_dir,
+            *("fetch", "--force", "--no-tags", "--progress", "--no-write-fetch-head"),
+            *("--no-auto-maintenance", "--no-recurse-submodules", "--"),
+            url,
+            *refspecs,
+        )
+
+    def has_common_history(self, git_dir: Path, ours: Sequence[str], theirs: Sequence[str]) -> bool:
+        for one in theirs:
+            ended = self._ended("--git-dir", str(git_dir), "merge-base", one, *ours)
+            if ended.exit_code == 0:
+                return True
+        return False
+
+    def follow(self, git_dir: Path, head: str) -> None:
+        """HEAD is that branch from now on."""
+        if head.startswith(HEADS):
+            self.output(git_dir, "symbolic-ref", HEAD, head)
+
+    def output(self, git_dir: Path, *arguments: str) -> bytes:
+        return self._run("--git-dir", str(git_dir), *arguments).output
+
+    def succeeds(self, git_dir: Path, *arguments: str) -> bool:
+        return self._ended("--git-dir", str(git_dir), *arguments).exit_code == 0
+
+    def _run(self, *arguments: str) -> Ended:
+        ended = self._ended(*arguments)
+        if ended.exit_code != 0:
+            raise git_failure(ended)
+        return ended
+
+    def _ended(self, *arguments: str) -> Ended:
+        work = self._work
+        return work.processes.run(
+            ["git", *arguments],
+            environment=self._environment,
+            limits=work.limits,
+            inherited=[work.lock],
+            watch=work.watch,
+            on_progress=work.on_progress,
+        )
+
+
+def git_failure(ended: Ended) -> MirrorFailure:
+    code = ended.exit_code
+    how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+    return failure_in(ended.errors, f"git {how}")
+
+
+def known_refs(git_dir: Path) -> Refs:
+    """What a mirror has; nothing, if its files cannot be read."""
+    with suppress(OSError):
+        return refs_on_disk(git_dir)
+    return Refs({})

@@ -1,0 +1,455 @@
+"""The puller at work: one loop that decides, and threads that mirror.
+
+Only the loop touches the queue and the notes. It waits for what happens: an attempt ends, a signal
+comes, a branch is due, the list changes.
+"""
+
+import logging
+import os
+import random
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from mirrorfeed.puller.attempt import Attempts, Outcome, only_user_of
+from mirrorfeed.puller.branch_list import Branch, BranchList, file_state, read_branch_list
+from mirrorfeed.puller.errors import BadBranchList
+from mirrorfeed.puller.folder import Folder, MirrorInUse
+from mirrorfeed.puller.healing import tidy
+from mirrorfeed.puller.maintenance import Maintenance
+from mirrorfeed.puller.process import Processes
+from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
+from mirrorfeed.puller.reports import Reports
+from mirrorfeed.puller.schedule import Known, Queue, due_by_the_clock, pause_after, wait_after
+from mirrorfeed.puller.settings import Settings
+from mirrorfeed.puller.state import BranchState, HostState, State
+from mirrorfeed.puller.urls import place_of
+
+logger = logging.getLogger(__name__)
+
+LIST_SECONDS = 2.0
+"""How often the file is looked at."""
+CYCLE_SECONDS = 300.0
+"""How often a service says that it works."""
+IN_USE_SECONDS = 60.0
+"""When to look again for a branch that somebody else is mirroring."""
+
+
+class Screen(Protocol):
+    """Where a person watches."""
+
+    def began(self, branch: Branch) -> Callable[[bytes], None]:
+        """An attempt has begun; gives what to call with git's progress."""
+
+    def ended(self, branch: Branch, outcome: Outcome) -> None: ...
+
+    def pass_begins(self, due: int) -> None:
+        """So many branches will be mirrored, and then it is over."""
+
+
+class Totals:
+    """What became of the attempts so far."""
+
+    def __init__(self) -> None:
+        self.mirrored = 0
+        self.failed = 0
+        self.interrupted = 0
+
+    @property
+    def is_all_well(self) -> bool:
+        return self.failed == 0 and self.interrupted == 0
+
+
+class Puller:
+    """Works through a list, until it is told to end, or one pass is over."""
+
+    def __init__(
+        self,
+        list_path: Path,
+        folder: Folder,
+        settings: Settings,
+        state: State,
+        reports: Reports,
+        *,
+        screen: Screen | None = None,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Reads the list. Raises BadBranchList."""
+        self.totals = Totals()
+        self._list_path = list_path
+        self._folder = folder
+        self._settings = settings
+        self._state = state
+        self._reports = reports
+        self._screen = screen
+        self._draw = draw
+        self._processes = Processes()
+        self._attempts = Attempts(folder, settings, reports, self._processes)
+        self._maintenance = Maintenance(folder, settings)
+        self._queue = Queue(settings.per_host)
+        self._list: BranchList = read_branch_list(list_path)
+        self._seen_list = file_state(list_path)
+        self._branches: dict[int, Branch] = {}
+        self._hosts: dict[int, str] = {}
+        self._known = state.branches()
+        self._paused = state.hosts()
+        self._running: dict[int, Branch] = {}
+        self._ended: deque[tuple[int, Future[Outcome]]] = deque()
+        self._wakes, self._woken_by = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ends_at: float | None = None
+        self._must_read = False
+
+    # Called from signal handlers: they set a flag, and wake the loop.
+
+    def stop(self) -> None:
+        """Starts nothing any more; what runs has some time left. Called again: none."""
+        now = time.monotonic()
+        wait = self._settings.stop_seconds if self._ends_at is None else 0.0
+        self._ends_at = now + wait
+        self.wake()
+
+    def read_list(self) -> None:
+        """The list may have changed."""
+        self._must_read = True
+        self.wake()
+
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # full: it will wake up anyway
+            os.write(self._woken_by, b"x")
+
+    def run(self, *, once: bool, all_due: bool) -> Totals:
+        """Mirrors what is due; for ever, or in one pass. With `all_due` everything is due now.
+
+        Returns once it was told to end, or the pass is over.
+        """
+        began_at = datetime.now(UTC)
+        self._close_what_was_left()
+        self._take_over(self._list, all_due=all_due)
+        horizon = time.monotonic() if once else None
+        cycle_began = time.monotonic()
+        if self._screen and horizon is not None:
+            self._screen.pass_begins(self._queue.count_due(horizon))
+        with ThreadPoolExecutor(self._settings.jobs, "mirror") as threads:
+            try:
+                while not self._is_over(horizon):
+                    self._start_due(threads, horizon)
+                    if self._is_over(horizon):
+                        break
+                    self._wait(horizon)
+                    self._end_late_ones()
+                    self._settle_ended()
+                    self._look_at_list(once=once)
+                    self._maintain()
+                    if os.getpid() == 1:
+                        self._processes.reap()
+                    if not once and time.monotonic() - cycle_began >= CYCLE_SECONDS:
+                        self._reports.passed(began_at, datetime.now(UTC))
+                        began_at, cycle_began = datetime.now(UTC), time.monotonic()
+            finally:
+                # Also after a bug here: nothing may go on without us.
+                if self._running:
+                    self._processes.interrupt()
+                if self._maintenance.is_running:
+                    self._maintenance.interrupt()
+        self._settle_ended()
+        if self._ends_at is None or not once:
+            self._reports.passed(began_at, datetime.now(UTC))
+        return self.totals
+
+    def close(self) -> None:
+        self._maintenance.close()
+        self._processes.close()
+        os.close(self._wakes)
+        os.close(self._woken_by)
+
+    def _is_over(self, horizon: float | None) -> bool:
+        if self._running or self._ended:
+            return False
+        if self._ends_at is not None:
+            return not self._maintenance.is_running
+        if horizon is None:
+            return False
+        due_at = self._queue.next_at()
+        return (due_at is None or due_at > horizon) and not self._maintenance.is_running
+
+    def _start_due(self, threads: ThreadPoolExecutor, horizon: float | None) -> None:
+        until = time.monotonic() if horizon is None else horizon
+        while self._ends_at is None and len(self._running) < self._settings.jobs:
+            branch_id = self._queue.take(until)
+            if branch_id is None:
+                break
+            self._start(threads, branch_id)
+
+    def _start(self, threads: ThreadPoolExecutor, branch_id: int) -> None:
+        branch = self._branches[branch_id]
+        known = self._known.setdefault(branch_id, BranchState())
+        known.name, known.running_since = branch.name, time.time()
+        self._state.save([(branch_id, known)])
+        self._running[branch_id] = branch
+        on_progress = self._screen.began(branch) if self._screen else lambda _: None
+        future = threads.submit(self._attempts.attempt, branch, known, on_progress=on_progress)
+        future.add_done_callback(lambda done: self._has_ended(branch_id, done))
+
+    def _has_ended(self, branch_id: int, done: "Future[Outcome]") -> None:
+        """In the attempt's thread."""
+        self._ended.append((branch_id, done))
+        self.wake()
+
+    def _wait(self, horizon: float | None) -> None:
+        now = time.monotonic()
+        at = now + LIST_SECONDS
+        if self._ends_at is not None:
+            if now < self._ends_at:
+                at = min(at, self._ends_at)
+        elif len(self._running) < self._settings.jobs and self._ends_at is None:
+            due_at = self._queue.next_at()
+            if due_at is not None and (horizon is None or due_at <= horizon):
+                at = min(at, due_at)
+        select.select([self._wakes], [], [], max(0.0, at - now))
+        with suppress(BlockingIOError):
+            os.read(self._wakes, 4096)
+
+    def _end_late_ones(self) -> None:
+        is_late = self._ends_at is not None and time.monotonic() >= self._ends_at
+        if is_late and not self._processes.is_interrupted:
+            self._processes.interrupt()
+        if self._ends_at is not None and self._maintenance.is_running:
+            self._maintenance.interrupt()  # it can be done at any other time
+
+    def _settle_ended(self) -> None:
+        saved = []
+        while self._ended:
+            branch_id, done = self._ended.popleft()
+            branch = self._running.pop(branch_id)
+            self._queue.done(branch_id)
+            known = self._known[branch_id]
+            known.running_since = None
+            try:
+                outcome = done.result()
+            except Exception:
+                logger.exception("the puller itself failed", extra={"branch": branch_id})
+                failure = MirrorFailure(FailureClass.OTHER, "the puller itself failed; see its log")
+                outcome = Outcome(began_at=time.time(), seconds=0.0, failure=failure)
+            self._settle(branch, known, outcome)
+            saved.append((branch_id, known))
+            if self._screen:
+                self._screen.ended(branch, outcome)
+        if saved:
+            self._state.save(saved)
+
+    def _settle(self, branch: Branch, known: BranchState, outcome: Outcome) -> None:
+        interval = branch.interval_seconds or self._settings.interval_seconds
+        is_first = known.mirrored_at == 0
+        note(known, branch, outcome)
+        log_outcome(branch, outcome)
+        if outcome.held_by:
+            wait = IN_USE_SECONDS
+        elif outcome.failure and outcome.failure.failure_class is FailureClass.INTERRUPTED:
+            self.totals.interrupted += 1
+            wait = 0.0
+        elif outcome.failure:
+            self.totals.failed += 1
+            wait = wait_after(interval, known.failures, is_first=False, draw=self._draw)
+        else:
+            self.totals.mirrored += 1
+            wait = wait_after(interval, 0, is_first=is_first, draw=self._draw)
+        known.due_at = time.time() + wait
+        self._heed_limits_of(self._hosts.get(branch.id, ""), outcome)
+        current = self._branches.get(branch.id)
+        if current is not None:  # else it has left the list meanwhile
+            self._put(current, time.monotonic() + wait)
+
+    def _heed_limits_of(self, host: str, outcome: Outcome) -> None:
+        """A host that says that it is asked too often is left alone for a while."""
+        if not host or outcome.held_by:
+            return
+        failure = outcome.failure
+        if failure and failure.failure_class is FailureClass.RATE_LIMITED:
+            if self._queue.is_paused(host, time.monotonic()):
+                return
+            paused = self._paused.setdefault(host, HostState(0.0, 0))
+            paused.pauses += 1
+            seconds = pause_after(paused.pauses)
+            paused.paused_until = time.time() + seconds
+            self._queue.pause(host, time.monotonic() + seconds)
+            self._state.save_host(host, paused)
+            logger.warning("a host is left alone", extra={"host": host, "seconds": round(seconds)})
+        elif failure is None and host in self._paused:
+            del self._paused[host]
+            self._state.save_host(host, None)
+
+    def _put(self, branch: Branch, due_at: float) -> None:
+        self._queue.put(branch.id, self._hosts[branch.id], due_at)
+
+    def _look_at_list(self, *, once: bool) -> None:
+        if once or self._ends_at is not None:
+            return
+        seen = file_state(self._list_path)
+        if not self._must_read and seen == self._seen_list:
+            return
+        self._must_read, self._seen_list = False, seen
+        try:
+            self._list = read_branch_list(self._list_path)
+        except BadBranchList as error:
+            logger.error("the list is refused; the one before counts", extra={"because": error})
+            return
+        self._take_over(self._list, all_due=False)
+
+    def _take_over(self, new: BranchList, *, all_due: bool) -> None:
+        """The branches of the list, and no others, are mirrored from now on."""
+        now, wall = time.monotonic(), time.time()
+        gone = self._branches.keys() - new.branches.keys()
+        for branch_id in gone:
+            self._queue.remove(branch_id)
+        before, self._branches = self._branches, new.branches
+        changed = []
+        for host, paused in self._paused.items():
+            if 0 < (left := paused.paused_until - wall) <= pause_after(paused.pauses):
+                self._queue.pause(host, now + left)
+        for branch in new.branches.values():
+            old = before.get(branch.id)
+            if old == branch and not all_due:
+                continue
+            self._hosts[branch.id] = self._host_of(branch)
+            if self._queue.is_running(branch.id):
+                continue
+            known = self._known.get(branch.id)
+            is_other_place = known is not None and known.url and known.url != branch.url
+            if all_due or known is None or is_other_place:
+                self._put(branch, now)
+                continue
+            due = due_by_the_clock(
+                Known(known.due_at, known.attempted_at),
+                wall,
+                branch.interval_seconds or self._settings.interval_seconds,
+                known.failures,
+                self._draw,
+            )
+            if due != (known.due_at, known.attempted_at):
+                known.due_at, known.attempted_at = due
+                changed.append((branch.id, known))
+            self._put(branch, now + due.due_at - wall)
+        if changed:
+            self._state.save(changed)
+        logger.info(
+            "the list is read",
+            extra={
+                "branches": len(new.branches),
+                "without_url": new.without_url,
+                "gone": len(gone),
+            },
+        )
+
+    def _host_of(self, branch: Branch) -> str:
+        try:
+            return place_of(branch.url, branch.vcs, self._settings.protocols).host
+        except MirrorFailure:
+            return ""  # the attempt will say so; it needs no place of any host
+
+    def _close_what_was_left(self) -> None:
+        """Ends what a puller that was killed has left: its programs, its files, its attempts."""
+        ids = self._known.keys() | self._list.branches.keys()
+        open_attempts = self._reports.open_attempts(ids)
+        marked = [each for each, known in self._known.items() if known.running_since is not None]
+        left = {*open_attempts, *marked, *self._folder.remains()} & ids
+        saved = []
+        for branch_id in sorted(left):
+            try:
+                with only_user_of(self._folder, branch_id):
+                    self._clean(branch_id)
+                    if branch_id in open_attempts:
+                        line = "the puller was killed while it mirrored this branch"
+                        failure = MirrorFailure(FailureClass.INTERRUPTED, line)
+                        self._reports.interrupted(
+                            branch_id, open_attempts[branch_id], failure.reason
+                        )
+            except MirrorInUse:
+                continue  # it is being mirrored, by `sync`
+            if known := self._known.get(branch_id):
+                known.running_since = None
+                saved.append((branch_id, known))
+        if saved:
+            self._state.save(saved)
+        if left:
+            logger.warning("closed what was left open", extra={"branches": len(left)})
+
+    def _clean(self, branch_id: int) -> None:
+        for vcs in ("git", "bzr"):
+            self._folder.restore(branch_id, vcs)
+        mirror = self._folder.mirror(branch_id, "git")
+        if mirror.exists():
+            tidy(mirror)
+
+    def _maintain(self) -> None:
+        if maintained := self._maintenance.finished():
+            known = self._known[maintained.branch_id]
+            known.maintained_at, known.size_bytes = time.time(), maintained.size_bytes
+            self._state.save([(maintained.branch_id, known)])
+        if self._ends_at is None:
+            self._maintenance.start_next(self._branches.values(), self._known, self._running)
+
+
+def note(known: BranchState, branch: Branch, outcome: Outcome) -> None:
+    """Writes down what became of an attempt."""
+    if outcome.held_by:
+        return
+    known.name = branch.name
+    known.attempted_at = outcome.began_at + outcome.seconds
+    known.healed_at = outcome.healed_at
+    if outcome.size_bytes is not None:
+        known.size_bytes = outcome.size_bytes
+    failure = outcome.failure
+    known.failure_class = str(failure.failure_class) if failure else None
+    known.reason = failure.reason if failure else None
+    if outcome.mirrored:
+        known.maintained_at = known.maintained_at or outcome.began_at
+        known.url = branch.url
+        known.mirrored_at = outcome.began_at
+        known.failures = 0
+        known.revision = outcome.mirrored.revision
+        known.digest = outcome.mirrored.digest
+        if outcome.mirrored.has_changed:
+            known.changed_at = outcome.began_at
+    elif failure and failure.failure_class is not FailureClass.INTERRUPTED:
+        known.failures += 1
+
+
+def log_outcome(branch: Branch, outcome: Outcome) -> None:
+    """One line an attempt."""
+    fields: dict[str, object] = {
+        "branch": branch.id,
+        "branch_name": branch.name,
+        "seconds": round(outcome.seconds, 3),
+    }
+    if outcome.held_by:
+        logger.info("left alone", extra={**fields, "because": outcome.held_by})
+    elif outcome.failure:
+        logger.warning("failed", extra={**fields, "because": outcome.failure.reason})
+    elif outcome.mirrored:
+        what = "fetched" if outcome.mirrored.has_changed else "as it was"
+        logger.info(what, extra={**fields, "revision": outcome.mirrored.revision})
+
+
+def due_now(
+    branches: Iterable[Branch], known: dict[int, BranchState], settings: Settings, wall: float
+) -> list[tuple[float, Branch]]:
+    """Which branches are due by the clock, the one that has been for longest first."""
+    found = []
+    for branch in branches:
+        state = known.get(branch.id)
+        due = due_by_the_clock(
+            Known(state.due_at, state.attempted_at) if state else None,
+            wall,
+            branch.interval_seconds or settings.interval_seconds,
+            state.failures if state else 0,
+            lambda _, high: high,
+        )
+        if due.due_at <= wall:
+            found.append((due.due_at, branch))
+    return sorted(found, key=lambda each: (each[0], each[1].id))
