@@ -35,6 +35,8 @@ CONNECT_SECONDS = 30
 ALIVE_SECONDS = 30
 ALIVE_COUNT = 4
 
+_PACKET = b"packet:"
+
 _CONFIG = {
     "advice.detachedHead": "false",
     "core.fsync": "committed,loose-object,reference",
@@ -130,6 +132,17 @@ class Git:
         """What upstream has."""
         return refs_listed(self.output(git_dir, "ls-remote", "--symref", "--", url))
 
+    def speaks_git(self, url: str, git_dir: Path) -> bool:
+        """Whether there is a git server behind a URL that has listed nothing. By HTTP git takes a
+        page without line breaks, and nothing at all, for the list of an empty repository."""
+        if not url.lower().startswith(("http:", "https:")):
+            return True
+        traced = {**self._environment, "GIT_TRACE_PACKET": "2"}
+        ended = self._ended(
+            *("--git-dir", str(git_dir), "ls-remote", "--", url), environment=traced
+        )
+        return _PACKET in ended.errors
+
     def clone(self, url: str, git_dir: Path) -> None:
         """Makes a mirror of branches and tags, where there is nothing yet."""
         self._run("clone", "--bare", "--progress", "--template=", "--", url, str(git_dir))
@@ -187,11 +200,11 @@ class Git:
             raise git_failure(ended)
         return ended
 
-    def _ended(self, *arguments: str) -> Ended:
+    def _ended(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
         work = self._work
         return work.processes.run(
             ["git", *arguments],
-            environment=self._environment,
+            environment=environment or self._environment,
             limits=work.limits,
             inherited=[work.lock],
             watch=work.watch,

@@ -37,6 +37,7 @@ class GitMirror:
         theirs = self._git.listed(self._branch.url, self.path)
         wanted = theirs.wanted(has_all=self._branch.has_all_refs)
         if not wanted.objects:
+            self._check_server(self.path)
             raise MirrorFailure(
                 FailureClass.UPSTREAM_EMPTY,
                 "upstream has no branches and tags any more; the mirror is left as it was",
@@ -78,9 +79,13 @@ class GitMirror:
         if ours is not None:
             theirs = self._git.listed(self._branch.url, self.path)
             if not theirs.wanted(has_all=self._branch.has_all_refs).objects:
+                self._check_server(self.path)
                 return Mirrored(None, ours.digest, has_changed=False)
-        self._folder.publish(self.clone_aside(), self.path)
-        now = known_refs(self.path)
+        incoming = self.clone_aside()
+        now = known_refs(incoming)
+        if not now.objects:
+            self._check_server(incoming)
+        self._folder.publish(incoming, self.path)
         return Mirrored(now.head_object, now.digest, has_changed=True)
 
     def _ours(self) -> Refs | None:
@@ -100,6 +105,15 @@ class GitMirror:
                 raise
             # `a` became `a/b`, say: git can only delete the one before it makes the other.
             self._git.fetch(url, self.path, has_all=has_all, is_atomic=False)
+
+    def _check_server(self, git_dir: Path) -> None:
+        """Raises MirrorFailure if what has listed nothing is no git server."""
+        if not self._git.speaks_git(self._branch.url, git_dir):
+            raise MirrorFailure(
+                FailureClass.NOT_A_REPOSITORY,
+                f"{self._branch.url} answers, but not as a git server does: perhaps with a page to"
+                " sign in",
+            )
 
     def _check_history(self, ours: Refs, theirs: Refs) -> None:
         """The URL was changed. Raises MirrorFailure if it leads to something else."""

@@ -62,6 +62,13 @@ class Terminal:
             assert time.monotonic() < deadline, f"no {pattern!r} in {drawn!r}"
             assert self._read(deadline - time.monotonic()), f"it ended: {drawn!r}"
 
+    def wait_for_text(self, text: str) -> None:
+        """Reads until the text was written, anywhere."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while text not in self.written:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.written!r}"
+            assert self._read(deadline - time.monotonic()), f"it ended: {self.written!r}"
+
     def end(self) -> int:
         """Reads to the end; the exit code."""
         deadline = time.monotonic() + PATIENCE_SECONDS

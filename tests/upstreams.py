@@ -1,5 +1,6 @@
 """Upstreams for the puller: real repositories behind real servers, some of which misbehave."""
 
+import base64
 import os
 import shutil
 import socket
@@ -28,6 +29,9 @@ GIT_ENVIRONMENT = {
     "LC_ALL": "C",
 }
 START_SECONDS = 20.0
+USER, TOKEN = "jane", "s3cret-t0ken"
+"""Whom the server knows below /secret/."""
+BASIC = "Basic " + base64.b64encode(f"{USER}:{TOKEN}".encode()).decode()
 LOGIN_PAGE = b"<!DOCTYPE html><title>Sign in</title><form>Who are you?</form>"
 
 
@@ -132,10 +136,15 @@ class WebServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    @contextmanager
-    def counted(self, path: str) -> Iterator[None]:
+    def note(self, path: str) -> None:
         with self._guard:
             self.requests[path] += 1
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The work for a request, up to its answer: what comes after, the client does not wait
+        for."""
+        with self._guard:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -159,33 +168,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         place, _, rest = self.path.lstrip("/").partition("/")
-        with self.server.counted(urlsplit(self.path).path.removesuffix("/info/refs")):
-            match place:
-                case "git":
-                    self._git(f"/{rest}")
-                case "slow":
-                    time.sleep(self.server.slow_seconds)
-                    self._git(f"/{rest}")
-                case "status":
-                    self._say(int(rest.split("/")[0]), b"no\n")
-                case "login":
-                    self._say(HTTPStatus.OK, LOGIN_PAGE, "text/html")
-                case "secret":
-                    self.send_response(HTTPStatus.UNAUTHORIZED)
-                    self.send_header("WWW-Authenticate", 'Basic realm="x"')
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                case "to":
-                    self.send_response(HTTPStatus.FOUND)
-                    self.send_header("Location", f"file://{self.server.root}/{rest}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                case "silent":
-                    self.server.quiet.wait(START_SECONDS * 10)
-                case "cut":
-                    self._git(f"/{rest}", at_most=20_000)
-                case _:
-                    self._say(HTTPStatus.NOT_FOUND, b"nothing\n")
+        self.server.note(urlsplit(self.path).path.removesuffix("/info/refs"))
+        match place:
+            case "git":
+                self._git(f"/{rest}")
+            case "slow":
+                self._git(f"/{rest}", wait_seconds=self.server.slow_seconds)
+            case "status":
+                self._say(int(rest.split("/")[0]), b"no\n")
+            case "login":
+                self._say(HTTPStatus.OK, LOGIN_PAGE, "text/html")
+            case "page":
+                self._say(HTTPStatus.OK, LOGIN_PAGE.replace(b">", b">\n"), "text/html")
+            case "blank":
+                self._say(HTTPStatus.OK, b"")
+            case "secret" if self.headers.get("Authorization") == BASIC:
+                self._git(f"/{rest}")
+            case "secret":
+                self.send_response(HTTPStatus.UNAUTHORIZED)
+                self.send_header("WWW-Authenticate", 'Basic realm="x"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            case "to":
+                self.send_response(HTTPStatus.FOUND)
+                self.send_header("Location", f"file://{self.server.root}/{rest}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            case "silent":
+                self.server.quiet.wait(START_SECONDS * 10)
+            case "cut":
+                self._git(f"/{rest}", at_most=20_000)
+            case _:
+                self._say(HTTPStatus.NOT_FOUND, b"nothing\n")
 
     def _say(self, status: int, body: bytes, kind: str = "text/plain") -> None:
         self.send_response(status)
@@ -194,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _git(self, path: str, at_most: int | None = None) -> None:
+    def _git(self, path: str, at_most: int | None = None, wait_seconds: float = 0.0) -> None:
         parts = urlsplit(path)
         length = int(self.headers.get("Content-Length") or 0)
         variables = {
@@ -208,13 +222,16 @@ class _Handler(BaseHTTPRequestHandler):
             "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
             "REMOTE_ADDR": "127.0.0.1",
         }
-        done = subprocess.run(
-            ["git", "http-backend"],
-            env={**os.environ, **GIT_ENVIRONMENT, **variables},
-            input=self.rfile.read(length),
-            capture_output=True,
-            check=False,
-        )
+        asked = self.rfile.read(length)
+        with self.server.counted():
+            time.sleep(wait_seconds)
+            done = subprocess.run(
+                ["git", "http-backend"],
+                env={**os.environ, **GIT_ENVIRONMENT, **variables},
+                input=asked,
+                capture_output=True,
+                check=False,
+            )
         head, _, body = done.stdout.partition(b"\r\n\r\n")
         status = HTTPStatus.OK
         headers = []

@@ -1,0 +1,433 @@
+"""The puller as a service and in passes: what is mirrored when, and what ends how."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mirrorfeed.puller.state import BranchState
+from sandbox import wait_until
+from tests.pullers import TestPuller, children_of, kill, marked
+from tests.terminal import terminal
+from tests.upstreams import Upstream, WebServer, fingerprint, git
+
+PATIENCE_SECONDS = 30.0
+
+
+def slow_git(puller: TestPuller, verb: str) -> Path:
+    """The puller's git stops, and says so on standard error, after doing `verb`, as long as the
+    file is there."""
+    gate = puller.folder / "gate"
+    gate.touch()
+    folder = puller.folder / "bin"
+    folder.mkdir(exist_ok=True)
+    script = folder / "git"
+    script.write_text(
+        f'#!/bin/sh\n{shutil.which("git")} "$@"; code=$?\n'
+        f'case "$*" in *{verb}*) while [ -e {gate} ]; do sleep 0.05; done;; esac\nexit $code\n'
+    )
+    script.chmod(0o755)
+    puller.also(PATH=f"{folder}:{os.environ['PATH']}")
+    return gate
+
+
+def states(puller: TestPuller) -> dict[int, BranchState]:
+    with sqlite3.connect(puller.into / ".puller" / "state.db") as connection:
+        rows = connection.execute("SELECT id, state FROM branch").fetchall()
+    connection.close()
+    return {each: msgspec.msgpack.decode(state, type=BranchState) for each, state in rows}
+
+
+def save_states(puller: TestPuller, changed: dict[int, BranchState]) -> None:
+    connection = sqlite3.connect(puller.into / ".puller" / "state.db")
+    with connection:
+        connection.executemany(
+            "INSERT OR REPLACE INTO branch VALUES (?, ?)",
+            [(each, msgspec.msgpack.encode(state)) for each, state in changed.items()],
+        )
+    connection.close()
+
+
+def test_a_service_mirrors_what_is_due_for_ever(puller: TestPuller, upstream: Upstream) -> None:
+    """And says that it works when it ends."""
+    puller.write_list([upstream.path.as_uri()])
+    with puller.service("--interval", "1s"):
+        puller.wait_for_outcomes(2)
+        tip = upstream.commit()
+        wait_until(lambda: tip in puller.outcomes(), PATIENCE_SECONDS, "the commit")
+    assert puller.refs() == upstream.refs()
+    assert [each.name for each in puller.passes()] == ["branch-puller"]
+
+
+def test_a_pass_from_cron_mirrors_what_is_due(puller: TestPuller, upstream: Upstream) -> None:
+    """Once an interval, and not more often; every pass is reported, also one with failures."""
+    puller.write_list([upstream.path.as_uri(), "file:///nowhere"])
+    command = puller.command("--once")
+    puller.shell.run(*command, expect=1)
+    puller.shell.run(*command)
+    assert [len(puller.outcomes(each)) for each in (1, 2)] == [1, 1]
+    known = states(puller)
+    for state in known.values():
+        state.due_at -= 2 * 3600 * 1.2
+        state.attempted_at -= 2 * 3600 * 1.2
+    save_states(puller, known)
+    puller.shell.run(*command, expect=1)
+    assert [len(puller.outcomes(each)) for each in (1, 2)] == [2, 2]
+    assert len(puller.passes()) == 3
+
+
+def test_a_failing_branch_waits_longer_each_time(puller: TestPuller) -> None:
+    """Its due time says so, and it is reported each time."""
+    puller.write_list(["file:///nowhere"])
+    waits = []
+    for _ in range(3):
+        puller.once("--interval", "1h", expect=1)
+        state = states(puller)[1]
+        waits.append((state.due_at - state.attempted_at) / 3600)
+    assert waits == pytest.approx([2, 4, 8], rel=0.11)
+    assert puller.outcomes() == ["not-found"] * 3
+
+
+def test_the_list_is_read_again_when_it_changes(
+    puller: TestPuller, upstream: Upstream, root: Path
+) -> None:
+    """New branches are mirrored at once; those that left stay on the disk and are not mirrored."""
+    other = Upstream(root / "b.git")
+    other.commit()
+    puller.write_list({1: upstream.path.as_uri()})
+    with puller.service("--interval", "1s"):
+        puller.wait_for_outcomes(1)
+        puller.write_list({2: other.path.as_uri()})
+        puller.wait_for_outcomes(1, branch_id=2)
+        count = len(puller.outcomes(1))
+        puller.wait_for_outcomes(4, branch_id=2)
+        assert len(puller.outcomes(1)) == count
+    assert puller.refs(1) == upstream.refs()
+
+
+def test_a_wrong_list_leaves_the_one_before_in_force(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """It is complained of, on SIGHUP too; a puller does not start with one."""
+    puller.write_list([upstream.path.as_uri()])
+    with puller.service("--interval", "1s") as process:
+        puller.wait_for_outcomes(1)
+        puller.list.write_text("id,unique_name,url\n1,a,x\nx,y,z\n")
+        assert process.stderr is not None
+        wait_until(
+            lambda: "the list is refused" in process.stderr.readline(),  # type: ignore[union-attr]
+            PATIENCE_SECONDS,
+            "a complaint",
+        )
+        process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: "the list is refused" in process.stderr.readline(),  # type: ignore[union-attr]
+            PATIENCE_SECONDS,
+            "another complaint",
+        )
+        puller.wait_for_outcomes(len(puller.outcomes()) + 2)
+    result = puller.shell.run(*puller.command("--once"), expect=2)
+    assert "line 3: id 'x' is not a number" in result.stderr
+
+
+def test_a_service_that_is_told_to_end_waits_for_what_runs(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """And starts nothing more."""
+    gate = slow_git(puller, "clone")
+    puller.write_list([upstream.path.as_uri()] * 3)
+    process = puller.start("--jobs", "1", "--stop-timeout", "20s")
+    wait_until(lambda: len(puller.events()) == 1, PATIENCE_SECONDS, "the first attempt")
+    process.send_signal(signal.SIGTERM)
+    gate.unlink()
+    _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, log
+    assert puller.outcomes(1) == [upstream.refs()["refs/heads/main"]]
+    assert puller.outcomes(2) == []
+
+
+def test_what_does_not_end_in_time_is_interrupted(puller: TestPuller, upstream: Upstream) -> None:
+    """It is reported as such, costs the branch nothing, and leaves nothing behind."""
+    puller.write_list([upstream.path.as_uri()])
+    gate = slow_git(puller, "clone")
+    process = puller.start("--stop-timeout", "0s")
+    puller.wait_for_programs()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert puller.outcomes() == ["interrupted"]
+    assert puller.programs() == []
+    assert list(puller.into.glob(".incoming-*")) == []
+    assert states(puller)[1].failures == 0
+    gate.unlink()
+    puller.shell.run(*puller.command("--once"))
+    assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def test_a_second_puller_is_refused(puller: TestPuller, upstream: Upstream) -> None:
+    """It names the first, and exits with 1."""
+    puller.write_list([upstream.path.as_uri()])
+    with puller.service() as process:
+        puller.wait_for_outcomes(1)
+        result = puller.shell.run(*puller.command("--once"), expect=1)
+        assert f"process {process.pid} mirrors into {puller.into} already" in result.stderr
+        assert puller.sync("1").startswith("1 ~ada/b1: mirrored ")
+
+
+def test_a_branch_is_never_mirrored_twice_at_once(puller: TestPuller, upstream: Upstream) -> None:
+    """`sync` says who is at it."""
+    puller.write_list([upstream.path.as_uri()])
+    gate = slow_git(puller, "clone")
+    with puller.service() as process:
+        puller.wait_for_programs()
+        said = puller.sync("1", expect=1)
+        assert f"branch 1 is being mirrored by process {process.pid}" in said
+        assert [each["id"] for each in puller.status()["branches"] if each["running_since"]] == [1]
+        gate.unlink()
+        puller.wait_for_outcomes(1)
+    assert len(puller.outcomes()) == 1
+
+
+@pytest.mark.parametrize("verb", ["clone", "fetch"])
+def test_what_a_kill_leaves_is_closed_at_the_next_start(
+    puller: TestPuller, upstream: Upstream, verb: str
+) -> None:
+    """The attempt is reported as interrupted, its programs end, its files go, and it succeeds."""
+    puller.write_list([upstream.path.as_uri()])
+    if verb == "fetch":
+        puller.once()
+        upstream.commit()
+    usual = puller.shell
+    slow_git(puller, verb)
+    process = puller.start("--all")
+    puller.wait_for_programs()
+    if verb == "clone":
+        head = puller.into / ".incoming-1" / "HEAD"
+        wait_until(head.exists, PATIENCE_SECONDS, "a clone")
+        assert not puller.mirror().exists()
+    kill(process)
+    left = puller.mirror() if verb == "fetch" else puller.into / ".incoming-1"
+    (left / "objects" / "pack" / "tmp_pack_Xy12Zz").write_bytes(b"half")
+    (left / "refs" / "heads" / "main.lock").touch()
+    assert puller.programs() != []  # and these hold the lock of the mirror
+    assert puller.outcome() == "open"
+    puller.shell = usual
+    log = puller.once()
+    assert "closed what was left open" in log
+    assert puller.outcomes()[-2:] == ["interrupted", upstream.refs()["refs/heads/main"]]
+    assert puller.programs() == []
+    assert puller.refs() == upstream.refs()
+    left_behind = [*puller.into.glob(".incoming-*"), *puller.mirror().rglob("*.lock")]
+    assert [*left_behind, *puller.mirror().rglob("tmp_pack_*")] == []
+
+
+def test_a_kill_at_any_moment_leaves_all_old_or_all_new(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """A force-push with a deleted branch: never a half of it."""
+    for number in range(20):
+        upstream.commit(f"b{number}")
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    for delay in (0.0, 0.02, 0.04, 0.06, 0.08, 0.1):
+        old = puller.refs()
+        for number in range(19):
+            upstream.rewrite(f"b{number}")
+        upstream.delete("refs/heads/b19")
+        process = puller.start("--all")
+        puller.wait_for_programs()
+        time.sleep(delay)  # not to wait for something, but to hit another moment each time
+        for each in (process.pid, *puller.programs()):
+            os.kill(each, signal.SIGKILL)
+        process.communicate()
+        assert puller.refs() in (old, upstream.refs())
+        upstream.commit("b19")
+        puller.once()
+        assert puller.refs() == upstream.refs()
+
+
+def test_a_host_has_two_places(puller: TestPuller, upstream: Upstream, web: WebServer) -> None:
+    """Forty branches of it, one of them slow; a restart changes nothing about that."""
+    web.slow_seconds = 0.3
+    urls = []
+    for each in range(40):
+        git("clone", "-q", "--bare", upstream.path, upstream.path.with_name(f"n{each}.git"))
+        place = "slow" if each == 7 else "git"
+        urls.append(f"{web.url}/{place}/n{each}.git")
+    puller.write_list(urls)
+    process = puller.start("--interval", "1h")
+    wait_until(lambda: len(web.requests) >= 10, PATIENCE_SECONDS, "some requests")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert web.most_at_once == 2
+    puller.shell.run(*puller.command("--once", "--interval", "1h"))
+    assert web.most_at_once == 2
+    assert [len(puller.outcomes(each)) for each in range(1, 41)] == [1] * 40
+
+
+@pytest.mark.parametrize("shift", [-86_400.0, 365 * 86_400.0])
+def test_a_clock_that_was_wrong_neither_stalls_nor_floods(
+    puller: TestPuller, upstream: Upstream, shift: float
+) -> None:
+    """Set back by a day, or by a year after it was ahead: what was noted lies in the future, and
+    within an interval every branch is mirrored once."""
+    puller.write_list([upstream.path.as_uri()] * 20)
+    puller.once("--interval", "4s")
+    known = states(puller)
+    for state in known.values():
+        state.due_at += abs(shift)
+        state.attempted_at += abs(shift)
+    save_states(puller, known)
+    puller.shell.run(*puller.command("--once", "--interval", "1h"))
+    at_once = sum(len(puller.outcomes(each)) - 1 for each in range(1, 21))
+    assert at_once <= 2
+    with puller.service("--interval", "4s"):
+        for each in range(1, 21):
+            puller.wait_for_outcomes(2, branch_id=each)
+
+
+def test_a_small_disk_is_not_filled(small_disk: Path, upstream: Upstream, tmp_path: Path) -> None:
+    """What does not fit is `disk-full`, leaves nothing behind, and what is kept free is kept."""
+    puller = TestPuller(tmp_path, "file")
+    puller.into = small_disk / "mirrors"
+    puller.also(MIRRORFEED_PULLER_INTO=str(puller.into))
+    upstream.commit(size=30_000_000)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once(expect=1)
+    assert puller.outcome() == "disk-full", puller.reason()
+    assert list(puller.into.glob(".incoming-*")) == []
+    log = puller.once("--keep-free-bytes", "50000000", expect=1)
+    assert puller.outcome() == "disk-full", log
+    assert "are kept free" in puller.reason()
+
+
+def test_a_mirror_has_its_quota(puller: TestPuller, upstream: Upstream) -> None:
+    """A larger one fails as too large."""
+    upstream.commit(size=3_000_000)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once("--max-mirror-bytes", "1000000", expect=1)
+    assert puller.outcome() == "too-large"
+    assert "at most 1,000,000 are allowed" in puller.reason()
+    puller.once("--max-mirror-bytes", "10000000")
+
+
+def test_a_hook_runs_after_a_change(puller: TestPuller, upstream: Upstream) -> None:
+    """In the mirror, and only then; that it fails is logged and undoes nothing."""
+    script = puller.folder / "hook"
+    script.write_text(
+        "#!/bin/sh\necho $MIRRORFEED_BRANCH $MIRRORFEED_NAME ${MIRRORFEED_OLD_REVISION:-none}"
+        f" $MIRRORFEED_NEW_REVISION $PWD $* >> {puller.folder}/ran\n"
+        "echo 'fatal: no luck' >&2; exit 3\n"
+    )
+    script.chmod(0o755)
+    puller.write_list([upstream.path.as_uri()])
+    first = upstream.refs()["refs/heads/main"]
+    log = puller.once("--hook", f"{script} 'an argument'")
+    puller.once("--hook", f"{script} 'an argument'")
+    assert "the hook failed" in log
+    assert "no luck" in log
+    assert puller.outcomes() == [first, first]
+    second = upstream.commit()
+    puller.once("--hook", f"{script} again")
+    assert (puller.folder / "ran").read_text().splitlines() == [
+        f"1 ~ada/b1 none {first} {puller.mirror()} an argument",
+        f"1 ~ada/b1 {first} {second} {puller.mirror()} again",
+    ]
+
+
+def test_mirrors_that_change_are_maintained(puller: TestPuller, upstream: Upstream) -> None:
+    """Their references and objects are packed, under the lock of the mirror."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    for _ in range(3):
+        upstream.commit()
+        puller.once()
+    known = states(puller)
+    known[1].maintained_at -= 3600
+    save_states(puller, known)
+    upstream.commit()
+    log = puller.shell.run(
+        *puller.command("--once", "--all"), "--maintenance-interval", "1m"
+    ).stderr
+    assert "maintained branch=1" in log
+    assert puller.refs() == upstream.refs()
+    assert not (puller.mirror() / "refs/heads/main").exists()
+    assert len(list((puller.mirror() / "objects/pack").glob("*.pack"))) == 1
+
+
+def test_a_spool_that_cannot_be_used_keeps_nothing_from_being_mirrored(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """What cannot be reported is said."""
+    puller.spool.mkdir()
+    puller.write_list([upstream.path.as_uri()])
+    log = puller.once()
+    assert "could not report that branch 1 began to be mirrored" in log
+    assert puller.refs() == upstream.refs()
+
+
+def test_lost_notes_cost_nothing_but_a_look(puller: TestPuller, upstream: Upstream) -> None:
+    """Every branch is due."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    for each in (puller.into / ".puller").glob("state.db*"):
+        each.unlink()
+    before = fingerprint(puller.mirror())
+    puller.shell.run(*puller.command("--once"))
+    assert fingerprint(puller.mirror()) == before
+    assert len(puller.outcomes()) == 2
+
+
+def test_a_person_sees_what_goes_on(puller: TestPuller, upstream: Upstream) -> None:
+    """A line for each running mirror, a bar for the pass, and failures above them."""
+    gate = slow_git(puller, "clone")
+    puller.write_list([upstream.path.as_uri(), "file:///nowhere"])
+    command = puller.command("--once", "--all")
+    with terminal(puller.shell, *command, columns=120) as screen:
+        screen.wait_for_text("1 ~ada/b1")
+        gate.unlink()
+        assert screen.end() == 1
+    assert "all that is due" in screen.written
+    assert "not-found" in screen.written
+
+
+def test_as_process_1_it_reaps_what_others_leave(puller: TestPuller, upstream: Upstream) -> None:
+    """In a container it gets the orphans of what it starts."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-pf", "true"], check=False).returncode:
+        pytest.skip("only root can be process 1 of a namespace, and not in every container")
+    folder = puller.folder / "bin"
+    folder.mkdir()
+    script = folder / "git"
+    script.write_text(
+        f"#!/bin/sh\nsetsid sh -c 'sleep 0.3 & exec sleep 0.2' > /dev/null 2>&1 &\n"
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    script.chmod(0o755)
+    puller.also(PATH=f"{folder}:{os.environ['PATH']}")
+    puller.write_list([upstream.path.as_uri()])
+    command = puller.shell.arguments(puller.command("--interval", "1s"))
+    process = subprocess.Popen(
+        ["unshare", "-pf", "--kill-child", "--mount-proc", *command],
+        env=puller.shell.environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        puller.wait_for_outcomes(4)
+        (inner,) = [each for each, _ in children_of(process.pid)]
+        wait_until(
+            lambda: not any(state == "Z" for _, state in children_of(inner)),
+            PATIENCE_SECONDS,
+            "no zombie to be there",
+        )
+        os.kill(inner, signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert marked(str(puller.into)) == []
