@@ -25,6 +25,7 @@ from mirrorfeed.puller.state import BranchState
 from mirrorfeed.puller.urls import place_of
 
 MAX_HEALINGS = 3
+SUSPICION = MirrorFailure(FailureClass.CORRUPT, "maintenance has found something corrupt")
 
 
 class Outcome(Struct, kw_only=True):
@@ -131,12 +132,11 @@ class Attempts:
         place_of(branch.url, branch.vcs, self._settings.protocols)
         DiskWatch(self._folder, self._settings, branch).check_room()
         mirror = self._mirror_of(branch)
-        known_url = known.url or branch.url
         try:
             if branch.vcs is Vcs.BZR:
                 mirrored = mirror_bzr(branch, self._folder, self._settings, work)
             else:
-                mirrored = self._mirror_git(branch, known_url, outcome, work, is_forced)
+                mirrored = self._mirror_git(branch, known, outcome, work, is_forced)
         except MirrorFailure:
             if mirror.exists() and branch.vcs is Vcs.GIT:
                 tidy(mirror)  # what was ended in the middle
@@ -147,25 +147,28 @@ class Attempts:
         return mirrored
 
     def _mirror_git(
-        self, branch: Branch, known_url: str, outcome: Outcome, work: Work, is_forced: bool
+        self, branch: Branch, known: BranchState, outcome: Outcome, work: Work, is_forced: bool
     ) -> Mirrored:
         git = Git(self._settings, work)
         mirror = GitMirror(git, self._folder, branch)
+        known_url = known.url or branch.url
+        if known.is_suspect:
+            self._heal(SUSPICION, mirror, git, outcome)
         for _ in range(MAX_HEALINGS):
             try:
                 return mirror.mirror(known_url=known_url, is_forced=is_forced)
             except MirrorFailure as failure:
-                healed_at = heal(
-                    failure,
-                    mirror=mirror,
-                    git=git,
-                    folder=self._folder,
-                    healed_at=outcome.healed_at,
-                )
-                if healed_at is None:
+                if not self._heal(failure, mirror, git, outcome):
                     raise
-                outcome.healed_at = healed_at
         return mirror.mirror(known_url=known_url, is_forced=is_forced)
+
+    def _heal(self, failure: MirrorFailure, mirror: GitMirror, git: Git, outcome: Outcome) -> bool:
+        """Whether it is of use to try once more."""
+        healed_at = heal(
+            failure, mirror=mirror, git=git, folder=self._folder, healed_at=outcome.healed_at
+        )
+        outcome.healed_at = healed_at or outcome.healed_at
+        return healed_at is not None
 
     def _check_size(self, size_bytes: int) -> None:
         if 0 < self._settings.max_mirror_bytes < size_bytes:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from mirrorfeed.puller.folder import Folder, MirrorInUse, size_of
 from mirrorfeed.puller.git import Git, Work
 from mirrorfeed.puller.healing import borrowers_of, tidy
 from mirrorfeed.puller.process import Limits, Processes
-from mirrorfeed.puller.reasons import MirrorFailure
+from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.settings import Settings
 from mirrorfeed.puller.state import BranchState
 
@@ -31,14 +31,17 @@ class Maintained(NamedTuple):
 
     branch_id: int
     size_bytes: int
+    is_corrupt: bool
 
 
 class Maintenance:
     """Has a thread of its own, and locks each mirror as an attempt does."""
 
-    def __init__(self, folder: Folder, settings: Settings) -> None:
+    def __init__(self, folder: Folder, settings: Settings, on_end: Callable[[], None]) -> None:
+        """Calls `on_end` in its thread when there is something `finished`."""
         self._folder = folder
         self._settings = settings
+        self._on_end = on_end
         self._processes = Processes()
         self._threads = ThreadPoolExecutor(1, "maintenance")
         self._current: Future[Maintained | None] | None = None
@@ -73,6 +76,7 @@ class Maintenance:
         if waiting:
             branch_id = min(waiting)[1]
             self._current = self._threads.submit(self._maintain, branch_id)
+            self._current.add_done_callback(lambda _: self._on_end())
 
     def finished(self) -> Maintained | None:
         """What was maintained since this was asked last."""
@@ -94,12 +98,14 @@ class Maintenance:
         the mirror's next turn is its next."""
         mirror = self._folder.mirror(branch_id, Vcs.GIT)
         began = time.monotonic()
+        is_corrupt = False
         try:
             with self._folder.only_user_of(branch_id) as lock:
                 size = size_of(mirror)
                 try:
                     self._run(mirror, lock)
                 except MirrorFailure as failure:
+                    is_corrupt = failure.failure_class is FailureClass.CORRUPT
                     tidy(mirror)
                     logger.warning(
                         "maintenance failed",
@@ -117,7 +123,7 @@ class Maintenance:
                 "bytes": now,
             },
         )
-        return Maintained(branch_id, now)
+        return Maintained(branch_id, now, is_corrupt)
 
     def _run(self, mirror: Path, lock: int) -> None:
         """Raises MirrorFailure."""

@@ -91,7 +91,7 @@ class Puller:
         self._draw = draw
         self._processes = Processes()
         self._attempts = Attempts(folder, settings, reports, self._processes)
-        self._maintenance = Maintenance(folder, settings)
+        self._maintenance = Maintenance(folder, settings, self.wake)
         self._queue = Queue(settings.per_host)
         self._list: BranchList = read_branch_list(list_path)
         self._seen_list = file_state(list_path)
@@ -390,6 +390,7 @@ class Puller:
         if maintained := self._maintenance.finished():
             known = self._known[maintained.branch_id]
             known.maintained_at, known.size_bytes = time.time(), maintained.size_bytes
+            known.is_suspect = maintained.is_corrupt
             self._state.save([(maintained.branch_id, known)])
         if self._ends_at is None:
             self._maintenance.start_next(self._branches.values(), self._known, self._running)
@@ -408,6 +409,7 @@ def note(known: BranchState, branch: Branch, outcome: Outcome) -> None:
     known.failure_class = str(failure.failure_class) if failure else None
     known.reason = failure.reason if failure else None
     if outcome.mirrored:
+        known.is_suspect = False
         known.maintained_at = known.maintained_at or outcome.began_at
         known.url = branch.url
         known.mirrored_at = outcome.began_at

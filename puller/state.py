@@ -50,6 +50,8 @@ class BranchState(Struct, kw_only=True, omit_defaults=True):
     changed_at: float = 0.0
     """When something was last fetched."""
     maintained_at: float = 0.0
+    is_suspect: bool = False
+    """Whether maintenance has found something corrupt in it."""
     healed_at: float = 0.0
     """When the mirror was last made anew because it was corrupt."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, MirrorStarted, ScriptRun
+from mirrorfeed.puller.state import BranchState, State
 from sandbox import wait_until
 from tests.commands import Shell
 from tests.spools import spooled
@@ -123,6 +124,26 @@ class TestPuller:
         end = self.events(branch_id)[-1]
         assert isinstance(end, MirrorFailed), end
         return end.reason
+
+    def states(self) -> dict[int, BranchState]:
+        """What the puller has noted."""
+        with State(self.into / ".puller" / "state.db", reads_only=True) as state:
+            return state.branches()
+
+    def save_states(self, changed: dict[int, BranchState]) -> None:
+        with State(self.into / ".puller" / "state.db") as state:
+            state.save(changed.items())
+
+    def note(self, branch_id: int = 1, **changed: Any) -> None:
+        """Changes what is noted of a branch."""
+        state = self.states()[branch_id]
+        for name, value in changed.items():
+            setattr(state, name, value)
+        self.save_states({branch_id: state})
+
+    def reasons(self, branch_id: int = 1) -> list[str]:
+        """Why attempts failed; empty if none did."""
+        return [each.reason for each in self.events(branch_id) if isinstance(each, MirrorFailed)]
 
     def wait_for_outcomes(self, count: int, branch_id: int = 1) -> None:
         def are_there() -> bool:

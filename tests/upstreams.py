@@ -196,6 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
             case "silent":
                 self.server.quiet.wait(START_SECONDS * 10)
+            case "files":
+                self._file(rest)
             case "cut":
                 self._git(f"/{rest}", at_most=20_000)
             case _:
@@ -207,6 +209,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _file(self, path: str) -> None:
+        """As any web server has it, for bzr."""
+        file = self.server.root / urlsplit(path).path
+        if file.is_file():
+            self._say(HTTPStatus.OK, file.read_bytes(), "application/octet-stream")
+        else:
+            self._say(HTTPStatus.NOT_FOUND, b"nothing\n")
 
     def _git(self, path: str, at_most: int | None = None, wait_seconds: float = 0.0) -> None:
         parts = urlsplit(path)

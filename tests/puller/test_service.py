@@ -3,15 +3,12 @@
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from mirrorfeed.puller.state import BranchState
 from sandbox import wait_until
 from tests.pullers import TestPuller, children_of, kill, marked
 from tests.terminal import terminal
@@ -37,23 +34,6 @@ def slow_git(puller: TestPuller, verb: str) -> Path:
     return gate
 
 
-def states(puller: TestPuller) -> dict[int, BranchState]:
-    with sqlite3.connect(puller.into / ".puller" / "state.db") as connection:
-        rows = connection.execute("SELECT id, state FROM branch").fetchall()
-    connection.close()
-    return {each: msgspec.msgpack.decode(state, type=BranchState) for each, state in rows}
-
-
-def save_states(puller: TestPuller, changed: dict[int, BranchState]) -> None:
-    connection = sqlite3.connect(puller.into / ".puller" / "state.db")
-    with connection:
-        connection.executemany(
-            "INSERT OR REPLACE INTO branch VALUES (?, ?)",
-            [(each, msgspec.msgpack.encode(state)) for each, state in changed.items()],
-        )
-    connection.close()
-
-
 def test_a_service_mirrors_what_is_due_for_ever(puller: TestPuller, upstream: Upstream) -> None:
     """And says that it works when it ends."""
     puller.write_list([upstream.path.as_uri()])
@@ -72,11 +52,11 @@ def test_a_pass_from_cron_mirrors_what_is_due(puller: TestPuller, upstream: Upst
     puller.shell.run(*command, expect=1)
     puller.shell.run(*command)
     assert [len(puller.outcomes(each)) for each in (1, 2)] == [1, 1]
-    known = states(puller)
+    known = puller.states()
     for state in known.values():
         state.due_at -= 2 * 3600 * 1.2
         state.attempted_at -= 2 * 3600 * 1.2
-    save_states(puller, known)
+    puller.save_states(known)
     puller.shell.run(*command, expect=1)
     assert [len(puller.outcomes(each)) for each in (1, 2)] == [2, 2]
     assert len(puller.passes()) == 3
@@ -88,7 +68,7 @@ def test_a_failing_branch_waits_longer_each_time(puller: TestPuller) -> None:
     waits = []
     for _ in range(3):
         puller.once("--interval", "1h", expect=1)
-        state = states(puller)[1]
+        state = puller.states()[1]
         waits.append((state.due_at - state.attempted_at) / 3600)
     assert waits == pytest.approx([2, 4, 8], rel=0.11)
     assert puller.outcomes() == ["not-found"] * 3
@@ -164,7 +144,7 @@ def test_what_does_not_end_in_time_is_interrupted(puller: TestPuller, upstream: 
     assert puller.outcomes() == ["interrupted"]
     assert puller.programs() == []
     assert list(puller.into.glob(".incoming-*")) == []
-    assert states(puller)[1].failures == 0
+    assert puller.states()[1].failures == 0
     gate.unlink()
     puller.shell.run(*puller.command("--once"))
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
@@ -279,11 +259,11 @@ def test_a_clock_that_was_wrong_neither_stalls_nor_floods(
     within an interval every branch is mirrored once."""
     puller.write_list([upstream.path.as_uri()] * 20)
     puller.once("--interval", "4s")
-    known = states(puller)
+    known = puller.states()
     for state in known.values():
         state.due_at += abs(shift)
         state.attempted_at += abs(shift)
-    save_states(puller, known)
+    puller.save_states(known)
     puller.shell.run(*puller.command("--once", "--interval", "1h"))
     at_once = sum(len(puller.outcomes(each)) - 1 for each in range(1, 21))
     assert at_once <= 2
@@ -348,9 +328,7 @@ def test_mirrors_that_change_are_maintained(puller: TestPuller, upstream: Upstre
     for _ in range(3):
         upstream.commit()
         puller.once()
-    known = states(puller)
-    known[1].maintained_at -= 3600
-    save_states(puller, known)
+    puller.note(maintained_at=1.0)
     upstream.commit()
     log = puller.shell.run(
         *puller.command("--once", "--all"), "--maintenance-interval", "1m"

@@ -1,0 +1,217 @@
+"""A mirror that stands in its own way is put right, and nothing else is touched."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pullers import TestPuller
+from tests.upstreams import GIT_ENVIRONMENT, Upstream, WebServer, fingerprint, git
+
+LOCKS = ("refs/heads/main.lock", "packed-refs.lock", "HEAD.lock", "config.lock")
+
+
+def corrupt(mirror: Path) -> None:
+    """Overwrites what is in each pack."""
+    for pack in (mirror / "objects" / "pack").glob("*.pack"):
+        pack.chmod(0o644)
+        size = pack.stat().st_size
+        with pack.open("r+b") as file:
+            file.seek(12)
+            file.write(os.urandom(size - 32))
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_that_nobody_holds_is_removed(
+    puller: TestPuller, upstream: Upstream, lock: str
+) -> None:
+    """And the attempt succeeds after all."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    left = puller.mirror() / lock
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    upstream.commit()
+    upstream.git("branch", "-m", "main", "trunk")
+    upstream.commit("main")
+    puller.once()
+    assert puller.refs() == upstream.refs()
+    assert not puller.reasons()
+
+
+def test_a_lock_that_a_live_git_holds_stays(puller: TestPuller, upstream: Upstream) -> None:
+    """Its work is not disturbed; the attempt fails, and names the process."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    tip = puller.refs()["refs/heads/main"]
+    holder = subprocess.Popen(
+        ["git", "-C", puller.mirror(), "update-ref", "--stdin"],
+        env={**os.environ, **GIT_ENVIRONMENT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        print(f"start\nupdate refs/heads/main {tip}\nprepare", file=holder.stdin, flush=True)
+        assert holder.stdout.readline() == "start: ok\n"
+        assert holder.stdout.readline() == "prepare: ok\n"
+        lock = puller.mirror() / "refs/heads/main.lock"
+        assert lock.exists()
+        upstream.commit()
+        puller.once(expect=1)
+        assert puller.outcome() == "locked"
+        assert f"process {holder.pid} works in the mirror" in puller.reason()
+        assert lock.exists()
+        print("commit", file=holder.stdin, flush=True)
+        assert holder.stdout.readline() == "commit: ok\n"
+    finally:
+        holder.stdin.close()
+        holder.stdout.close()
+        holder.wait()
+    puller.once()
+    assert puller.refs() == upstream.refs()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 41, b"junk\n"])
+def test_a_broken_reference_is_replaced(
+    puller: TestPuller, upstream: Upstream, content: bytes
+) -> None:
+    """As a power cut leaves it."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    upstream.commit()
+    upstream.commit("dev")
+    puller.once()
+    for name in ("main", "dev"):
+        (puller.mirror() / "refs/heads" / name).write_bytes(content)
+    puller.once()
+    assert puller.refs() == upstream.refs()
+
+
+def test_a_corrupt_mirror_is_made_anew_once_a_day(
+    puller: TestPuller, upstream: Upstream, web: WebServer
+) -> None:
+    """A second time within a day a person must look."""
+    upstream.commit(size=50_000)
+    puller.write_list([f"{web.url}/git/a.git"])
+    puller.once()
+    before = inode(puller.mirror())
+    corrupt(puller.mirror())
+    upstream.commit()
+    log = puller.once()
+    assert "made a corrupt mirror anew" in log
+    assert inode(puller.mirror()) != before
+    assert puller.refs() == upstream.refs()
+    git("-C", puller.mirror(), "fsck")
+    corrupt(puller.mirror())
+    upstream.commit()
+    broken = fingerprint(puller.mirror())
+    puller.once(expect=1)
+    assert puller.outcome() == "corrupt"
+    assert "made anew less than a day ago" in puller.reason()
+    for name in ("HEAD", "config", "packed-refs"):
+        assert fingerprint(puller.mirror())[name] == broken[name]
+    assert list(puller.into.glob(".removed-*")) == []
+
+
+def test_what_maintenance_finds_corrupt_is_made_anew(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """Nobody else may have looked at it for years."""
+    upstream.commit(size=50_000)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    corrupt(puller.mirror())
+    before = inode(puller.mirror())
+    puller.note(maintained_at=1.0)
+    log = puller.shell.run(
+        *puller.command("--once", "--all"), "--maintenance-interval", "1m"
+    ).stderr
+    assert "maintenance failed" in log
+    log = puller.once()
+    assert "made a corrupt mirror anew" in log
+    assert inode(puller.mirror()) != before
+    git("-C", puller.mirror(), "fsck")
+
+
+def test_a_mirror_that_another_borrows_from_is_not_made_anew(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """That would take the other's objects away."""
+    upstream.commit(size=50_000)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    git("clone", "-q", "--bare", "--shared", puller.mirror(), puller.mirror(2))
+    before = inode(puller.mirror())
+    corrupt(puller.mirror())
+    upstream.commit()
+    puller.once(expect=1)
+    assert puller.outcome() == "corrupt"
+    assert f"{puller.mirror(2)} borrows objects from it" in puller.reason()
+    assert inode(puller.mirror()) == before
+
+
+def test_a_mirror_is_not_made_anew_for_what_upstream_did(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """Upstream itself is corrupt: the mirror stays."""
+    upstream.commit(size=50_000)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    before = fingerprint(puller.mirror())
+    upstream.commit(size=50_000)
+    upstream.git("repack", "-adq")
+    corrupt(upstream.path)
+    puller.once(expect=1)
+    kept = {name: body for name, body in before.items() if not name.startswith("objects")}
+    after = fingerprint(puller.mirror())
+    assert {name: body for name, body in after.items() if not name.startswith("objects")} == kept
+    git("-C", puller.mirror(), "fsck")
+
+
+def test_a_replacement_that_was_cut_off_is_undone(puller: TestPuller, upstream: Upstream) -> None:
+    """A kill between two renames leaves the old mirror, under another name."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    shutil.copytree(puller.mirror(), puller.into / ".incoming-1")
+    puller.mirror().rename(puller.into / ".removed-1-0123-replaced.git")
+    puller.once()
+    assert puller.refs() == upstream.refs()
+    assert [each.name for each in puller.into.iterdir() if each.name[0] == "."] == [".puller"]
+
+
+def test_what_was_killed_in_the_middle_is_tidied_up(puller: TestPuller, upstream: Upstream) -> None:
+    """A fetch that does not end in time leaves no half packs."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    upstream.commit(size=3_000_000)
+    folder = puller.folder / "bin"
+    folder.mkdir()
+    script = folder / "git"
+    pack = puller.mirror() / "objects/pack/tmp_pack_Ab12cd"
+    real = shutil.which("git")
+    script.write_text(
+        f'#!/bin/sh\ntrap "" TERM\ncase "$*" in *fetch*) echo half > {pack}; sleep 600;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    script.chmod(0o755)
+    usual = puller.shell
+    puller.also(PATH=f"{folder}:{os.environ['PATH']}")
+    began = time.monotonic()
+    puller.once("--stall-timeout", "1s", expect=1)
+    assert 10 < time.monotonic() - began < 20  # it ignores SIGTERM
+    assert puller.outcome() == "timeout"
+    assert not pack.exists()
+    assert puller.programs() == []
+    puller.shell = usual
+    puller.once()
+    assert puller.refs() == upstream.refs()
