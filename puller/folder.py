@@ -8,6 +8,7 @@
 
 import fcntl
 import os
+import pwd
 import re
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Folder:
         if makes:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._check_owner()
                 self.own.mkdir(mode=0o700, exist_ok=True)
                 (self.own / "locks").mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
@@ -50,6 +52,19 @@ class Folder:
                     f"the folder {self.path} cannot be used: {error.strerror}; make it, and let"
                     " this user write to it"
                 ) from error
+
+    def _check_owner(self) -> None:
+        """What root makes in somebody's folder, that user could not use. Raises PullerError."""
+        owner = self.path.stat().st_uid
+        if os.geteuid() == 0 != owner:
+            try:
+                name = pwd.getpwuid(owner).pw_name
+            except KeyError:
+                name = str(owner)
+            raise PullerError(
+                f"the folder {self.path} belongs to {name}: run this as that user (runuser -u"
+                f" {name} -- …)"
+            )
 
     @property
     def state(self) -> Path:
@@ -152,8 +167,8 @@ def _locked(path: Path) -> Iterator[int | str]:
             holder = os.read(lock, MAX_DIGITS).decode(errors="replace").strip()
             yield holder or "unknown"
             return
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        # As long as any number: making the file shorter first would wait for the disk.
+        os.pwrite(lock, b"%-*d\n" % (MAX_DIGITS, os.getpid()), 0)
         yield lock
         fcntl.flock(lock, fcntl.LOCK_UN)  # though a program that was left may still have it open
     finally:
