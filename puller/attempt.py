@@ -121,6 +121,7 @@ class Attempts:
             mark=mark_of(self._folder, branch.id),
             watch=watch.look,
             on_progress=on_progress,
+            accept=lambda path: self._check_size(size_of(path)),
         )
 
     def _mirror_of(self, branch: Branch) -> Path:
@@ -150,7 +151,7 @@ class Attempts:
         self, branch: Branch, known: BranchState, outcome: Outcome, work: Work, is_forced: bool
     ) -> Mirrored:
         git = Git(self._settings, work)
-        mirror = GitMirror(git, self._folder, branch)
+        mirror = GitMirror(git, self._folder, branch, work)
         known_url = known.url or branch.url
         if known.is_suspect:
             self._heal(SUSPICION, mirror, git, outcome)

@@ -67,6 +67,7 @@ def mirror_bzr(branch: Branch, folder: Folder, settings: Settings, work: Work) -
         own.mkdir(exist_ok=True)
         ssh = _ssh_program(own, settings)
         mirrored = _pulled(python, branch.url, target, schemes, own, ssh, work)
+        work.accept(target)
     except MirrorFailure:
         if is_first:
             shutil.rmtree(target, ignore_errors=True)

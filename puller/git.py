@@ -62,6 +62,8 @@ class Work(Struct, frozen=True):
     mark: str
     watch: Watch = lambda: 0
     on_progress: Callable[[bytes], None] = lambda _: None
+    accept: Callable[[Path], None] = lambda _: None
+    """Raises MirrorFailure if a folder must not become a mirror."""
 
 
 def base_environment(mark: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.folder import Folder
-from mirrorfeed.puller.git import Git, known_refs
+from mirrorfeed.puller.git import Git, Work, known_refs
 from mirrorfeed.puller.mirrored import Mirrored
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.refs import HEADS, Refs, is_wanted
@@ -19,8 +19,9 @@ MAX_COMPARED = 1000
 class GitMirror:
     """A branch's mirror, while nobody else uses it. Every method raises MirrorFailure."""
 
-    def __init__(self, git: Git, folder: Folder, branch: Branch) -> None:
+    def __init__(self, git: Git, folder: Folder, branch: Branch, work: Work) -> None:
         self._git = git
+        self._work = work
         self._folder = folder
         self._branch = branch
         self.path = folder.mirror(branch.id, branch.vcs)
@@ -68,6 +69,7 @@ class GitMirror:
                     self._git.follow(incoming, theirs.head)
             else:
                 self._git.clone(self._branch.url, incoming)
+            self._work.accept(incoming)
         except MirrorFailure:
             shutil.rmtree(incoming, ignore_errors=True)
             raise

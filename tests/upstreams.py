@@ -119,7 +119,7 @@ class WebServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, address: str) -> None:
         self.root = root
         self.slow_seconds = 0.0
         """How long each request below /slow/ takes."""
@@ -130,11 +130,11 @@ class WebServer(ThreadingHTTPServer):
         self._guard = threading.Lock()
         self.quiet = threading.Event()
         """Set when those who wait in silence may go."""
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((address, 0), _Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.server_address[0]!s}:{self.server_port}"
 
     def note(self, path: str) -> None:
         with self._guard:
@@ -263,8 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def web_server(root: Path) -> Iterator[WebServer]:
-    with WebServer(root) as server, ThreadPoolExecutor(1) as threads:
+def web_server(root: Path, address: str = "127.0.0.1") -> Iterator[WebServer]:
+    with WebServer(root, address) as server, ThreadPoolExecutor(1) as threads:
         serving = threads.submit(server.serve_forever, 0.05)
         try:
             yield server

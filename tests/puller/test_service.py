@@ -288,12 +288,13 @@ def test_a_small_disk_is_not_filled(small_disk: Path, upstream: Upstream, tmp_pa
 
 
 def test_a_mirror_has_its_quota(puller: TestPuller, upstream: Upstream) -> None:
-    """A larger one fails as too large."""
+    """A larger one fails as too large, and takes no room."""
     upstream.commit(size=3_000_000)
     puller.write_list([upstream.path.as_uri()])
     puller.once("--max-mirror-bytes", "1000000", expect=1)
     assert puller.outcome() == "too-large"
     assert "at most 1,000,000 are allowed" in puller.reason()
+    assert [each.name for each in puller.into.iterdir()] == [".puller"]
     puller.once("--max-mirror-bytes", "10000000")
 
 
