@@ -26,7 +26,7 @@ from sandbox import SandboxError, prepare
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NEXT = """\
-mirror-consumer --help, mirror-publisher --help   the commands, each with an example
+mirror-puller --help, mirror-consumer --help      the commands, each with an example
 README.md, docs/                                  the guarantees and how it works
 schema.sql, docs/asyncapi.yaml                    the tables and the events
 docker compose up                                 the same, with servers that stay
