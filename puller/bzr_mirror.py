@@ -80,7 +80,7 @@ def mirror_bzr(branch: Branch, folder: Folder, settings: Settings, work: Work) -
 def _ssh_program(own: Path, settings: Settings) -> Path:
     """breezy runs a program with arguments of its own; ssh keeps the first of two options."""
     script = own / "ssh"
-    command = ssh_command(settings.known_hosts)
+    command = ssh_command(settings)
     text = f'#!/bin/sh\nexec {command} -oNoHostAuthenticationForLocalhost=no "$@"\n'
     if not script.exists() or script.read_text() != text:
         new = own / f"ssh-{uuid4().hex}"

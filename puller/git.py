@@ -83,23 +83,26 @@ def git_environment(settings: Settings, mark: str) -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": config,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_DEFAULT_REF_FORMAT": "files",
-        "GIT_SSH_COMMAND": ssh_command(settings.known_hosts),
+        "GIT_SSH_COMMAND": ssh_command(settings),
         "GIT_SSH_VARIANT": "ssh",
         "GIT_TERMINAL_PROMPT": "0",
         **_config_variables(_CONFIG),
     }
 
 
-def ssh_command(known_hosts: str) -> str:
+def ssh_command(settings: Settings) -> str:
     """A command for ssh that asks nothing, notices a dead connection, believes no unknown host, and
     leaves no process behind. Made for a shell."""
+    key = settings.ssh_key
+    identity = {"IdentityFile": _one_word(key), "IdentitiesOnly": "yes"}
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": CONNECT_SECONDS,
         "ServerAliveInterval": ALIVE_SECONDS,
         "ServerAliveCountMax": ALIVE_COUNT,
         "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": f'"{known_hosts}"' if " " in known_hosts else known_hosts,
+        "UserKnownHostsFile": _one_word(settings.known_hosts),
+        **(identity if key and Path(key).exists() else {}),
         "ControlMaster": "no",
         "ControlPath": "none",
         "ClearAllForwardings": "yes",
@@ -107,6 +110,11 @@ def ssh_command(known_hosts: str) -> str:
         "PermitLocalCommand": "no",
     }
     return " ".join(["ssh", *(f"-o{name}={_quoted(value)}" for name, value in options.items())])
+
+
+def _one_word(path: str) -> str:
+    """For ssh, which reads an option as a line of its configuration."""
+    return f'"{path}"' if " " in path else path
 
 
 def _quoted(value: object) -> str:

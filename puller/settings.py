@@ -27,6 +27,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_free_bytes: int = GIB
     git_config: str = "/etc/mirrorfeed/puller.gitconfig"
     known_hosts: str = "/etc/mirrorfeed/known_hosts"
+    ssh_key: str = "/etc/mirrorfeed/puller_key"
+    """If it is there, the only key that is used."""
     hook: tuple[str, ...] = ()
     """A command and its arguments; empty for none."""
     hook_timeout_seconds: float = 60.0

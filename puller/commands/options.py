@@ -153,6 +153,17 @@ KnownHostsOption = Annotated[
         show_default=False,
     ),
 ]
+SshKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ssh-key",
+        envvar=environment.PULLER_SSH_KEY,
+        metavar="FILE",
+        help="The key that ssh uses; if it is not there, those of the user."
+        f" [default: {USUAL.ssh_key}]",
+        show_default=False,
+    ),
+]
 HookOption = Annotated[
     str | None,
     typer.Option(

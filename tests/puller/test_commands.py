@@ -187,8 +187,8 @@ def test_every_setting_is_an_option_and_a_variable(puller: TestPuller) -> None:
     text = " ".join(puller.shell.run("mirror-puller", "run", "--help").stdout.split())
     for name in ("INTO", "JOBS", "PER_HOST", "INTERVAL", "ALLOW_PROTOCOL", "STALL_TIMEOUT",
                  "TIMEOUT", "STOP_TIMEOUT", "MAX_MIRROR_BYTES", "KEEP_FREE_BYTES", "GIT_CONFIG",
-                 "KNOWN_HOSTS", "HOOK", "HOOK_TIMEOUT", "MAINTENANCE_INTERVAL", "FORWARD",
-                 "LIST"):  # fmt: skip
+                 "KNOWN_HOSTS", "SSH_KEY", "HOOK", "HOOK_TIMEOUT", "MAINTENANCE_INTERVAL",
+                 "FORWARD", "LIST"):  # fmt: skip
         assert f"MIRRORFEED_PULLER_{name}" in text
     for protocol in PROTOCOLS:
         assert protocol in text

@@ -39,14 +39,7 @@ def ssh(tmp_path: Path, puller: TestPuller) -> Iterator[SshServer]:
 
 def use_key(puller: TestPuller, key: Path) -> None:
     """The puller's ssh has that key, and no other."""
-    folder = puller.folder / "bin"
-    folder.mkdir(exist_ok=True)
-    ssh = folder / "ssh"
-    ssh.write_text(
-        f'#!/bin/sh\nexec {shutil.which("ssh")} -F /dev/null -oIdentitiesOnly=yes -i {key} "$@"\n'
-    )
-    ssh.chmod(0o755)
-    puller.also(PATH=f"{folder}:{os.environ['PATH']}", SSH_AUTH_SOCK="/nowhere")
+    puller.also(MIRRORFEED_PULLER_SSH_KEY=str(key), SSH_AUTH_SOCK="/nowhere")
 
 
 def log_of_git(puller: TestPuller) -> Path:
