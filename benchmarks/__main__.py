@@ -15,7 +15,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import authserver, full_spool, growth, instructions, latency, puller, safety, worker
+from benchmarks import (
+    authserver,
+    full_spool,
+    growth,
+    instructions,
+    latency,
+    puller,
+    pulling,
+    safety,
+    worker,
+)
 from benchmarks.harness import Row, table_of
 from benchmarks.stand import open_stand
 
@@ -23,6 +33,7 @@ MEASURES = (
     *(worker.drain, worker.workers, safety.dead_letters, worker.memory),
     *(puller.calls, puller.appenders, puller.forwarding, latency.latency, puller.shell),
     *(authserver.authserver, instructions.instructions, full_spool.full_spool, growth.growth),
+    pulling.pulling,
 )
 
 

@@ -22,6 +22,8 @@ OWN = ".puller"
 STATE = "state.db"
 MAX_DIGITS = 20
 _MIRROR = re.compile(r"([1-9][0-9]{0,18})\.(git|bzr)")
+_REPLACED, _REMOVED = "-replaced", "-pruned"
+"""Of the first, a kill may have left the only good one."""
 _REMAINS = re.compile(r"\.(?:incoming|removed)-([1-9][0-9]{0,18})(?:-.*)?")
 
 
@@ -123,30 +125,30 @@ class Folder:
         """
         flush(incoming)
         if mirror.exists():
-            old = self._aside(mirror)
+            old = self._aside(mirror, _REPLACED)
             incoming.rename(mirror)
             flush_folder(self.path)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # what is left goes at the next start
         else:
             incoming.rename(mirror)
             flush_folder(self.path)
 
     def remove(self, mirror: Path) -> None:
         """Nobody sees a half of it."""
-        shutil.rmtree(self._aside(mirror))
+        shutil.rmtree(self._aside(mirror, _REMOVED))
 
-    def restore(self, branch_id: int, vcs: str) -> None:
+    def restore(self, branch_id: int) -> None:
         """Undoes half a replacement, after a kill or a power cut, and deletes what else is left."""
-        mirror = self.mirror(branch_id, vcs)
         for each in self.remains().get(branch_id, []):
-            if each.name.endswith(f"-replaced.{vcs}") and not mirror.exists():
+            mirror = self.mirror(branch_id, each.suffix.removeprefix("."))
+            if each.stem.endswith(_REPLACED) and not mirror.exists():
                 each.rename(mirror)
             else:
                 shutil.rmtree(each, ignore_errors=True)
 
-    def _aside(self, mirror: Path) -> Path:
+    def _aside(self, mirror: Path, why: str) -> Path:
         branch_id, vcs = mirror.name.split(".")
-        old = self.path / f".removed-{branch_id}-{uuid4().hex}-replaced.{vcs}"
+        old = self.path / f".removed-{branch_id}-{uuid4().hex}{why}.{vcs}"
         mirror.rename(old)
         return old
 
@@ -169,8 +171,10 @@ def _locked(path: Path) -> Iterator[int | str]:
             return
         # As long as any number: making the file shorter first would wait for the disk.
         os.pwrite(lock, b"%-*d\n" % (MAX_DIGITS, os.getpid()), 0)
-        yield lock
-        fcntl.flock(lock, fcntl.LOCK_UN)  # though a program that was left may still have it open
+        try:
+            yield lock
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # though a program that was left may have it open
     finally:
         os.close(lock)
 

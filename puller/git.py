@@ -198,6 +198,10 @@ class Git:
         if head.startswith(HEADS):
             self.output(git_dir, "symbolic-ref", HEAD, head)
 
+    def name_origin(self, git_dir: Path, url: str) -> None:
+        """For people who look into the mirror; the puller itself does not."""
+        self.output(git_dir, "config", "remote.origin.url", url)
+
     def output(self, git_dir: Path, *arguments: str) -> bytes:
         return self._run("--git-dir", str(git_dir), *arguments).output
 

@@ -51,6 +51,8 @@ class GitMirror:
         if wanted.head is not None and wanted.head != ours.head:
             is_new = True
             self._git.follow(self.path, wanted.head)
+        if known_url != self._branch.url:
+            self._git.name_origin(self.path, self._branch.url)
         now = self._ours() if is_new else ours
         if now is None:
             raise MirrorFailure(FailureClass.CORRUPT, f"the mirror {self.path} vanished")

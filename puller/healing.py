@@ -91,7 +91,7 @@ def heal(
     if removed := _remove_broken_refs(path):
         logger.warning("removed broken references", extra={"mirror": path, "references": removed})
         return healed_at
-    if git.succeeds(path, "fsck", "--no-dangling", "--no-progress"):
+    if git.succeeds(path, "fsck", "--no-dangling", "--progress"):
         return None  # then it is upstream's
     now = time.time()
     if 0 <= now - healed_at < ONCE_SECONDS:

@@ -90,7 +90,9 @@ def refs_on_disk(git_dir: Path) -> Refs:
         for file in files:
             if not file.endswith(".lock"):
                 path = f"{folder}/{file}"
-                objects[path[len(top) + 1 :]] = _object_in(_read(path))
+                text = _read(path)
+                if not text.startswith(_SYMBOLIC):  # another name for one of the others
+                    objects[path[len(top) + 1 :]] = _object_in(text)
     said = _read(f"{top}/{HEAD}")
     if not said.startswith(_SYMBOLIC):
         return Refs(objects, None, _object_in(said) or None)

@@ -10,7 +10,7 @@ import random
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import Protocol
 
 from mirrorfeed.puller.attempt import Attempts, Outcome, only_user_of
 from mirrorfeed.puller.branch_list import Branch, BranchList, file_state, read_branch_list
-from mirrorfeed.puller.errors import BadBranchList
+from mirrorfeed.puller.errors import BadBranchList, PullerError
 from mirrorfeed.puller.folder import Folder, MirrorInUse
 from mirrorfeed.puller.healing import tidy
 from mirrorfeed.puller.maintenance import Maintenance
@@ -104,6 +104,11 @@ class Puller:
         self._wakes, self._woken_by = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ends_at: float | None = None
         self._must_read = False
+
+    @property
+    def branches(self) -> Collection[Branch]:
+        """Those of the list."""
+        return self._list.branches.values()
 
     # Called from signal handlers: they set a flag, and wake the loop.
 
@@ -190,7 +195,7 @@ class Puller:
         branch = self._branches[branch_id]
         known = self._known.setdefault(branch_id, BranchState())
         known.name, known.running_since = branch.name, time.time()
-        self._state.save([(branch_id, known)])
+        self._save([(branch_id, known)])
         self._running[branch_id] = branch
         on_progress = self._screen.began(branch) if self._screen else lambda _: None
         future = threads.submit(self._attempts.attempt, branch, known, on_progress=on_progress)
@@ -240,8 +245,7 @@ class Puller:
             saved.append((branch_id, known))
             if self._screen:
                 self._screen.ended(branch, outcome)
-        if saved:
-            self._state.save(saved)
+        self._save(saved)
 
     def _settle(self, branch: Branch, known: BranchState, outcome: Outcome) -> None:
         interval = branch.interval_seconds or self._settings.interval_seconds
@@ -278,11 +282,11 @@ class Puller:
             seconds = pause_after(paused.pauses)
             paused.paused_until = time.time() + seconds
             self._queue.pause(host, time.monotonic() + seconds)
-            self._state.save_host(host, paused)
+            self._save_host(host, paused)
             logger.warning("a host is left alone", extra={"host": host, "seconds": round(seconds)})
         elif failure is None and host in self._paused:
             del self._paused[host]
-            self._state.save_host(host, None)
+            self._save_host(host, None)
 
     def _put(self, branch: Branch, due_at: float) -> None:
         self._queue.put(branch.id, self._hosts[branch.id], due_at)
@@ -335,8 +339,7 @@ class Puller:
                 known.due_at, known.attempted_at = due
                 changed.append((branch.id, known))
             self._put(branch, now + due.due_at - wall)
-        if changed:
-            self._state.save(changed)
+        self._save(changed)
         logger.info(
             "the list is read",
             extra={
@@ -357,7 +360,7 @@ class Puller:
         ids = self._known.keys() | self._list.branches.keys()
         open_attempts = self._reports.open_attempts(ids)
         marked = [each for each, known in self._known.items() if known.running_since is not None]
-        left = {*open_attempts, *marked, *self._folder.remains()} & ids
+        left = {*open_attempts, *marked, *self._folder.remains()}
         saved = []
         for branch_id in sorted(left):
             try:
@@ -374,24 +377,38 @@ class Puller:
             if known := self._known.get(branch_id):
                 known.running_since = None
                 saved.append((branch_id, known))
-        if saved:
-            self._state.save(saved)
+        self._save(saved)
         if left:
             logger.warning("closed what was left open", extra={"branches": len(left)})
 
     def _clean(self, branch_id: int) -> None:
-        for vcs in ("git", "bzr"):
-            self._folder.restore(branch_id, vcs)
+        self._folder.restore(branch_id)
         mirror = self._folder.mirror(branch_id, "git")
         if mirror.exists():
             tidy(mirror)
+
+    def _save(self, states: list[tuple[int, BranchState]]) -> None:
+        """What cannot be noted, for lack of room, say, must not keep anything from being
+        mirrored."""
+        if not states:
+            return
+        try:
+            self._state.save(states)
+        except PullerError as error:
+            logger.error("cannot note what happens", extra={"because": error})
+
+    def _save_host(self, name: str, state: HostState | None) -> None:
+        try:
+            self._state.save_host(name, state)
+        except PullerError as error:
+            logger.error("cannot note what happens", extra={"because": error})
 
     def _maintain(self) -> None:
         if maintained := self._maintenance.finished():
             known = self._known[maintained.branch_id]
             known.maintained_at, known.size_bytes = time.time(), maintained.size_bytes
             known.is_suspect = maintained.is_corrupt
-            self._state.save([(maintained.branch_id, known)])
+            self._save([(maintained.branch_id, known)])
         if self._ends_at is None:
             self._maintenance.start_next(self._branches.values(), self._known, self._running)
 

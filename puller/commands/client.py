@@ -1,11 +1,21 @@
-"""The client that a command of the puller reports with."""
+"""What a command of the puller needs: programs, and the client that it reports with."""
 
+import shutil
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from mirrorfeed.publisher.client import BranchStatusClient
 from mirrorfeed.publisher.commands.options import spool_path
+from mirrorfeed.puller.branch_list import Branch, Vcs
+from mirrorfeed.puller.errors import PullerError
 from mirrorfeed.puller.reports import Reports, Say
+
+
+def check_programs(branches: Iterable[Branch]) -> None:
+    """Raises PullerError if a program is missing without which the puller is of no use."""
+    if shutil.which("git") is None and any(branch.vcs is Vcs.GIT for branch in branches):
+        raise PullerError("git is not installed: install it (apt-get install git)")
 
 
 def open_reports(

@@ -16,7 +16,7 @@ from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevel
 from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 from mirrorfeed.puller.commands import options
-from mirrorfeed.puller.commands.client import open_reports
+from mirrorfeed.puller.commands.client import check_programs, open_reports
 
 FLUSH_SECONDS = 5.0
 """How long to wait in the end until the broker has what was reported."""
@@ -113,6 +113,7 @@ def run(
         puller = opened.enter_context(
             closing(Puller(list_path, folder, settings, state, reports, screen=lines))
         )
+        check_programs(puller.branches)
         options.note_run(state, list_path, settings)
 
         def end(_number: int, _frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 from mirrorfeed.puller.branch_list import Branch, read_branch_list
 from mirrorfeed.puller.commands import options
-from mirrorfeed.puller.commands.client import open_reports
+from mirrorfeed.puller.commands.client import check_programs, open_reports
 from mirrorfeed.puller.errors import NotMet
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def sync(
     with ExitStack() as opened:
         state = opened.enter_context(State(folder.state))
         wanted = chosen(which, options.noted_list(state, list_path))
+        check_programs(wanted)
         settings = options.noted_settings(state).with_given(
             protocols=options.protocols(allow_protocol)
         )

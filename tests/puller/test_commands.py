@@ -182,6 +182,15 @@ def test_wrong_options_are_named(puller: TestPuller, arguments: tuple[str, ...],
     assert not puller.spool.exists()
 
 
+def test_a_missing_git_is_named_with_its_remedy(puller: TestPuller) -> None:
+    """Before any attempt; bzr branches do without it."""
+    puller.write_list(["https://example.org/a"])
+    puller.also(PATH="/nowhere")
+    result = puller.shell.run(*puller.command("--once"), expect=2)
+    assert "git is not installed: install it" in result.stderr
+    assert puller.events() == []
+
+
 def test_every_setting_is_an_option_and_a_variable(puller: TestPuller) -> None:
     """`--help` names both, and the variable counts."""
     text = " ".join(puller.shell.run("mirror-puller", "run", "--help").stdout.split())

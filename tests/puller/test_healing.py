@@ -189,6 +189,17 @@ def test_a_replacement_that_was_cut_off_is_undone(puller: TestPuller, upstream: 
     assert [each.name for each in puller.into.iterdir() if each.name[0] == "."] == [".puller"]
 
 
+def test_a_removal_that_was_cut_off_is_finished(puller: TestPuller, upstream: Upstream) -> None:
+    """Half a mirror does not come back, nor does what an old first attempt has left."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    for name in (".removed-9-0123-pruned.git", ".incoming-8", ".removed-1-0123-replaced.git"):
+        (puller.into / name / "objects").mkdir(parents=True)
+    puller.once()
+    assert sorted(each.name for each in puller.into.iterdir()) == [".puller", "1.git"]
+    assert puller.refs() == upstream.refs()
+
+
 def test_what_was_killed_in_the_middle_is_tidied_up(puller: TestPuller, upstream: Upstream) -> None:
     """A fetch that does not end in time leaves no half packs."""
     puller.write_list([upstream.path.as_uri()])

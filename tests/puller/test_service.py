@@ -5,10 +5,17 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
+from mirrorfeed.puller.commands.client import open_reports
+from mirrorfeed.puller.errors import PullerError
+from mirrorfeed.puller.folder import Folder
+from mirrorfeed.puller.service import Puller
+from mirrorfeed.puller.settings import Settings
+from mirrorfeed.puller.state import State
 from sandbox import wait_until
 from tests.pullers import TestPuller, children_of, kill, marked
 from tests.terminal import terminal
@@ -224,7 +231,8 @@ def test_a_kill_at_any_moment_leaves_all_old_or_all_new(
         puller.wait_for_programs()
         time.sleep(delay)  # not to wait for something, but to hit another moment each time
         for each in (process.pid, *puller.programs()):
-            os.kill(each, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         process.communicate()
         assert puller.refs() in (old, upstream.refs())
         upstream.commit("b19")
@@ -349,6 +357,30 @@ def test_a_spool_that_cannot_be_used_keeps_nothing_from_being_mirrored(
     log = puller.once()
     assert "could not report that branch 1 began to be mirrored" in log
     assert puller.refs() == upstream.refs()
+
+
+def test_notes_that_cannot_be_written_keep_nothing_from_being_mirrored(
+    puller: TestPuller, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and every branch will be due."""
+    puller.write_list([upstream.path.as_uri()])
+    folder = Folder(puller.into)
+    settings = Settings(protocols=("file",), keep_free_bytes=0)
+    reports = open_reports(puller.spool, 2**30, "", forwards=False, say=print)
+    with ExitStack() as opened:
+        state = opened.enter_context(State(folder.state))
+        opened.callback(reports.close, flush_seconds=0.0)
+        service = opened.enter_context(
+            closing(Puller(puller.list, folder, settings, state, reports))
+        )
+        state.save = broken  # type: ignore[method-assign]
+        assert service.run(once=True, all_due=True).is_all_well
+    assert "cannot note what happens" in caplog.text
+    assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def broken(states: object) -> None:
+    raise PullerError("the disk is full")
 
 
 def test_lost_notes_cost_nothing_but_a_look(puller: TestPuller, upstream: Upstream) -> None:
