@@ -1,5 +1,6 @@
 """git's command line, with an environment that is built from little."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -68,8 +69,13 @@ class Work(Struct, frozen=True):
 
 def base_environment(mark: str) -> dict[str, str]:
     """What any program of an attempt gets."""
+    return {**_kept_variables(), MARK: mark}
+
+
+@functools.cache
+def _kept_variables() -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    return {"PATH": os.defpath, **kept, "LC_ALL": "C", MARK: mark}
+    return {"PATH": os.defpath, **kept, "LC_ALL": "C"}
 
 
 def git_environment(settings: Settings, mark: str) -> dict[str, str]:

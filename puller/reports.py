@@ -6,6 +6,7 @@ from datetime import datetime
 
 from mirrorfeed.contract.events import MirrorFailed
 from mirrorfeed.publisher.client import BranchStatusClient, reason_from
+from mirrorfeed.publisher.errors import PublisherError
 from mirrorfeed.publisher.wrapper.reporter import Reporter
 
 Say = Callable[[str], None]
@@ -20,6 +21,7 @@ class Reports:
 
     def __init__(self, open_client: Callable[[], BranchStatusClient], say: Say, host: str) -> None:
         self._client: BranchStatusClient | None = None
+        self._say = say
         self._open_client = open_client
         self._opening = threading.Lock()
         self._reporter = Reporter(self._opened, say)
@@ -30,6 +32,16 @@ class Reports:
             if self._client is None:
                 self._client = self._open_client()
             return self._client
+
+    def open(self) -> None:
+        """Opens the spool now. If that cannot be used, it is said, and tried again later.
+
+        Raises ValueError if the settings are wrong, such as the broker's URL.
+        """
+        try:
+            self._opened()
+        except (OSError, PublisherError) as error:
+            self._say(f"nothing can be reported: {error}")
 
     def started(self, branch_id: int) -> datetime:
         """An attempt begins. Returns when that is."""

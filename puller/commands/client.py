@@ -21,11 +21,14 @@ def check_programs(branches: Iterable[Branch]) -> None:
 def open_reports(
     spool: Path | None, limit_bytes: int, amqp_url: str, *, forwards: bool, say: Say
 ) -> Reports:
-    """Opens nothing yet: a spool that cannot be used must not keep anything from being mirrored."""
+    """A spool that cannot be used keeps nothing from being mirrored. Raises ValueError for a
+    broker's URL that cannot be used."""
 
     def open_client() -> BranchStatusClient:
         return BranchStatusClient(
             spool_path(spool), amqp_url, limit_bytes=limit_bytes, forward=forwards
         )
 
-    return Reports(open_client, say, socket.gethostname())
+    reports = Reports(open_client, say, socket.gethostname())
+    reports.open()
+    return reports

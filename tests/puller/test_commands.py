@@ -170,6 +170,7 @@ def test_a_manifest_that_is_none_is_refused(puller: TestPuller, body: bytes) -> 
         (("--interval", "0s"), "the interval must be longer than 0s"),
         (("--jobs", "0"), "Invalid value for '--jobs'"),
         (("--hook", "'x"), "cannot be read: No closing quotation"),
+        (("--forward", "--amqp-url", "gopher://x"), "the AMQP URL cannot be read"),
         (("--into", "/proc/no/mirrors"), "the folder /proc/no/mirrors cannot be used"),
     ],
 )
