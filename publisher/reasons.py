@@ -23,8 +23,10 @@ _CONSEQUENCES = (
     "error: could not fetch ",
     "error: failed to push some refs",
     "error: some local refs could not be updated",
+    "bzr: error: connection closed: unexpected end of message",
 )
-"""What git says, in lower case, after the cause: a line of ssh, of the other side, or its own."""
+"""What git and bzr say, in lower case, after the cause: a line of ssh, of the other side, or of
+their own."""
 _HINTS = (
     "hint:",
     "remote: hint:",

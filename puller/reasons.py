@@ -55,6 +55,12 @@ class MirrorFailure(Exception):
 # first that the one failed, and then that the other broke off.
 _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     (FailureClass.DISK_FULL, r"No space left on device|Disk quota exceeded"),
+    (
+        FailureClass.OTHER,  # our own files, and not a server's word
+        r"unable to access '/|dubious ownership|insufficient permission for adding an object"
+        r"|Read-only file system|unable to create temporary (?:file|object directory)"
+        r"|could not create work tree|cannot mkdir",
+    ),
     (FailureClass.LOCKED, r"\.lock': File exists|LockContention|Could not acquire lock"),
     (
         FailureClass.REF_CONFLICT,
@@ -85,7 +91,8 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     ),
     (
         FailureClass.TLS,
-        r"SSL|TLS|[Cc]ertificate|gnutls",
+        r"^(?!.*(?:Connection (?:reset|refused|timed out)|SSL_ERROR_SYSCALL)).*"
+        r"(?:SSL|TLS|[Cc]ertificate|gnutls)",
     ),
     (
         FailureClass.AUTH_OR_MISSING,

@@ -48,6 +48,10 @@ class TestPuller:
         """With these in its environment from now on."""
         self.shell = Shell({**self.shell.variables, **variables})
 
+    def use_key(self, key: Path) -> None:
+        """Its ssh has that key, and no other."""
+        self.also(MIRRORFEED_PULLER_SSH_KEY=str(key), SSH_AUTH_SOCK="/nowhere")
+
     def write_list(self, urls: Iterable[str] | dict[int, str], **columns: str) -> None:
         """Numbers the URLs from 1, unless they have numbers."""
         numbered = urls if isinstance(urls, dict) else dict(enumerate(urls, start=1))

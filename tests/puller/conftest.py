@@ -1,12 +1,13 @@
 """Upstreams and a puller in a folder of the test's own."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.pullers import TestPuller
-from tests.upstreams import Upstream, WebServer, git_daemon, web_server
+from tests.upstreams import SshServer, Upstream, WebServer, git_daemon, web_server
 
 
 @pytest.fixture
@@ -41,3 +42,14 @@ def daemon(root: Path) -> Iterator[str]:
 def puller(tmp_path: Path) -> TestPuller:
     """One that may use any protocol."""
     return TestPuller(tmp_path, "http", "git", "file", "bzr")
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, puller: TestPuller) -> Iterator[SshServer]:
+    """An sshd that the puller knows, and that knows the puller."""
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    with closing(SshServer(folder)) as server, server.running():
+        puller.known_hosts.write_text(server.known_hosts.read_text())
+        puller.use_key(server.key)
+        yield server

@@ -1,6 +1,7 @@
 """bzr branches are mirrored through breezy, with the same care."""
 
 import os
+import shutil
 import subprocess
 import time
 from contextlib import closing
@@ -17,7 +18,7 @@ from mirrorfeed.puller.process import Limits, Processes
 from mirrorfeed.puller.reasons import MirrorFailure
 from mirrorfeed.puller.settings import Settings
 from tests.pullers import TestPuller
-from tests.upstreams import WebServer, fingerprint
+from tests.upstreams import SshServer, WebServer, fingerprint, has_sshd
 
 PYTHON = python_with_breezy()
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="breezy is not installed (Debian: brz)")
@@ -125,6 +126,21 @@ def test_a_branch_that_leads_elsewhere_is_refused(
     assert puller.outcome() == "refused-url", puller.reason()
     assert "refused to follow the branch to" in puller.reason()
     assert not (puller.into / "1.bzr").exists()
+
+
+@pytest.mark.skipif(not has_sshd(), reason="sshd is not installed (openssh-server)")
+def test_a_bzr_branch_comes_over_ssh_from_a_known_host_only(
+    puller: TestPuller, branch: BzrBranch, ssh: SshServer
+) -> None:
+    """Although breezy itself would believe any key of this machine."""
+    puller.write_list([ssh.url(branch.path).replace("ssh:", "bzr+ssh:")])
+    if shutil.which("bzr"):  # what runs on the other side
+        puller.once()
+        assert puller.outcome() == branch.tip()
+    ssh.trust("other")
+    puller.known_hosts.write_text(ssh.known_hosts.read_text())
+    puller.once(expect=1)
+    assert puller.outcome() == "host-key", puller.reason()
 
 
 def test_a_lock_that_a_kill_has_left_is_broken(puller: TestPuller, branch: BzrBranch) -> None:

@@ -3,8 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,22 +22,6 @@ from tests.upstreams import (
 
 needs_sshd = pytest.mark.skipif(not has_sshd(), reason="sshd is not installed (openssh-server)")
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed")
-
-
-@pytest.fixture
-def ssh(tmp_path: Path, puller: TestPuller) -> Iterator[SshServer]:
-    """An sshd that the puller knows, and that knows the puller."""
-    folder = tmp_path / "ssh"
-    folder.mkdir()
-    with closing(SshServer(folder)) as server, server.running():
-        puller.known_hosts.write_text(server.known_hosts.read_text())
-        use_key(puller, server.key)
-        yield server
-
-
-def use_key(puller: TestPuller, key: Path) -> None:
-    """The puller's ssh has that key, and no other."""
-    puller.also(MIRRORFEED_PULLER_SSH_KEY=str(key), SSH_AUTH_SOCK="/nowhere")
 
 
 def log_of_git(puller: TestPuller) -> Path:
@@ -164,7 +146,7 @@ def test_nobody_is_asked_for_a_password(
         if not has_sshd():
             pytest.skip("sshd is not installed (openssh-server)")
         ssh: SshServer = request.getfixturevalue("ssh")
-        use_key(puller, ssh.folder / "encrypted")
+        puller.use_key(ssh.folder / "encrypted")
         puller.write_list([ssh.url(puller.folder)])
     began = time.monotonic()
     with terminal(puller.shell, *puller.command("--once"), columns=200) as screen:

@@ -68,6 +68,15 @@ LOCK = "error: cannot lock ref 'refs/heads/a"
         ("bzr: ERROR: Not a branch: \"https://example.org/a/\".", "not-found"),
         ("bzr: ERROR: Connection error: while sending GET /a: [Errno 111] Connection refused",
          "network"),
+        (f"{ACCESS} OpenSSL SSL_connect: Connection reset by peer in connection to x:443",
+         "network"),
+        (f"{ACCESS} OpenSSL SSL_connect: SSL_ERROR_SYSCALL in connection to x:443", "network"),
+        ("fatal: unable to access '/etc/mirrorfeed/puller.gitconfig': Permission denied", "other"),
+        ("error: insufficient permission for adding an object to repository database ./objects",
+         "other"),
+        ("Host key verification failed.\nbzr: ERROR: Connection closed: Unexpected end of message."
+         " Please check connectivity and permissions, and report a bug if problems persist.",
+         "host-key"),
         ("something new", "other"),
     ],
 )  # fmt: skip
