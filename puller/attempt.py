@@ -4,7 +4,6 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from msgspec import Struct
@@ -77,7 +76,7 @@ class Attempts:
                     FailureClass.OTHER, "the puller itself failed"
                 )
                 try:
-                    work = self._work(branch, lock, started_at, on_progress)
+                    work = self._work(branch, lock, on_progress)
                     outcome.mirrored = self._mirror(branch, known, outcome, work, is_forced)
                     failure = None
                 except MirrorFailure as error:
@@ -104,13 +103,7 @@ class Attempts:
         outcome.seconds = time.monotonic() - began
         return outcome
 
-    def _work(
-        self,
-        branch: Branch,
-        lock: int,
-        started_at: datetime,
-        on_progress: Callable[[bytes], None],
-    ) -> Work:
+    def _work(self, branch: Branch, lock: int, on_progress: Callable[[bytes], None]) -> Work:
         seconds = self._settings.timeout_seconds
         limits = Limits(self._settings.stall_seconds, time.monotonic() + seconds, seconds)
         watch = DiskWatch(self._folder, self._settings, branch)
@@ -119,6 +112,7 @@ class Attempts:
             limits=limits,
             lock=lock,
             mark=mark_of(self._folder, branch.id),
+            check_room=watch.check_room,
             watch=watch.look,
             on_progress=on_progress,
             accept=lambda path: self._check_size(size_of(path)),
@@ -131,7 +125,6 @@ class Attempts:
         self, branch: Branch, known: BranchState, outcome: Outcome, work: Work, is_forced: bool
     ) -> Mirrored:
         place_of(branch.url, branch.vcs, self._settings.protocols)
-        DiskWatch(self._folder, self._settings, branch).check_room()
         mirror = self._mirror_of(branch)
         try:
             if branch.vcs is Vcs.BZR:
@@ -144,7 +137,7 @@ class Attempts:
             raise
         if mirrored.has_changed or not known.size_bytes:
             outcome.size_bytes = size_of(mirror)
-            self._check_size(outcome.size_bytes)
+        self._check_size(outcome.size_bytes or known.size_bytes)
         return mirrored
 
     def _mirror_git(

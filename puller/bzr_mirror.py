@@ -56,6 +56,7 @@ def mirror_bzr(branch: Branch, folder: Folder, settings: Settings, work: Work) -
             "breezy is not installed, which bzr branches need: install it (Debian: apt-get install"
             " brz)",
         )
+    work.check_room()  # whether there is anything to fetch, only breezy finds out
     mirror = folder.mirror(branch.id, branch.vcs)
     is_first = not mirror.exists()
     target = folder.incoming(branch.id) if is_first else mirror

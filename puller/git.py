@@ -61,6 +61,8 @@ class Work(Struct, frozen=True):
     lock: int
     """The open lock of the mirror, which programs inherit."""
     mark: str
+    check_room: Callable[[], None] = lambda: None
+    """To be called before anything is fetched. Raises MirrorFailure."""
     watch: Watch = lambda: 0
     on_progress: Callable[[bytes], None] = lambda _: None
     accept: Callable[[Path], None] = lambda _: None
@@ -146,7 +148,11 @@ class Git:
 
     def listed(self, url: str, git_dir: Path) -> Refs:
         """What upstream has."""
-        return refs_listed(self.output(git_dir, "ls-remote", "--symref", "--", url))
+        arguments = ("--git-dir", str(git_dir), "ls-remote", "--symref", "--", url)
+        ended = self._ended(*arguments, is_fetching=False)
+        if ended.exit_code != 0:
+            raise git_failure(ended)
+        return refs_listed(ended.output)
 
     def speaks_git(self, url: str, git_dir: Path) -> bool:
         """Whether there is a git server behind a URL that has listed nothing. By HTTP git takes a
@@ -155,12 +161,15 @@ class Git:
             return True
         traced = {**self._environment, "GIT_TRACE_PACKET": "2"}
         ended = self._ended(
-            *("--git-dir", str(git_dir), "ls-remote", "--", url), environment=traced
+            *("--git-dir", str(git_dir), "ls-remote", "--", url),
+            environment=traced,
+            is_fetching=False,
         )
         return _PACKET in ended.errors
 
     def clone(self, url: str, git_dir: Path) -> None:
         """Makes a mirror of branches and tags, where there is nothing yet."""
+        self._work.check_room()
         self._run("clone", "--bare", "--progress", "--template=", "--", url, str(git_dir))
 
     def init(self, git_dir: Path) -> None:
@@ -169,6 +178,7 @@ class Git:
 
     def fetch(self, url: str, git_dir: Path, *, has_all: bool, is_atomic: bool) -> None:
         """Upstream's references, and no others, are the mirror's."""
+        self._work.check_room()
         refspecs = ALL_REFSPECS if has_all else DEFAULT_REFSPECS
         self.output(
             git_dir,
@@ -220,14 +230,19 @@ class Git:
             raise git_failure(ended)
         return ended
 
-    def _ended(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+    def _ended(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        is_fetching: bool = True,
+    ) -> Ended:
         work = self._work
         return work.processes.run(
             ["git", *arguments],
             environment=environment or self._environment,
             limits=work.limits,
             inherited=[work.lock],
-            watch=work.watch,
+            watch=work.watch if is_fetching else lambda: 0,
             on_progress=work.on_progress,
         )
 

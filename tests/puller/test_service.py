@@ -304,6 +304,21 @@ def test_a_mirror_has_its_quota(puller: TestPuller, upstream: Upstream) -> None:
     assert "at most 1,000,000 are allowed" in puller.reason()
     assert [each.name for each in puller.into.iterdir()] == [".puller"]
     puller.once("--max-mirror-bytes", "10000000")
+    for _ in range(2):  # as long as it is larger, and not only when it grows
+        puller.once("--max-mirror-bytes", "1000000", expect=1)
+        assert puller.outcome() == "too-large"
+
+
+def test_a_full_disk_hinders_only_what_must_be_fetched(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """A mirror that is as upstream is takes no room."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    puller.once("--keep-free-bytes", str(10**15))
+    upstream.commit()
+    puller.once("--keep-free-bytes", str(10**15), expect=1)
+    assert puller.outcome() == "disk-full"
 
 
 def test_a_hook_runs_after_a_change(puller: TestPuller, upstream: Upstream) -> None:
