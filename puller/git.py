@@ -172,10 +172,6 @@ class Git:
         self._work.check_room()
         self._run("clone", "--bare", "--progress", "--template=", "--", url, str(git_dir))
 
-    def init(self, git_dir: Path) -> None:
-        """Makes an empty mirror."""
-        self._run("init", "--quiet", "--bare", "--template=", "--", str(git_dir))
-
     def fetch(self, url: str, git_dir: Path, *, has_all: bool, is_atomic: bool) -> None:
         """Upstream's references, and no others, are the mirror's."""
         self._work.check_room()

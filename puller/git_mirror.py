@@ -63,14 +63,9 @@ class GitMirror:
         incoming = self._folder.incoming(self._branch.id)
         shutil.rmtree(incoming, ignore_errors=True)
         try:
+            self._git.clone(self._branch.url, incoming)
             if self._branch.has_all_refs:
-                self._git.init(incoming)
                 self._git.fetch(self._branch.url, incoming, has_all=True, is_atomic=True)
-                theirs = self._git.listed(self._branch.url, incoming)
-                if theirs.head is not None:
-                    self._git.follow(incoming, theirs.head)
-            else:
-                self._git.clone(self._branch.url, incoming)
             self._work.accept(incoming)
         except MirrorFailure:
             shutil.rmtree(incoming, ignore_errors=True)

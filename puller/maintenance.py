@@ -94,8 +94,8 @@ class Maintenance:
         self._processes.close()
 
     def _maintain(self, branch_id: int) -> Maintained | None:
-        """None if somebody else uses the mirror. A failure is logged, and counts as maintained:
-        the mirror's next turn is its next."""
+        """None if somebody else uses the mirror, or it was interrupted. A failure is logged, and
+        counts as maintained: the mirror's next turn is its next."""
         mirror = self._folder.mirror(branch_id, Vcs.GIT)
         began = time.monotonic()
         is_corrupt = False
@@ -105,6 +105,8 @@ class Maintenance:
                 try:
                     self._run(mirror, lock)
                 except MirrorFailure as failure:
+                    if failure.failure_class is FailureClass.INTERRUPTED:
+                        return None
                     is_corrupt = failure.failure_class is FailureClass.CORRUPT
                     tidy(mirror)
                     logger.warning(

@@ -87,13 +87,14 @@ def test_head_follows_the_default_branch(puller: TestPuller, upstream: Upstream)
     assert puller.outcome() == upstream.refs()["refs/heads/other"]
 
 
+@pytest.mark.parametrize("refs", ["", "all"])
 @pytest.mark.parametrize("object_format", ["sha1", "sha256"])
 def test_an_empty_upstream_is_mirrored_and_so_is_its_first_commit(
-    puller: TestPuller, root: Path, object_format: str
+    puller: TestPuller, root: Path, object_format: str, refs: str
 ) -> None:
     """There is no revision until then, whatever its hashes are like."""
     upstream = Upstream(root / "new.git", object_format=object_format)
-    puller.write_list([upstream.path.as_uri()])
+    puller.write_list([upstream.path.as_uri()], refs=refs)
     puller.once()
     puller.once()
     tip = upstream.commit()

@@ -117,7 +117,7 @@ def test_leaving_the_list_removes_nothing_but_prune_does(
     puller.once()
     assert puller.mirror(4).exists()
     result = puller.shell.run("mirror-puller", "prune", expect=1)
-    assert "2 of 5 mirrors are of branches that are not in" in result.stderr
+    assert "2 of 5 mirrors are not those of branches in" in result.stderr
     assert "--at-most 100" in result.stderr
     shown = puller.shell.run("mirror-puller", "prune", "--dry-run").stdout
     assert "2 mirrors would go" in shown
@@ -129,6 +129,14 @@ def test_leaving_the_list_removes_nothing_but_prune_does(
     assert "1 mirror removed" in shown
     assert not puller.mirror(4).exists()
     assert puller.mirror(5).exists()
+    urls = {1: "https://bzr.example.org/b", 2: urls[2], 3: urls[3], 5: urls[5]}
+    puller.write_list({1: urls[1]}, vcs="bzr")
+    puller.list.write_text(
+        puller.list.read_text()
+        + "".join(f"{each},b{each},{urls[each]},git\n" for each in (2, 3, 5))
+    )
+    shown = puller.shell.run("mirror-puller", "prune").stdout
+    assert shown.startswith("1 ~ada/b1 "), shown
     assert 4 not in puller.states()
 
 
