@@ -119,6 +119,10 @@ class Queue:
         entry = self._waiting.get(branch_id)
         return entry[0] if entry else None
 
+    def due_times(self) -> dict[int, float]:
+        """When each branch that waits is due."""
+        return {branch_id: at for branch_id, (at, _) in self._waiting.items()}
+
     def count_due(self, now: float) -> int:
         """How many are due by then."""
         return sum(at <= now for at, _ in self._waiting.values())

@@ -20,6 +20,7 @@ from typing import Protocol
 from mirrorfeed.puller.attempt import Attempts, Outcome, only_user_of
 from mirrorfeed.puller.branch_list import Branch, BranchList, file_state, read_branch_list
 from mirrorfeed.puller.errors import BadBranchList, PullerError
+from mirrorfeed.puller.figures import Figures, Totals, figures_of
 from mirrorfeed.puller.folder import Folder, MirrorInUse
 from mirrorfeed.puller.healing import tidy
 from mirrorfeed.puller.maintenance import Maintenance
@@ -37,6 +38,9 @@ LIST_SECONDS = 2.0
 """How often the file is looked at."""
 CYCLE_SECONDS = 300.0
 """How often a service says that it works."""
+FIGURES_SECONDS = 5.0
+"""How often it counts, for those who ask how it is."""
+HANGS_SECONDS = 60.0
 IN_USE_SECONDS = 60.0
 """When to look again for a branch that somebody else is mirroring."""
 
@@ -51,19 +55,6 @@ class Screen(Protocol):
 
     def pass_begins(self, due: int) -> None:
         """So many branches will be mirrored, and then it is over."""
-
-
-class Totals:
-    """What became of the attempts so far."""
-
-    def __init__(self) -> None:
-        self.mirrored = 0
-        self.failed = 0
-        self.interrupted = 0
-
-    @property
-    def is_all_well(self) -> bool:
-        return self.failed == 0 and self.interrupted == 0
 
 
 class Puller:
@@ -82,6 +73,8 @@ class Puller:
     ) -> None:
         """Reads the list. Raises BadBranchList."""
         self.totals = Totals()
+        self.figures = Figures()
+        """As they were a moment ago. May be read in any thread."""
         self._list_path = list_path
         self._folder = folder
         self._settings = settings
@@ -104,11 +97,30 @@ class Puller:
         self._wakes, self._woken_by = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ends_at: float | None = None
         self._must_read = False
+        self._turned_at: float | None = None
+        self._counted_at = 0.0
+        self._list_trouble: str | None = None
+        self._note_trouble: str | None = None
 
     @property
     def branches(self) -> Collection[Branch]:
         """Those of the list."""
         return self._list.branches.values()
+
+    def why_not_live(self) -> str | None:
+        """Why only a restart would help; None if it is live."""
+        turned_at = self._turned_at
+        if turned_at is not None and (since := time.monotonic() - turned_at) > HANGS_SECONDS:
+            return f"its loop has not turned for {since:.0f} s"
+        return None
+
+    def why_not_ready(self) -> str | None:
+        """Why it does not do all that it should; None if it is ready."""
+        if self._turned_at is None:
+            return "it has not begun"
+        if self._ends_at is not None:
+            return "it was told to end"
+        return self._list_trouble or self._note_trouble
 
     # Called from signal handlers: they set a flag, and wake the loop.
 
@@ -128,8 +140,11 @@ class Puller:
         with suppress(BlockingIOError):  # full: it will wake up anyway
             os.write(self._woken_by, b"x")
 
-    def run(self, *, once: bool, all_due: bool) -> Totals:
+    def run(
+        self, *, once: bool, all_due: bool, on_turn: Callable[[], None] = lambda: None
+    ) -> Totals:
         """Mirrors what is due; for ever, or in one pass. With `all_due` everything is due now.
+        Calls `on_turn` every two seconds or more often.
 
         Returns once it was told to end, or the pass is over.
         """
@@ -143,6 +158,9 @@ class Puller:
         with ThreadPoolExecutor(self._settings.jobs, "mirror") as threads:
             try:
                 while not self._is_over(horizon):
+                    self._turned_at = time.monotonic()
+                    self._count(once=once)
+                    on_turn()
                     self._start_due(threads, horizon)
                     if self._is_over(horizon):
                         break
@@ -301,8 +319,10 @@ class Puller:
         try:
             self._list = read_branch_list(self._list_path)
         except BadBranchList as error:
+            self._list_trouble = f"the list is refused, the one before counts: {error}"
             logger.error("the list is refused; the one before counts", extra={"because": error})
             return
+        self._list_trouble = None
         self._take_over(self._list, all_due=False)
 
     def _take_over(self, new: BranchList, *, all_due: bool) -> None:
@@ -387,6 +407,21 @@ class Puller:
         if mirror.exists():
             tidy(mirror)
 
+    def _count(self, *, once: bool) -> None:
+        now = time.monotonic()
+        if once or now - self._counted_at < FIGURES_SECONDS:
+            return
+        self._counted_at = now
+        wall = time.time()
+        self.figures = figures_of(
+            self._branches.values(),
+            self._known,
+            self._queue.due_times(),
+            running=len(self._running),
+            paused_hosts=sum(host.paused_until > wall for host in self._paused.values()),
+            now=now,
+        )
+
     def _save(self, states: list[tuple[int, BranchState]]) -> None:
         """What cannot be noted, for lack of room, say, must not keep anything from being
         mirrored."""
@@ -394,7 +429,9 @@ class Puller:
             return
         try:
             self._state.save(states)
+            self._note_trouble = None
         except PullerError as error:
+            self._note_trouble = str(error)
             logger.error("cannot note what happens", extra={"because": error})
 
     def _save_host(self, name: str, state: HostState | None) -> None:

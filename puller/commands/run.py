@@ -12,8 +12,13 @@ import typer
 
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
-from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
-from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption
+from mirrorfeed.contract.options import (
+    AmqpUrlOption,
+    HttpOption,
+    LogFormatOption,
+    LogLevelOption,
+)
+from mirrorfeed.publisher.commands.options import LimitOption, SpoolOption, spool_path
 from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 from mirrorfeed.puller.commands import options
 from mirrorfeed.puller.commands.client import check_programs, open_reports
@@ -58,6 +63,7 @@ def run(
     hook_timeout: options.HookTimeoutOption = None,
     maintenance_interval: options.MaintenanceOption = None,
     forward: options.ForwardOption = True,
+    http: HttpOption = None,
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
@@ -75,6 +81,7 @@ def run(
       mirror-puller run branches.csv --into /srv/mirrors --once --interval 6h
     """
     # Help and errors of usage should not wait for these.
+    from mirrorfeed.contract.supervision import Supervisor
     from mirrorfeed.puller.commands.screen import Lines
     from mirrorfeed.puller.folder import Folder
     from mirrorfeed.puller.service import Puller
@@ -126,7 +133,19 @@ def run(
         signal.signal(signal.SIGINT, end)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, end if once else read_again)
-        totals = puller.run(once=once, all_due=all_due)
+        supervisor = Supervisor(puller)
+        # A pass may find the variable of a service that has the port.
+        if http is not None and not once:
+            from mirrorfeed.contract.probe_server import serving
+            from mirrorfeed.contract.probes import Probes
+            from mirrorfeed.publisher.metrics import cached_account
+            from mirrorfeed.puller.metrics import PullerMetrics
+
+            account = opened.enter_context(cached_account(spool_path(spool), spool_limit_bytes))
+            probes = Probes(puller, [PullerMetrics(puller, account)])
+            opened.enter_context(serving(http, probes))
+        totals = puller.run(once=once, all_due=all_due, on_turn=supervisor.tell)
+        supervisor.stopping()
         logger.info("done", extra={"mirrored": totals.mirrored, "failed": totals.failed})
     if once and not totals.is_all_well:
         raise typer.Exit(exit_codes.NOT_MET)

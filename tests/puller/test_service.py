@@ -1,6 +1,7 @@
 """The puller as a service and in passes: what is mirrored when, and what ends how."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from mirrorfeed.puller.service import Puller
 from mirrorfeed.puller.settings import Settings
 from mirrorfeed.puller.state import State
 from sandbox import wait_until
+from tests.probes import ask, samples, says
 from tests.pullers import TestPuller, children_of, kill, marked
 from tests.terminal import terminal
 from tests.upstreams import Upstream, WebServer, fingerprint, git
@@ -155,6 +157,33 @@ def test_what_does_not_end_in_time_is_interrupted(puller: TestPuller, upstream: 
     gate.unlink()
     puller.shell.run(*puller.command("--once"))
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def test_machines_can_ask_how_it_is(puller: TestPuller, upstream: Upstream) -> None:
+    """Whether it is live and ready, and what it counts."""
+    puller.write_list([upstream.path.as_uri(), "file:///nowhere"])
+    with puller.service("--http", "127.0.0.1:0", "--interval", "1s") as process:
+        assert process.stderr is not None
+        matches = (re.search(r":(\d+)/", line) for line in process.stderr)
+        port = int(next(match[1] for match in matches if match))
+        wait_until(lambda: says(port, "/ready") == 200, PATIENCE_SECONDS, "it to be ready")
+        assert says(port, "/live") == 200
+        puller.wait_for_outcomes(1, branch_id=2)
+
+        def scraped() -> dict[tuple[str, ...], float]:
+            return samples(ask(port, "/metrics").text, "mirrorfeed_puller_")
+
+        failing = ("failing_branches", "not-found")
+        wait_until(lambda: scraped()[failing] == 1, PATIENCE_SECONDS, "it to count")
+        found = scraped()
+        assert sum(found["branches", state] for state in ("running", "due", "waiting")) == 2
+        assert found["attempts_total", "completed"] >= 1
+        assert found["attempts_total", "failed"] >= 1
+        assert found["mirrors_bytes",] > 0
+        puller.list.write_text("id\n")
+        wait_until(lambda: says(port, "/ready") == 503, PATIENCE_SECONDS, "it to complain")
+        assert "the list is refused" in ask(port, "/ready").text
+        assert says(port, "/live") == 200
 
 
 def test_a_second_puller_is_refused(puller: TestPuller, upstream: Upstream) -> None:

@@ -31,6 +31,8 @@ from mirrorfeed.publisher.account import SpoolAccount
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from mirrorfeed.publisher.metrics import ForwarderMetrics
 from mirrorfeed.publisher.spool import SpoolStatus
+from mirrorfeed.puller.figures import Figures, Totals
+from mirrorfeed.puller.metrics import PullerMetrics
 from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,13 @@ READING = Reading(
 )
 
 
+class Counts:
+    """Of a puller."""
+
+    figures = Figures(failing={"network": 1})
+    totals = Totals()
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[str]]:
     """Every metric of ours, and its labels."""
@@ -101,6 +110,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[str
             WorkerMetrics(progress()),
             ForwarderMetrics(forwarder, cached(ACCOUNT)),
             CollectorMetrics(cached(READING)),
+            PullerMetrics(Counts(), cached(None)),
         ]
         return dict(labels_of(collectors))
 
