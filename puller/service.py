@@ -211,13 +211,22 @@ class Puller:
 
     def _start(self, threads: ThreadPoolExecutor, branch_id: int) -> None:
         branch = self._branches[branch_id]
-        known = self._known.setdefault(branch_id, BranchState())
+        known = self._known[branch_id] = self._newest(branch_id)
         known.name, known.running_since = branch.name, time.time()
         self._save([(branch_id, known)])
         self._running[branch_id] = branch
         on_progress = self._screen.began(branch) if self._screen else lambda _: None
         future = threads.submit(self._attempts.attempt, branch, known, on_progress=on_progress)
         future.add_done_callback(lambda done: self._has_ended(branch_id, done))
+
+    def _newest(self, branch_id: int) -> BranchState:
+        """What is known of a branch: `sync` may have mirrored it meanwhile."""
+        known = self._known.get(branch_id) or BranchState()
+        try:
+            stored = self._state.branch(branch_id)
+        except PullerError:
+            return known  # the attempt counts, and not the notes
+        return stored if stored and stored.attempted_at > known.attempted_at else known
 
     def _has_ended(self, branch_id: int, done: "Future[Outcome]") -> None:
         """In the attempt's thread."""

@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -403,24 +404,44 @@ def test_a_spool_that_cannot_be_used_keeps_nothing_from_being_mirrored(
     assert puller.refs() == upstream.refs()
 
 
-def test_notes_that_cannot_be_written_keep_nothing_from_being_mirrored(
-    puller: TestPuller, upstream: Upstream, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is said, and every branch will be due."""
-    puller.write_list([upstream.path.as_uri()])
+@contextmanager
+def within(puller: TestPuller) -> Iterator[tuple[Puller, State]]:
+    """A puller in this process, which has read its notes."""
     folder = Folder(puller.into)
     settings = Settings(protocols=("file",), keep_free_bytes=0)
     reports = open_reports(puller.spool, 2**30, "", forwards=False, say=print)
     with ExitStack() as opened:
         state = opened.enter_context(State(folder.state))
         opened.callback(reports.close, flush_seconds=0.0)
-        service = opened.enter_context(
-            closing(Puller(puller.list, folder, settings, state, reports))
-        )
+        service = Puller(puller.list, folder, settings, state, reports)
+        yield opened.enter_context(closing(service)), state
+
+
+def test_notes_that_cannot_be_written_keep_nothing_from_being_mirrored(
+    puller: TestPuller, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and every branch will be due."""
+    puller.write_list([upstream.path.as_uri()])
+    with within(puller) as (service, state):
         state.save = broken  # type: ignore[method-assign]
         assert service.run(once=True, all_due=True).is_all_well
+        assert service.why_not_ready() == "the disk is full"
     assert "cannot note what happens" in caplog.text
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def test_what_sync_has_done_meanwhile_counts(puller: TestPuller, upstream: Upstream) -> None:
+    """A branch that it has mirrored has no failures any more."""
+    puller.write_list(["file:///nowhere"])
+    for _ in range(3):
+        puller.once(expect=1)
+    with within(puller) as (service, _):
+        upstream.path.rename(upstream.path.with_name("b.git"))
+        puller.write_list([upstream.path.with_name("b.git").as_uri()])
+        puller.sync("1")
+        upstream.path.with_name("b.git").rename(upstream.path)
+        service.run(once=True, all_due=True)
+    assert puller.states()[1].failures == 1
 
 
 def broken(states: object) -> None:
