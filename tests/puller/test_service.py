@@ -27,21 +27,30 @@ from tests.upstreams import Upstream, WebServer, fingerprint, git
 PATIENCE_SECONDS = 30.0
 
 
-def slow_git(puller: TestPuller, verb: str) -> Path:
-    """The puller's git stops, and says so on standard error, after doing `verb`, as long as the
-    file is there."""
-    gate = puller.folder / "gate"
-    gate.touch()
-    folder = puller.folder / "bin"
-    folder.mkdir(exist_ok=True)
-    script = folder / "git"
-    script.write_text(
-        f'#!/bin/sh\n{shutil.which("git")} "$@"; code=$?\n'
-        f'case "$*" in *{verb}*) while [ -e {gate} ]; do sleep 0.05; done;; esac\nexit $code\n'
-    )
-    script.chmod(0o755)
-    puller.also(PATH=f"{folder}:{os.environ['PATH']}")
-    return gate
+class SlowGit:
+    """The puller's git stops after doing `verb`, for as long as it is not released."""
+
+    def __init__(self, puller: TestPuller, verb: str) -> None:
+        self._gate = puller.folder / "gate"
+        self._gate.touch()
+        self._reached = puller.folder / "reached"
+        folder = puller.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        script = folder / "git"
+        script.write_text(
+            f'#!/bin/sh\n{shutil.which("git")} "$@"; code=$?\n'
+            f'case "$*" in *{verb}*) echo > {self._reached}\n'
+            f"while [ -e {self._gate} ]; do sleep 0.05; done;; esac\nexit $code\n"
+        )
+        script.chmod(0o755)
+        puller.also(PATH=f"{folder}:{os.environ['PATH']}")
+
+    def wait(self) -> None:
+        """Until it has stopped."""
+        wait_until(self._reached.exists, PATIENCE_SECONDS, "git to stop")
+
+    def release(self) -> None:
+        self._gate.unlink()
 
 
 def test_a_service_mirrors_what_is_due_for_ever(puller: TestPuller, upstream: Upstream) -> None:
@@ -130,12 +139,12 @@ def test_a_service_that_is_told_to_end_waits_for_what_runs(
     puller: TestPuller, upstream: Upstream
 ) -> None:
     """And starts nothing more."""
-    gate = slow_git(puller, "clone")
+    slow = SlowGit(puller, "clone")
     puller.write_list([upstream.path.as_uri()] * 3)
     process = puller.start("--jobs", "1", "--stop-timeout", "20s")
-    wait_until(lambda: len(puller.events()) == 1, PATIENCE_SECONDS, "the first attempt")
+    slow.wait()
     process.send_signal(signal.SIGTERM)
-    gate.unlink()
+    slow.release()
     _, log = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, log
     assert puller.outcomes(1) == [upstream.refs()["refs/heads/main"]]
@@ -145,9 +154,9 @@ def test_a_service_that_is_told_to_end_waits_for_what_runs(
 def test_what_does_not_end_in_time_is_interrupted(puller: TestPuller, upstream: Upstream) -> None:
     """It is reported as such, costs the branch nothing, and leaves nothing behind."""
     puller.write_list([upstream.path.as_uri()])
-    gate = slow_git(puller, "clone")
+    slow = SlowGit(puller, "clone")
     process = puller.start("--stop-timeout", "0s")
-    puller.wait_for_programs()
+    slow.wait()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
@@ -155,7 +164,7 @@ def test_what_does_not_end_in_time_is_interrupted(puller: TestPuller, upstream: 
     assert puller.programs() == []
     assert list(puller.into.glob(".incoming-*")) == []
     assert puller.states()[1].failures == 0
-    gate.unlink()
+    slow.release()
     puller.shell.run(*puller.command("--once"))
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
 
@@ -200,13 +209,13 @@ def test_a_second_puller_is_refused(puller: TestPuller, upstream: Upstream) -> N
 def test_a_branch_is_never_mirrored_twice_at_once(puller: TestPuller, upstream: Upstream) -> None:
     """`sync` says who is at it."""
     puller.write_list([upstream.path.as_uri()])
-    gate = slow_git(puller, "clone")
+    slow = SlowGit(puller, "clone")
     with puller.service() as process:
-        puller.wait_for_programs()
+        slow.wait()
         said = puller.sync("1", expect=1)
         assert f"branch 1 is being mirrored by process {process.pid}" in said
         assert [each["id"] for each in puller.status()["branches"] if each["running_since"]] == [1]
-        gate.unlink()
+        slow.release()
         puller.wait_for_outcomes(1)
     assert len(puller.outcomes()) == 1
 
@@ -221,12 +230,10 @@ def test_what_a_kill_leaves_is_closed_at_the_next_start(
         puller.once()
         upstream.commit()
     usual = puller.shell
-    slow_git(puller, verb)
+    slow = SlowGit(puller, verb)
     process = puller.start("--all")
-    puller.wait_for_programs()
+    slow.wait()
     if verb == "clone":
-        head = puller.into / ".incoming-1" / "HEAD"
-        wait_until(head.exists, PATIENCE_SECONDS, "a clone")
         assert not puller.mirror().exists()
     kill(process)
     left = puller.mirror() if verb == "fetch" else puller.into / ".incoming-1"
@@ -462,12 +469,12 @@ def test_lost_notes_cost_nothing_but_a_look(puller: TestPuller, upstream: Upstre
 
 def test_a_person_sees_what_goes_on(puller: TestPuller, upstream: Upstream) -> None:
     """A line for each running mirror, a bar for the pass, and failures above them."""
-    gate = slow_git(puller, "clone")
+    slow = SlowGit(puller, "clone")
     puller.write_list([upstream.path.as_uri(), "file:///nowhere"])
     command = puller.command("--once", "--all")
     with terminal(puller.shell, *command, columns=120) as screen:
         screen.wait_for_text("1 ~ada/b1")
-        gate.unlink()
+        slow.release()
         assert screen.end() == 1
     assert "all that is due" in screen.written
     assert "not-found" in screen.written
