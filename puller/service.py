@@ -10,19 +10,20 @@ import random
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from mirrorfeed.puller.attempt import Attempts, Outcome, only_user_of
+from mirrorfeed.puller.accounts import log_outcome, note
+from mirrorfeed.puller.attempt import Attempts, Outcome
 from mirrorfeed.puller.branch_list import Branch, BranchList, file_state, read_branch_list
 from mirrorfeed.puller.errors import BadBranchList, PullerError
 from mirrorfeed.puller.figures import Figures, Totals, figures_of
-from mirrorfeed.puller.folder import Folder, MirrorInUse
-from mirrorfeed.puller.healing import tidy
+from mirrorfeed.puller.folder import Folder
+from mirrorfeed.puller.leftovers import close_leftovers
 from mirrorfeed.puller.maintenance import Maintenance
 from mirrorfeed.puller.process import Processes
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
@@ -149,7 +150,10 @@ class Puller:
         Returns once it was told to end, or the pass is over.
         """
         began_at = datetime.now(UTC)
-        self._close_what_was_left()
+        closed = close_leftovers(
+            self._folder, self._reports, self._known, self._list.branches.keys()
+        )
+        self._save([(each, self._known[each]) for each in closed if each in self._known])
         self._take_over(self._list, all_due=all_due)
         horizon = time.monotonic() if once else None
         cycle_began = time.monotonic()
@@ -384,38 +388,6 @@ class Puller:
         except MirrorFailure:
             return ""  # the attempt will say so; it needs no place of any host
 
-    def _close_what_was_left(self) -> None:
-        """Ends what a puller that was killed has left: its programs, its files, its attempts."""
-        ids = self._known.keys() | self._list.branches.keys()
-        open_attempts = self._reports.open_attempts(ids)
-        marked = [each for each, known in self._known.items() if known.running_since is not None]
-        left = {*open_attempts, *marked, *self._folder.remains()}
-        saved = []
-        for branch_id in sorted(left):
-            try:
-                with only_user_of(self._folder, branch_id):
-                    self._clean(branch_id)
-                    if branch_id in open_attempts:
-                        line = "the puller was killed while it mirrored this branch"
-                        failure = MirrorFailure(FailureClass.INTERRUPTED, line)
-                        self._reports.interrupted(
-                            branch_id, open_attempts[branch_id], failure.reason
-                        )
-            except MirrorInUse:
-                continue  # it is being mirrored, by `sync`
-            if known := self._known.get(branch_id):
-                known.running_since = None
-                saved.append((branch_id, known))
-        self._save(saved)
-        if left:
-            logger.warning("closed what was left open", extra={"branches": len(left)})
-
-    def _clean(self, branch_id: int) -> None:
-        self._folder.restore(branch_id)
-        mirror = self._folder.mirror(branch_id, "git")
-        if mirror.exists():
-            tidy(mirror)
-
     def _count(self, *, once: bool) -> None:
         now = time.monotonic()
         if once or now - self._counted_at < FIGURES_SECONDS:
@@ -457,64 +429,3 @@ class Puller:
             self._save([(maintained.branch_id, known)])
         if self._ends_at is None:
             self._maintenance.start_next(self._branches.values(), self._known, self._running)
-
-
-def note(known: BranchState, branch: Branch, outcome: Outcome) -> None:
-    """Writes down what became of an attempt."""
-    if outcome.held_by:
-        return
-    known.name = branch.name
-    known.attempted_at = outcome.began_at + outcome.seconds
-    known.healed_at = outcome.healed_at
-    if outcome.size_bytes is not None:
-        known.size_bytes = outcome.size_bytes
-    failure = outcome.failure
-    known.failure_class = str(failure.failure_class) if failure else None
-    known.reason = failure.reason if failure else None
-    if outcome.mirrored:
-        known.is_suspect = False
-        known.maintained_at = known.maintained_at or outcome.began_at
-        known.url = branch.url
-        known.mirrored_at = outcome.began_at
-        known.failures = 0
-        known.revision = outcome.mirrored.revision
-        known.digest = outcome.mirrored.digest
-        if outcome.mirrored.has_changed:
-            known.changed_at = outcome.began_at
-    elif failure and failure.failure_class is not FailureClass.INTERRUPTED:
-        known.failures += 1
-
-
-def log_outcome(branch: Branch, outcome: Outcome) -> None:
-    """One line an attempt."""
-    fields: dict[str, object] = {
-        "branch": branch.id,
-        "branch_name": branch.name,
-        "seconds": round(outcome.seconds, 3),
-    }
-    if outcome.held_by:
-        logger.info("left alone", extra={**fields, "because": outcome.held_by})
-    elif outcome.failure:
-        logger.warning("failed", extra={**fields, "because": outcome.failure.reason})
-    elif outcome.mirrored:
-        what = "fetched" if outcome.mirrored.has_changed else "as it was"
-        logger.info(what, extra={**fields, "revision": outcome.mirrored.revision})
-
-
-def due_now(
-    branches: Iterable[Branch], known: dict[int, BranchState], settings: Settings, wall: float
-) -> list[tuple[float, Branch]]:
-    """Which branches are due by the clock, the one that has been for longest first."""
-    found = []
-    for branch in branches:
-        state = known.get(branch.id)
-        due = due_by_the_clock(
-            Known(state.due_at, state.attempted_at) if state else None,
-            wall,
-            branch.interval_seconds or settings.interval_seconds,
-            state.failures if state else 0,
-            lambda _, high: high,
-        )
-        if due.due_at <= wall:
-            found.append((due.due_at, branch))
-    return sorted(found, key=lambda each: (each[0], each[1].id))

@@ -33,7 +33,7 @@ def dry_run(
     Example:
       mirror-puller dry-run --list branches.csv --into /srv/mirrors
     """
-    from mirrorfeed.puller.service import due_now
+    from mirrorfeed.puller.accounts import due_now
 
     folder = Folder(into, makes=False)
     with State(folder.state, reads_only=True) as state:

@@ -57,12 +57,12 @@ def sync(
     Example:
       mirror-puller sync 17 ~jane/project
     """
+    from mirrorfeed.puller.accounts import note
     from mirrorfeed.puller.attempt import Attempts
     from mirrorfeed.puller.commands.run import FLUSH_SECONDS
     from mirrorfeed.puller.folder import Folder
     from mirrorfeed.puller.process import Processes
     from mirrorfeed.puller.schedule import wait_after
-    from mirrorfeed.puller.service import note
     from mirrorfeed.puller.state import BranchState, State
 
     log_to_standard_error(log_format, LogLevel.WARNING)
