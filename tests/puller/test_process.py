@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -33,6 +33,16 @@ time.sleep(600)
 def processes() -> Iterator[Processes]:
     with closing(Processes()) as opened:
         yield opened
+
+
+Children = Callable[[], list[tuple[int, str]]]
+
+
+@pytest.fixture
+def children() -> Children:
+    """Those of this process that this test has started: servers of other tests may run."""
+    before = {number for number, _ in children_of(os.getpid())}
+    return lambda: [each for each in children_of(os.getpid()) if each[0] not in before]
 
 
 def run(
@@ -72,13 +82,13 @@ def test_a_program_that_is_not_there_fails_the_attempt(processes: Processes) -> 
         run(processes, "no-such-program")
 
 
-def test_a_silent_program_is_ended(processes: Processes) -> None:
+def test_a_silent_program_is_ended(processes: Processes, children: Children) -> None:
     """With all that it has started."""
     with pytest.raises(MirrorFailure, match=r"sh made no progress for 0\.3 s") as failure:
         shell(processes, "echo working >&2; sleep 600 & sleep 600", stall=0.3)
     assert failure.value.failure_class is FailureClass.TIMEOUT
     assert "it last said: working" in failure.value.line
-    assert children_of(os.getpid()) == []
+    assert children() == []
 
 
 def test_a_program_that_says_something_is_not_silent(processes: Processes) -> None:
@@ -101,18 +111,18 @@ def test_growth_is_progress(processes: Processes) -> None:
 
 
 def test_what_ignores_sigterm_is_killed(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty times, and no zombie is left."""
     monkeypatch.setattr("mirrorfeed.puller.process.KILL_AFTER_SECONDS", 0.1)
     for _ in range(50):
         with pytest.raises(MirrorFailure, match="made no progress"):
             shell(processes, "trap '' TERM; sleep 600 & sleep 600", stall=0.02)
-    assert children_of(os.getpid()) == []
+    assert children() == []
 
 
 def test_a_stubborn_grandchild_does_not_outlive_its_group(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although its parent has ended."""
     monkeypatch.setattr("mirrorfeed.puller.process.KILL_AFTER_SECONDS", 0.3)
@@ -121,7 +131,7 @@ def test_a_stubborn_grandchild_does_not_outlive_its_group(
     wait_until(lambda: group_members(group) == [], PATIENCE_SECONDS, "the group to be empty")
     with pytest.raises(MirrorFailure):
         run(processes, sys.executable, "-c", STUBBORN, stall=1)
-    assert children_of(os.getpid()) == []
+    assert children() == []
 
 
 def test_a_pipe_that_a_daemon_keeps_holds_nobody_up(processes: Processes, tmp_path: Path) -> None:
@@ -145,11 +155,11 @@ def test_endless_output_is_bounded(processes: Processes, monkeypatch: pytest.Mon
     assert len(ended.errors) <= 64 * 1024
 
 
-def test_all_are_interrupted_together(processes: Processes) -> None:
+def test_all_are_interrupted_together(processes: Processes, children: Children) -> None:
     """And none is started afterwards."""
     with ThreadPoolExecutor(4) as threads:
         running = [threads.submit(shell, processes, "sleep 600") for _ in range(4)]
-        wait_until(lambda: len(children_of(os.getpid())) == 4, PATIENCE_SECONDS, "four programs")
+        wait_until(lambda: len(children()) == 4, PATIENCE_SECONDS, "four programs")
         processes.interrupt()
         for each in running:
             error = each.exception()
@@ -157,7 +167,7 @@ def test_all_are_interrupted_together(processes: Processes) -> None:
             assert error.failure_class is FailureClass.INTERRUPTED
     with pytest.raises(MirrorFailure, match="told to end"):
         shell(processes, "true")
-    assert children_of(os.getpid()) == []
+    assert children() == []
 
 
 def test_nothing_of_a_run_stays_open(processes: Processes) -> None:
@@ -172,11 +182,13 @@ def test_nothing_of_a_run_stays_open(processes: Processes) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_what_a_killed_puller_has_started_is_found_by_its_mark(processes: Processes) -> None:
+def test_what_a_killed_puller_has_started_is_found_by_its_mark(
+    processes: Processes, children: Children
+) -> None:
     """And ended, whatever it has become."""
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(run, processes, "sleep", "600", mark="17:/srv")
-        wait_until(lambda: len(children_of(os.getpid())) == 1, PATIENCE_SECONDS, "a program")
+        wait_until(lambda: len(children()) == 1, PATIENCE_SECONDS, "a program")
         assert end_marked(MARK, "18:/srv") == 0
         wait_until(lambda: end_marked(MARK, "17:/srv") == 1, PATIENCE_SECONDS, "it to be found")
         assert running.result().exit_code == -15
