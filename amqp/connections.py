@@ -159,18 +159,26 @@ def ask_for_queues(
 ) -> dict[str, tuple[int, int]]:
     """For each of the queues that exists: how many messages wait in it, and how many workers the
     broker serves from it. Raises BrokerUnavailable."""
-    found: dict[str, tuple[int, int]] = {}
     with broker_channel(addresses) as channel:
-        for queue in queues:
-            try:
-                said = channel.queue_declare(queue, passive=True).method
-            except ChannelClosedByBroker as error:
-                if error.reply_code != NOT_FOUND:
-                    raise
-                channel = channel.connection.channel()
-            else:
-                found[queue] = said.message_count, said.consumer_count
-    return found
+        return count_queues(channel, queues)[0]
+
+
+def count_queues(
+    channel: BlockingChannel, queues: Iterable[str]
+) -> tuple[dict[str, tuple[int, int]], BlockingChannel]:
+    """The same through this channel, and the channel to go on with: the broker closes one that was
+    asked for a queue which is not there. For within a block of `broker_channel`."""
+    found: dict[str, tuple[int, int]] = {}
+    for queue in queues:
+        try:
+            said = channel.queue_declare(queue, passive=True).method
+        except ChannelClosedByBroker as error:
+            if error.reply_code != NOT_FOUND:
+                raise
+            channel = channel.connection.channel()
+        else:
+            found[queue] = said.message_count, said.consumer_count
+    return found, channel
 
 
 def after_each_round(addresses: int, wait: WaitBaseT) -> Callable[[RetryCallState], float]:

@@ -1,18 +1,12 @@
 """`mirror-consumer health`: is everything well, and if not, what is the matter."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from msgspec import Struct, to_builtins
-from pika import URLParameters
-from sqlalchemy import Engine
+from msgspec import to_builtins
 
-from mirrorfeed.amqp.connections import (
-    BrokerUnavailable,
-    ask_for_queues,
-    connection_parameters,
-)
+from mirrorfeed.amqp.connections import connection_parameters
+from mirrorfeed.consumer.checkup import Seen, look
 from mirrorfeed.consumer.commands.message_limit import advise_limit
 from mirrorfeed.consumer.commands.nagios import (
     Level,
@@ -25,16 +19,7 @@ from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption
 from mirrorfeed.consumer.commands.output import plural
 from mirrorfeed.consumer.commands.program import ready_engine
 from mirrorfeed.consumer.errors import ConditionNotMet, ServerUnavailable
-from mirrorfeed.consumer.health import (
-    STALLED_SECONDS,
-    Kind,
-    Problem,
-    QueueCounts,
-    WorkerState,
-    examine,
-    worker_states,
-)
-from mirrorfeed.consumer.partitions.layout import read_layout
+from mirrorfeed.consumer.health import STALLED_SECONDS, Kind
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.options import AmqpUrlOption
@@ -99,39 +84,6 @@ def health(
         raise ConditionNotMet("; ".join(map(str, seen.problems)))
     if not quiet and not as_json_document:
         advise_limit(addresses)
-
-
-class Seen(Struct, frozen=True):
-    """How everything is."""
-
-    queues: Sequence[str]
-    """Those that the workers should consume."""
-    workers: list[WorkerState]
-    problems: list[Problem]
-    broker_is_away: str | None
-    """Why it cannot be asked; then nothing is known of progress."""
-
-    def is_well(self, kind: Kind) -> bool | None:
-        """None if that cannot be known."""
-        if kind is Kind.PROGRESS and self.broker_is_away is not None:
-            return None
-        return not any(each.kind is kind for each in self.problems)
-
-
-def look(engine: Engine, addresses: Sequence[URLParameters], stalled_seconds: float) -> Seen:
-    """Asks the database and the broker. Raises DBAPIError if the database cannot be asked."""
-    with engine.connect() as connection:
-        queues = read_layout(connection).queues
-        workers = worker_states(connection, queues)
-    counts, broker_is_away = None, None
-    try:
-        counts = {
-            queue: QueueCounts(*each) for queue, each in ask_for_queues(addresses, queues).items()
-        }
-    except BrokerUnavailable as error:
-        broker_is_away = str(error)
-    problems = examine(queues, workers, counts, stalled_seconds=stalled_seconds)
-    return Seen(queues, workers, problems, broker_is_away)
 
 
 def report_to_nagios(seen: Seen) -> NoReturn:

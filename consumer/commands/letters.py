@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 from msgspec import to_builtins
 from sqlalchemy import Row
 
@@ -15,6 +14,7 @@ from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands.differences import as_document, print_differences
 from mirrorfeed.consumer.commands.output import has_room, plural, print_table, span
 from mirrorfeed.consumer.database import age_seconds, as_json
+from mirrorfeed.consumer.dead_letters.body import in_lines, text_of
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.contract.printing import print_json, printable
@@ -204,20 +204,6 @@ def readable(body: bytes) -> str:
     if text is None:
         return f"{bytes(body)!r} (not UTF-8)"
     return "\n".join(printable(line) for line in in_lines(text).split("\n"))
-
-
-def in_lines(text: str) -> str:
-    try:
-        return msgspec.json.format(text, indent=2)
-    except msgspec.DecodeError:
-        return text
-
-
-def text_of(body: bytes) -> str | None:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def age(since: datetime) -> float:

@@ -10,6 +10,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from mirrorfeed.consumer.words import exact_span as exact_span
+from mirrorfeed.consumer.words import plural as plural
+from mirrorfeed.consumer.words import span as span
 from mirrorfeed.contract.printing import STANDARD_ERROR, STANDARD_OUTPUT, printable, styled_output
 
 WIDE_CELLS = 100
@@ -108,28 +111,3 @@ def clock(instant: datetime) -> str:
 
 def in_one_line(text: str | None) -> str:
     return " ".join((text or "").split())
-
-
-def span(seconds: float) -> str:
-    """A duration as people say it: in its largest unit."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def exact_span(seconds: float) -> str:
-    """A duration as people measure it: in its two largest units."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
