@@ -91,7 +91,7 @@ format: .venv/ready ## Format the code
 .PHONY: hashes
 hashes: .venv/ready ## Write down what the image installs, with the hash of each file
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv $(COMPILE) --extra authserver --extra consumer --output-file packaging/requirements.txt pyproject.toml
+	$(BIN)/uv $(COMPILE) --extra authserver --extra consumer --extra web --output-file packaging/requirements.txt pyproject.toml
 	echo hatchling | $(BIN)/uv $(COMPILE) --output-file packaging/requirements-build.txt -
 
 clean: ## Remove .venv and what the tools leave behind
@@ -107,7 +107,7 @@ clean: ## Remove .venv and what the tools leave behind
 .venv-lowest/ready: .venv/ready constraints-lowest.txt
 	$(BIN)/python -m venv --clear .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[authserver,consumer,dev]'
+		-c constraints.txt -e '.[authserver,consumer,web,dev]'
 	.venv-lowest/bin/pip uninstall --quiet --yes import-linter # needs a newer rich, and is not run here
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r constraints-lowest.txt
 	.venv-lowest/bin/pip check

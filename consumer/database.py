@@ -103,8 +103,15 @@ SERVER_TROUBLE = frozenset(
 """Classes of SQLSTATE for which no message is to blame (PostgreSQL's appendix A)."""
 
 
-def open_engine(dsn: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Engine:
+def open_engine(
+    dsn: str,
+    *,
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    settings: Mapping[str, str] = {},
+    **pool: Any,
+) -> Engine:
     """Connects on first use. A statement that waits longer than that for a lock is given up.
+    `settings` are made beside those of SETTINGS, or in their place; `pool` is for `create_engine`.
 
     `dsn` is what libpq accepts (section 34.1.1): a URL, which may list several hosts, or keywords
     and values. If it came from a file, each connection reads that again.
@@ -112,12 +119,13 @@ def open_engine(dsn: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS)
     Raises ValueError if libpq cannot read it; the message never quotes it.
     """
     _arguments(dsn)
-    settings = {**SETTINGS, "lock_timeout": f"{lock_timeout_seconds:g}s"}
+    all_settings = {**SETTINGS, "lock_timeout": f"{lock_timeout_seconds:g}s", **settings}
     return create_engine(
         "postgresql+psycopg2://",
-        creator=lambda: _connect(dsn, settings),
+        creator=lambda: _connect(dsn, all_settings),
         # SQLAlchemy would ask each new connection for a type that we do not use.
         use_native_hstore=False,
+        **pool,
     )
 
 

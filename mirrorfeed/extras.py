@@ -6,6 +6,7 @@ from contextlib import contextmanager
 MODULES = {
     "authserver": frozenset(["defusedxml", "uvicorn"]),
     "consumer": frozenset(["alembic", "click", "psycopg2", "sqlalchemy"]),
+    "web": frozenset(["jinja2", "markupsafe", "starlette", "uvicorn"]),
 }
 """The modules that each extra installs, by the names they are imported under."""
 

@@ -45,5 +45,5 @@ fi
 
 say "making .venv (pip, 65 MB to fetch, 270 MB on the disk) ..."
 quietly "$PYTHON" -m venv --clear .venv || fail ".venv cannot be made: $(reason)"
-quietly .venv/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[authserver,consumer,dev]' ||
+quietly .venv/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[authserver,consumer,web,dev]' ||
     fail "pip cannot install what mirrorfeed needs ($(reason)): see that a package index is reachable (pip config list)"

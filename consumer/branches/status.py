@@ -125,14 +125,19 @@ def _with_age(row: Mapping[Any, Any], now: datetime) -> dict[str, Any]:
 
 
 def attempts(
-    connection: Connection, branch_id: int, limit: int | None = None
+    connection: Connection,
+    branch_id: int,
+    limit: int | None = None,
+    *,
+    before: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """A branch's attempts, latest first, with the `source` that reported each and its `hostname`,
     None if they are not known, and `duration_seconds`, None for an attempt that has not ended.
+    With `before`, only those that started before then.
 
     Measured by the host's clock, so it is negative if that was set back meanwhile.
     """
-    rows = connection.execute(
+    query = (
         select(
             MirrorAttempt.started_at,
             MirrorAttempt.finished_at,
@@ -147,6 +152,9 @@ def attempts(
         .order_by(MirrorAttempt.started_at.desc())
         .limit(limit)
     )
+    if before is not None:
+        query = query.where(MirrorAttempt.started_at < before)
+    rows = connection.execute(query)
     return [
         {**row._mapping, "duration_seconds": duration_seconds(row.started_at, row.finished_at)}
         for row in rows

@@ -25,6 +25,7 @@ from mirrorfeed.consumer.commands import (
     sources,
     status,
     topology,
+    web,
 )
 from mirrorfeed.consumer.commands.options import (
     FUTURE_TOLERANCE_SECONDS,
@@ -81,6 +82,7 @@ app.add_typer(health.app)
 app.add_typer(check_branches.app)
 app.add_typer(canary.app)
 app.add_typer(collect.app)
+app.add_typer(web.app)
 
 
 @app.command()

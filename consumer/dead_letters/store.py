@@ -59,6 +59,10 @@ class Selection(Struct, frozen=True):
     reason: Reason | None = None
     type: str | None = None
     branch_id: int | None = None
+    host: str | None = None
+    """Of the spool that the letter's event came from."""
+    like_id: int | None = None
+    """A letter of the same reason and error, as `group` has them."""
     since: datetime | None = None
     """The earliest time that the letter may have been first seen."""
     state: LetterState = LetterState.DEAD
@@ -76,6 +80,13 @@ class Selection(Struct, frozen=True):
             LETTERS.c.resolved_at: self.discarded_at,
         }
         conditions = [column == value for column, value in criteria.items() if value is not None]
+        if self.host is not None:
+            conditions.append(_host(LETTERS.c.source) == self.host)
+        if self.like_id is not None:
+            like = LETTERS.alias("like")
+            for of in (lambda table: table.c.reason, lambda table: _error(table.c.detail)):
+                wanted = select(of(like)).where(like.c.id == self.like_id).scalar_subquery()
+                conditions.append(of(LETTERS) == wanted)
         if self.ids:
             conditions.append(LETTERS.c.id.in_(self.ids))
         if self.since is not None:
@@ -92,6 +103,17 @@ def count(connection: Connection, selection: Selection) -> int:
 def find(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:
     """The letters by id, without their messages, read as they are needed."""
     yield from _stream(connection, selection, *WITHOUT_MESSAGE)
+
+
+def latest(
+    connection: Connection, selection: Selection, *, before_id: int | None = None
+) -> list[Row[Any]]:
+    """The letters without their messages, the latest first: the first `limit` of them, or of those
+    below `before_id`."""
+    query = select(*WITHOUT_MESSAGE).where(*selection.conditions())
+    if before_id is not None:
+        query = query.where(LETTERS.c.id < before_id)
+    return list(connection.execute(query.order_by(LETTERS.c.id.desc()).limit(selection.limit)))
 
 
 def find_whole(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:
@@ -170,13 +192,20 @@ def _keys(letter: Mapping[str, ColumnElement[Any]], by: GroupBy | None) -> list[
         case GroupBy.REASON:
             return [letter["reason"].label("reason")]
         case GroupBy.HOST:
-            return [func.substring(letter["source"], SPOOL_HOST).label("host")]
+            return [_host(letter["source"]).label("host")]
         case GroupBy.BRANCH:
             return [letter["branch_id"].label("branch")]
         case None:
-            # Letters with the same error mostly differ in a number.
-            error = func.regexp_replace(letter["detail"], r"\d+", "#", "g")
-            return [letter["reason"].label("reason"), error.label("error")]
+            return [letter["reason"].label("reason"), _error(letter["detail"]).label("error")]
+
+
+def _host(source: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.substring(source, SPOOL_HOST)
+
+
+def _error(detail: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Letters with the same error mostly differ in a number."""
+    return func.regexp_replace(detail, r"\d+", "#", "g")
 
 
 def get(connection: Connection, letter_id: int, *, first_bytes: int | None = None) -> Row[Any]:

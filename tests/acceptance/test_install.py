@@ -120,7 +120,7 @@ def wheels(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """What mirrorfeed needs with every extra: the only thing here that asks a package index."""
     folder = tmp_path_factory.mktemp("wheels")
     constraints = str(ROOT / "constraints.txt")
-    everything = f"mirrorfeed[authserver,consumer] @ {published.wheel.as_uri()}"
+    everything = f"mirrorfeed[authserver,consumer,web] @ {published.wheel.as_uri()}"
     pip("wheel", "--wheel-dir", str(folder), "--constraint", constraints, everything)
     (folder / published.wheel.name).unlink()
     return folder

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
 PINNED = pinned("constraints.txt")
 HASHED = {
-    "packaging/requirements.txt": {"mirrorfeed[authserver,consumer]"},
+    "packaging/requirements.txt": {"mirrorfeed[authserver,consumer,web]"},
     "packaging/requirements-build.txt": {"hatchling"},
 }
 """Files of what is installed, with hashes; and what they are there for."""

@@ -1,0 +1,89 @@
+"""What every page is made from, and what it is before it becomes HTML or JSON."""
+
+from collections.abc import Callable, Hashable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from markupsafe import Markup
+from msgspec import Struct, field
+from sqlalchemy import Connection, Engine
+
+from mirrorfeed.consumer.branches.listing import Patience
+from mirrorfeed.consumer.web.reading import snapshot
+from mirrorfeed.consumer.web.shared import Shared
+from mirrorfeed.consumer.web.watch import Watch
+from mirrorfeed.contract.secrets import mask_secrets
+
+FRESH_SECONDS = 2.0
+"""How long viewers of one page share what was read for it."""
+
+T = TypeVar("T")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What counts as a reason to look, and where the page is."""
+
+    prefix: str = ""
+    """The path below which a proxy shows the page."""
+    patience: Patience = Patience()
+    silent_after: timedelta = timedelta(hours=2)
+    """A host that was not heard for that long is silent; quiet spools speak once an hour."""
+    grace_seconds: float = 60.0
+    """Numbers that are missing for less may be on their way."""
+
+
+class Context(Struct, frozen=True):
+    """The servers, and what pages share."""
+
+    engine: Engine
+    watch: Watch
+    shared: Shared
+    settings: Settings
+
+    def read(
+        self,
+        key: Hashable,
+        read: Callable[[Connection], T],
+        *,
+        fresh_seconds: float = FRESH_SECONDS,
+        usable_seconds: float = 0.0,
+    ) -> T:
+        """What `read` gives in a transaction of its own, or gave for this key a moment ago.
+
+        Raises SQLAlchemyError, and what `read` raises.
+        """
+
+        def in_transaction() -> T:
+            with snapshot(self.engine) as connection:
+                return read(connection)
+
+        return self.shared.get(
+            key, in_transaction, fresh_seconds=fresh_seconds, usable_seconds=usable_seconds
+        )
+
+
+class Page(Struct, frozen=True):
+    """A page: for programs its document, for people a template with that in it."""
+
+    template: str
+    title: str
+    at: datetime
+    """When it was so, by the database's clock."""
+    document: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What only the template needs."""
+
+
+def without_secrets(value: Any) -> Any:
+    """The same document, with every text in it masked, wherever it came from."""
+    match value:
+        case Markup():  # ours
+            return value
+        case str():
+            return mask_secrets(value)
+        case dict():
+            return {name: without_secrets(each) for name, each in value.items()}
+        case list() | tuple():
+            return [without_secrets(each) for each in value]
+        case _:
+            return value

@@ -1,0 +1,168 @@
+"""Branches: filtered by the address, sorted, a page at a time; as CSV all of them."""
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+
+from mirrorfeed.consumer.branches.listing import (
+    PAGE,
+    Census,
+    Filter,
+    Sort,
+    census,
+    page,
+)
+from mirrorfeed.consumer.branches.status import BranchState
+from mirrorfeed.consumer.database import database_now
+from mirrorfeed.consumer.web import query
+from mirrorfeed.consumer.web.context import Context, Page, without_secrets
+from mirrorfeed.consumer.web.pages.rows import with_attempts
+from mirrorfeed.consumer.web.reading import snapshot
+from mirrorfeed.contract.wire import timestamp
+
+CSV_CHUNK = 2000
+COLUMNS = (
+    "id",
+    "unique_name",
+    "state",
+    "is_stale",
+    "last_mirror_attempt",
+    "last_mirrored",
+    "last_success_age_seconds",
+    "last_mirrored_id",
+    "revision_changed_at",
+    "mirror_failures",
+    "success_share",
+    "mean_seconds",
+    "hostname",
+    "url",
+    "mirror_status_message",
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""With these a spreadsheet takes a text for a formula."""
+
+
+def read(context: Context, request: Request) -> Page:
+    """Raises ValueError for an address that asks for what cannot be, and SQLAlchemyError."""
+    asked = request.query_params
+    chosen, sort, is_reversed = asked_for(request)
+    after = query.place(asked, "after")
+    patience = context.settings.patience
+
+    def read_page(connection: Connection) -> tuple[datetime, list[dict[str, Any]], list[str]]:
+        now = database_now(connection)
+        found = page(
+            connection,
+            chosen,
+            now,
+            sort=sort,
+            is_reversed=is_reversed,
+            after=after,
+            limit=PAGE + 1,
+            patience=patience,
+        )
+        shown = found[:PAGE]
+        following = shown[-1]["place"] if len(found) > PAGE else []
+        return now, with_attempts(connection, shown, now), following
+
+    def count(connection: Connection) -> Census:
+        return census(connection, chosen, database_now(connection), patience=patience)
+
+    now, branches, following = context.read(
+        ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page
+    )
+    counted = context.read(("census", chosen), count)
+    document = {
+        "branches": branches,
+        "total": _matching(chosen, counted),
+        "states": {str(state): count for state, count in counted.states.items()},
+        "next": query.placed(following) if following else None,
+    }
+    extra = {
+        "chosen": chosen,
+        "asked": {name: asked.get(name, "") for name in ("name", "host", "older")},
+        "sort": sort,
+        "is_reversed": is_reversed,
+        "all": counted.total,
+        "in_need": counted.in_need,
+        "is_filtered": bool(chosen.name or chosen.hostname or chosen.older_than),
+        "is_first": after is None,
+        "change": lambda **changes: query.changed(asked, **changes),
+    }
+    return Page("branches.html", "Branches", now, document, extra)
+
+
+def asked_for(request: Request) -> tuple[Filter, Sort, bool]:
+    """Which branches, and in which order. Raises ValueError."""
+    asked = request.query_params
+    chosen = Filter(
+        states=query.choices(asked, "state", BranchState),
+        name=query.text(asked, "name"),
+        hostname=query.text(asked, "host"),
+        older_than=query.span(asked, "older"),
+        is_in_need=query.text(asked, "need") is not None,
+    )
+    sort = query.choice(asked, "sort", Sort, Sort.ATTENTION)
+    return chosen, sort, bool(query.text(asked, "reverse"))
+
+
+def as_csv(context: Context, request: Request) -> Iterator[str]:
+    """A heading, and all the branches. Raises ValueError before anything is given."""
+    chosen, sort, is_reversed = asked_for(request)
+    return _lines(context, chosen, sort, is_reversed)
+
+
+def _lines(context: Context, chosen: Filter, sort: Sort, is_reversed: bool) -> Iterator[str]:
+    yield _line(COLUMNS)
+    after: list[str] | None = None
+    while True:
+        # Not one long transaction, which would keep the tables from being vacuumed.
+        with snapshot(context.engine) as connection:
+            now = database_now(connection)
+            found = page(
+                connection,
+                chosen,
+                now,
+                sort=sort,
+                is_reversed=is_reversed,
+                after=after,
+                limit=CSV_CHUNK,
+                patience=context.settings.patience,
+            )
+            rows = with_attempts(connection, found, now)
+        yield "".join(_line([_cell(row[name]) for name in COLUMNS]) for row in rows)
+        if len(found) < CSV_CHUNK:
+            return
+        after = found[-1]["place"]
+
+
+def _matching(chosen: Filter, counted: Census) -> int:
+    if chosen.is_in_need:
+        return counted.in_need
+    return sum(counted.states[state] for state in chosen.states or BranchState)
+
+
+def _line(cells: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def _cell(value: object) -> object:
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return timestamp(value)
+        case float():
+            return round(value, 3)
+        case str():
+            text: str = without_secrets(value)
+            return f"'{text}" if text.startswith(FORMULA) else text
+        case _:
+            return value

@@ -1,0 +1,167 @@
+"""Branches a page at a time say the same as all of them at once."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.branches.activity import attempts_by_minute
+from mirrorfeed.consumer.branches.listing import (
+    Filter,
+    Patience,
+    Sort,
+    census,
+    page,
+    recent_attempts,
+)
+from mirrorfeed.consumer.branches.status import BranchState, branch_states
+from tests.builders import at, completed, failed, messages, started
+from tests.servers import register_branches
+
+NOW = at(10_000)
+PATIENCE = Patience(stuck_after=timedelta(hours=1), stale_after=timedelta(hours=2))
+
+
+@pytest.fixture
+def branches(engine: Engine) -> Engine:
+    """Sixty branches with all kinds of histories."""
+    register_branches(engine, *range(1, 61))
+    events = []
+    for branch_id in range(1, 55):
+        match branch_id % 9:
+            case 0:
+                events += [started(branch_id, 9000)]
+            case 1:
+                events += [started(branch_id, 1000 + branch_id)]
+            case 2:
+                events += [failed(branch_id, 100 * n, "why") for n in range(branch_id % 5 + 1)]
+            case 3:
+                events += [completed(branch_id, 50, "a"), failed(branch_id, 9000 + branch_id, "b")]
+            case 4:
+                events += [failed(branch_id, 50, "a"), completed(branch_id, 9000, "b")]
+            case 5:
+                events += [completed(branch_id, 8000, "a"), started(branch_id, 9900)]
+            case _:
+                events += [completed(branch_id, 100 * branch_id, "a")]
+    Applier(engine).apply(messages(*events))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE source SET uri = '/pullers/mir/1' WHERE id = 1"))
+    return engine
+
+
+def walked(engine: Engine, chosen: Filter, sort: Sort, is_reversed: bool) -> list[int]:
+    found: list[int] = []
+    after = None
+    with engine.connect() as connection:
+        while following := page(
+            connection,
+            chosen,
+            NOW,
+            sort=sort,
+            is_reversed=is_reversed,
+            after=after,
+            limit=7,
+            patience=PATIENCE,
+        ):
+            found += [branch["id"] for branch in following]
+            after = following[-1]["place"]
+    return found
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("sort", Sort)
+def test_page_by_page_each_branch_comes_once(
+    branches: Engine, sort: Sort, is_reversed: bool
+) -> None:
+    """In every order, forwards and backwards."""
+    found = walked(branches, Filter(), sort, is_reversed)
+    assert sorted(found) == list(range(1, 61))
+    other = walked(branches, Filter(), sort, not is_reversed)
+    assert found == other[::-1]
+
+
+def test_the_order_by_need_is_that_of_status(branches: Engine) -> None:
+    """And so is each state."""
+    with branches.connect() as connection:
+        expected = branch_states(connection, now=NOW, stuck_after=PATIENCE.stuck_after)
+        found = page(connection, Filter(), NOW, limit=100, patience=PATIENCE)
+    assert [(each["id"], each["state"]) for each in found] == [
+        (each["id"], each["state"]) for each in expected
+    ]
+    assert {each["state"] for each in found} == set(BranchState)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter(states=(BranchState.FAILING,)),
+        Filter(states=(BranchState.STUCK, BranchState.MIRRORING)),
+        Filter(hostname="mir"),
+        Filter(older_than=timedelta(seconds=5000)),
+        Filter(states=(BranchState.MIRRORED,), hostname="mir", older_than=timedelta(seconds=6000)),
+    ],
+)
+def test_filters_mean_what_those_of_status_mean(branches: Engine, chosen: Filter) -> None:
+    """And the census counts what the pages show."""
+    with branches.connect() as connection:
+        expected = branch_states(
+            connection,
+            now=NOW,
+            stuck_after=PATIENCE.stuck_after,
+            states=chosen.states,
+            hostname=chosen.hostname,
+            success_older_than=chosen.older_than,
+        )
+        counted = census(connection, chosen, NOW, patience=PATIENCE)
+    assert expected
+    assert walked(branches, chosen, Sort.ATTENTION, False) == [each["id"] for each in expected]
+    states = chosen.states or tuple(BranchState)
+    assert sum(counted.states[state] for state in states) == len(expected)
+
+
+def test_what_needs_attention_is_stuck_failing_or_stale(branches: Engine) -> None:
+    """A branch that was never attempted is not stale."""
+    with branches.connect() as connection:
+        found = page(connection, Filter(is_in_need=True), NOW, limit=100, patience=PATIENCE)
+        counted = census(connection, Filter(), NOW, patience=PATIENCE)
+    assert len(found) == counted.in_need
+    for each in found:
+        assert each["is_stale"] or each["state"] in (BranchState.STUCK, BranchState.FAILING)
+        assert each["state"] != BranchState.NEVER_MIRRORED
+    assert counted.stale == sum(each["is_stale"] for each in found)
+
+
+def test_part_of_a_name_is_enough(branches: Engine) -> None:
+    """In upper or lower case, and with characters that mean something in a pattern."""
+    assert sorted(walked(branches, Filter(name="B1"), Sort.NAME, False)) == [1, *range(10, 20)]
+    assert walked(branches, Filter(name="b_"), Sort.NAME, False) == []
+
+
+def test_a_place_of_another_order_is_refused(branches: Engine) -> None:
+    """Instead of leaving out branches."""
+    with (
+        branches.connect() as connection,
+        pytest.raises(ValueError, match="does not belong to this order"),
+    ):
+        page(connection, Filter(), NOW, sort=Sort.NAME, after=["1", "2"], patience=PATIENCE)
+
+
+def test_the_latest_attempts_of_each_branch(branches: Engine) -> None:
+    """No more than were asked for, with the host."""
+    with branches.connect() as connection:
+        found = recent_attempts(connection, [3, 60], 1)
+    (latest,) = found[3]
+    assert (latest["outcome"], latest["hostname"]) == ("failed", "mir")
+    assert found[60] == []
+
+
+def test_attempts_are_counted_by_the_minute_they_started_in(branches: Engine) -> None:
+    """The last minute ends now."""
+    with branches.connect() as connection:
+        minutes = attempts_by_minute(connection, at(9001), minutes=2)
+    assert [(each.completed, each.failed, each.unfinished) for each in minutes] == [
+        (0, 0, 0),
+        (6, 0, 6),
+    ]
+    assert minutes[1].mean_seconds == 1.0
