@@ -10,6 +10,7 @@ random() {
 
 owner=$(random) worker=$(random) operator=$(random) reader=$(random)
 broker_setup=$(random) broker_worker=$(random) broker_puller=$(random)
+web=$(random)
 
 # Nobody else may enter the folder. The files can be read by everybody, because Docker gives them to a container
 # as they are, and there another user reads them.
@@ -19,6 +20,8 @@ umask 022
 printf %s "$owner" > owner-password
 echo "postgresql://worker:$worker@postgres:5432/mirrorfeed" > worker-database-url
 echo "postgresql://operator:$operator@postgres:5432/mirrorfeed" > operator-database-url
+echo "postgresql://reader:$reader@postgres:5432/mirrorfeed" > reader-database-url
+echo "$web" > web-password
 echo "amqp://setup:$broker_setup@rabbitmq:5672/%2F" > setup-amqp-url
 echo "amqp://worker:$broker_worker@rabbitmq:5672/%2F" > worker-amqp-url
 echo "amqp://puller:$broker_puller@rabbitmq:5672/%2F" > puller-amqp-url

@@ -16,6 +16,7 @@ from tests.servers import wait_for
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 600.0
 """The first `up` may have images to pull and dependencies to install."""
+PORTS = ("POSTGRES_PORT", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "WEB_PORT")
 DOCKER = shutil.which("docker") or "docker"
 
 
@@ -82,7 +83,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     clone = tmp_path_factory.mktemp("stack") / "mirrorfeed"
     subprocess.run(["sh", "-c", 'umask 077; git clone -q "$0" "$1"', ROOT, clone], check=True)
     name = f"mirrorfeed-test-{token_hex(4)}"
-    ports = dict.fromkeys(("POSTGRES_PORT", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT"), "0")
+    ports = dict.fromkeys(PORTS, "0")
     volumes = docker("volume", "ls", "--quiet")
     found = Stack(clone, name, {**ports, "MIRRORFEED_IMAGE": name})
     try:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mirrorfeed.consumer.web.passwords import Users
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.probe_server import serving
 from mirrorfeed.contract.probes import Probes
@@ -26,7 +27,7 @@ ENDS_SECONDS = 10.0
 VOLUMES = {"postgres": "/var/lib/postgresql/data", "rabbitmq": "/var/lib/rabbitmq"}
 """What images declare, by repository: Docker makes an anonymous volume for what is not mounted."""
 ONCE = ("setup", "roles")
-OURS = ("setup", "consumer", "operator", "publisher")
+OURS = ("setup", "consumer", "web", "operator", "publisher")
 SECRETS = ROOT / "packaging" / "compose" / "secrets.yaml"
 
 
@@ -79,10 +80,15 @@ def test_ports_are_of_this_host_only(services: dict[str, Any]) -> None:
 
 def test_each_port_can_be_another_one() -> None:
     """Something else may have it."""
-    others = {"POSTGRES_PORT": "1", "RABBITMQ_PORT": "2", "RABBITMQ_MANAGEMENT_PORT": "3"}
+    others = {
+        "POSTGRES_PORT": "1",
+        "RABBITMQ_PORT": "2",
+        "RABBITMQ_MANAGEMENT_PORT": "3",
+        "WEB_PORT": "4",
+    }
     services = compose(others)["services"].values()
     published = [port["published"] for service in services for port in service.get("ports", [])]
-    assert sorted(published) == ["1", "2", "3"]
+    assert sorted(published) == ["1", "2", "3", "4"]
 
 
 def test_postgresql_is_asked_for_the_database_it_makes(services: dict[str, Any]) -> None:
@@ -110,6 +116,32 @@ def test_the_worker_begins_when_all_it_needs_is_there(services: dict[str, Any]) 
 def test_a_service_runs_a_command_of_ours(services: dict[str, Any], service: str) -> None:
     """One that exists and takes these arguments."""
     Shell({}).run(*services[service]["command"], "--help")
+
+
+@pytest.mark.parametrize("variable", ["WEB_PASSWORD", "WEB_PASSWORD_FILE"])
+def test_the_page_asks_for_the_password_that_was_set(
+    services: dict[str, Any], variable: str, tmp_path: Path
+) -> None:
+    """From the environment or from a file; other hosts' containers can reach it."""
+    file = tmp_path / "password"
+    file.write_text("correct horse\n")
+    shell, option, script = services["web"]["command"]
+    script = script.replace("$$", "$").replace("/tmp/", f"{tmp_path}/").replace("exec ", "echo ")
+    printed = subprocess.run(
+        [shell, option, script],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "WEB_PASSWORD": "correct horse",
+            **({variable: str(file)} if variable.endswith("_FILE") else {}),
+        },
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    words = printed.split()
+    assert words[:2] == ["mirror-consumer", "web"]
+    Shell({}).run(*words, "--help")
+    assert Users(Path(words[-1])).are("operator", "correct horse")
 
 
 @pytest.mark.parametrize("service", ONCE)
@@ -242,12 +274,17 @@ def test_everybody_has_a_user_that_the_server_has(
     assert services["roles"]["environment"]["NEW_PASSWORD"] == database_password
     for role in ("mirrorfeed", "worker", "operator", "reader"):
         assert f"ALTER ROLE {role} PASSWORD :'password';" in configs["passwords"]["content"]
-    for service, database_user in (("consumer", "worker"), ("operator", "operator")):
+    for service, database_user in (
+        ("consumer", "worker"),
+        ("web", "reader"),
+        ("operator", "operator"),
+    ):
         user = (database_user, database_password)
         assert url_of(services[service], environment.DATABASE_URL) == user
     for service, broker_user in (
         ("setup", "setup"),
         ("consumer", "worker"),
+        ("web", "worker"),
         ("operator", "setup"),  # docs/security.md: for mirror-consumer topology --partitions
         ("publisher", "puller"),
     ):
@@ -341,7 +378,7 @@ def test_passwords_can_be_in_files(tmp_path: Path) -> None:
     for user in users:
         assert known["amqp", user["name"]] == user["password"]
     altered = dict(re.findall(r"ALTER ROLE (\w+) PASSWORD '(\w+)';", texts[named["passwords"]]))
-    for role in ("worker", "operator"):
+    for role in ("worker", "operator", "reader"):
         assert known["postgresql", role] == altered[role]
     assert texts[named["owner-password"]] == altered["mirrorfeed"]
     passwords = [*altered.values(), *(user["password"] for user in users)]
