@@ -22,6 +22,10 @@ help: ## List the targets
 demo: .venv/ready ## Mirror three git repositories and watch the branch table (25 s)
 	$(BIN)/python -m demo
 
+.PHONY: play
+play: .venv/ready ## Go on mirroring, and print the address of a page that shows it, until Ctrl-C
+	$(BIN)/python -m demo --keep
+
 test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (9 min)
 	$(BIN)/python -m sandbox
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)

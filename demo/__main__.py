@@ -16,6 +16,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from demo.errors import DemoError
+from demo.playground import keep_playing
 from demo.servers import both_servers, left_as_found
 from demo.stage import WIDTH, check_programs, open_stage
 from demo.story import chapter, tell
@@ -26,6 +27,7 @@ from sandbox import SandboxError, prepare
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NEXT = """\
+make play                                         the same without end, and a page to watch it
 mirror-puller --help, mirror-consumer --help      the commands, each with an example
 README.md, docs/                                  the guarantees and how it works
 schema.sql, docs/asyncapi.yaml                    the tables and the events
@@ -35,7 +37,11 @@ make test                                         the proof that it all works"""
 
 def main() -> int:
     """Play the demo and return its exit code."""
-    argparse.ArgumentParser(prog="python -m demo", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument(
+        "--keep", action="store_true", help="go on mirroring until Ctrl-C, and show the page"
+    )
+    keep = parser.parse_args().keep
     for number in SIGNALS:
         signal.signal(number, leave)
     began = time.monotonic()
@@ -43,7 +49,7 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     try:
-        play(console)
+        play(console, keep)
     except DemoError as error:
         return refuse(str(error), error.exit_code)
     except (SandboxError, TimeoutError) as error:
@@ -58,7 +64,7 @@ def main() -> int:
     return 0
 
 
-def play(console: Console) -> None:
+def play(console: Console, keep: bool) -> None:
     check_programs()
     with ExitStack() as opened:
         chapter(console, "Servers")
@@ -70,6 +76,8 @@ def play(console: Console) -> None:
         urls = {environment.AMQP_URL: broker.url, environment.DATABASE_URL: database.url}
         stage = opened.enter_context(open_stage(console, urls))
         console.print(f"The commands below run in {stage.path}, with these servers' URLs.")
+        if keep:
+            keep_playing(console, stage)  # until a signal
         tell(console, stage, database.url)
         console.print("Cleaning up.")
 

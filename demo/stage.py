@@ -88,6 +88,12 @@ class Stage:
             raise DemoError(f"{shlex.join(command)} failed: {result.stderr.strip()}")
         return result.stdout.strip()
 
+    def attempt(self, *command: str) -> None:
+        """Runs a command behind the scenes, which may fail."""
+        subprocess.run(  # noqa: S603  the demo's own commands
+            command, cwd=self.path, env=self._environment, capture_output=True, check=False
+        )
+
     def document(self, *command: str) -> Any:
         """The JSON document that a command prints."""
         return json.loads(self.output(*command, "--json"))

@@ -1,5 +1,6 @@
 """`python -m demo`, as a newcomer runs it: on the session's servers, as a process of its own."""
 
+import json
 import os
 import re
 import signal
@@ -8,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from sqlalchemy.engine import URL
@@ -15,7 +18,7 @@ from sqlalchemy.engine import URL
 from demo.servers import in_database, on_broker
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment
-from tests.servers import new_database, rows, wait_for_rows
+from tests.servers import new_database, rows, wait_for, wait_for_rows
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 120
@@ -30,11 +33,11 @@ def empty_url(template_url: URL) -> Iterator[str]:
 
 
 def start_demo(
-    amqp_url: str, database_url: str, folder: Path, **variables: str
+    amqp_url: str, database_url: str, folder: Path, *options: str, **variables: str
 ) -> "subprocess.Popen[str]":
     """The demo, told apart from any other by where its temporary folder is."""
     return subprocess.Popen(
-        [sys.executable, "-m", "demo"],
+        [sys.executable, "-m", "demo", *options],
         cwd=ROOT,
         env={
             **os.environ,
@@ -132,6 +135,33 @@ def test_a_demo_that_is_stopped_leaves_nothing(
         process.kill()
         process.communicate()
     assert process.returncode == 128 + number, output
+    assert_as_before(amqp_url, empty_url, tmp_path)
+
+
+def test_a_demo_that_is_kept_shows_a_page_of_what_it_mirrors(
+    amqp_url: str, empty_url: str, tmp_path: Path
+) -> None:
+    """It prints the address, and leaves nothing when it is stopped."""
+    process = start_demo(amqp_url, empty_url, tmp_path, "--keep")
+    try:
+        assert process.stdout is not None
+        addresses = (re.search(r"page is at (http://\S+/),", line) for line in process.stdout)
+        address = next(filter(None, addresses))[1]
+
+        def is_mirrored() -> bool:
+            try:
+                with urlopen(f"{address}branches/1.json") as answer:
+                    return bool(json.load(answer)["branch"]["state"] == "mirrored")
+            except URLError:  # it does not listen yet
+                return False
+
+        wait_for(is_mirrored, "a branch that was mirrored")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, output
     assert_as_before(amqp_url, empty_url, tmp_path)
 
 

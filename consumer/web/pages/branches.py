@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Connection
 from starlette.requests import Request
 
@@ -73,10 +74,13 @@ def read(context: Context, request: Request) -> Page:
     def count(connection: Connection) -> Census:
         return census(connection, chosen, database_now(connection), patience=patience)
 
+    # By host, each branch's latest attempt must be looked up.
+    kept = {"fresh_seconds": 5.0, "usable_seconds": 60.0} if chosen.hostname else {}
     now, branches, following = context.read(
-        ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page
+        ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page, **kept
     )
-    counted = context.read(("census", chosen), count)
+    anywhere = structs.replace(chosen, states=(), is_in_need=False)
+    counted = context.read(("census", anywhere), count, **{"usable_seconds": 10.0, **kept})
     document = {
         "branches": branches,
         "total": _matching(chosen, counted),

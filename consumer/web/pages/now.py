@@ -52,7 +52,7 @@ def read(context: Context, request: Request) -> Page:
         found = page(connection, chosen, now, limit=SHOWN_BRANCHES, patience=settings.patience)
         return now, counted, with_attempts(connection, found, now)
 
-    now, counted, found = context.read("branches now", read_branches)
+    now, counted, found = context.read("branches now", read_branches, usable_seconds=10.0)
     total_letters = sum(group.letters for group in groups)
     facts = Facts(
         now=now,
