@@ -5,7 +5,7 @@
 --     psql -1 -v ON_ERROR_STOP=1 -f roles.sql "$MIRRORFEED_DATABASE_URL"
 --
 --     mirrorfeed_reader     reads everything: mirror-consumer status, history, scripts, check-scripts,
---                           audit, sources, topology, mirror-replay list, show, export; dashboards
+--                           audit, sources, topology, web, mirror-replay list, show, export; dashboards
 --     mirrorfeed_consumer   what mirror-consumer run does, and nothing else
 --     mirrorfeed_operator   the two above, mirror-replay, mirror-consumer branches except remove,
 --                           rebuild, prune, audit accept, sources forget, topology

@@ -53,6 +53,8 @@ class Filter(Struct, frozen=True):
     """Of who reported the latest attempt."""
     older_than: timedelta | None = None
     """Their last success began longer ago than this, or they never had one."""
+    is_stale: bool = False
+    """They were attempted, and have had no success for too long."""
     is_in_need: bool = False
     """They are stuck, failing or stale."""
 
@@ -190,6 +192,7 @@ def page(
             **given,
             "limit": limit,
             "states": [str(state) for state in chosen.states or BranchState],
+            "stale": chosen.is_stale,
             "in_need": chosen.is_in_need,
             "ranking": [str(state) for state in BranchState],
         },
@@ -204,7 +207,8 @@ def census(
     *,
     patience: Patience,
 ) -> Census:
-    """How many branches are in each state, of those that meet all criteria but the states."""
+    """How many branches are in each state, of those that meet all criteria but the states, and
+    being stale or in need."""
     rows = list(connection.execute(COUNT, _parameters(chosen, now, patience)).mappings())
     counted = {BranchState(row["state"]): int(row["branches"]) for row in rows}
     return Census(
@@ -246,6 +250,7 @@ def _statement(sort: Sort, is_reversed: bool, is_following: bool) -> TextClause:
         WITH {KNOWN}
         SELECT judged.*, {selected} FROM judged
         WHERE state = ANY (CAST(:states AS text[]))
+            AND (NOT CAST(:stale AS boolean) OR is_stale)
             AND (NOT CAST(:in_need AS boolean) OR is_stale OR state IN ('stuck', 'failing'))
             {following if is_following else ""}
         ORDER BY {order} LIMIT :limit

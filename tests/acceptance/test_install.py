@@ -163,7 +163,7 @@ def test_the_sdist_holds_files_where_the_repository_has_links(
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(published: Published) -> None:
-    """All code with its types, the schema, and no module of another name."""
+    """All code with its types, the schema, the page's templates, and no module of another name."""
     with ZipFile(published.wheel) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
     about = {name for name in held if name.split("/")[0].endswith(".dist-info")}
@@ -181,6 +181,8 @@ def test_a_wheel_from_the_sdist_is_the_same_wheel(published: Published) -> None:
 def expected_files() -> set[str]:
     package = ROOT / "mirrorfeed"
     modules = [path for room in ROOMS for path in (package / room).rglob("*.py")]
+    page = package / "consumer" / "web"
+    modules += [path for each in ("templates", "static") for path in (page / each).iterdir()]
     others = [package / "schema.sql", package / "py.typed", *package.glob("*.py")]
     return {str(path.relative_to(ROOT)) for path in (*modules, *others)}
 

@@ -14,15 +14,19 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import Addresses
+from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.branches.listing import Sort
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.partitions.topology import declare_topology
+from mirrorfeed.consumer.web.app import PAGES
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from sandbox import PrivateRabbitMQ, own_database
 from sandbox.servers import ADVISED_CONF
-from tests.builders import failed, started
+from tests.builders import failed, messages, started
 from tests.commands import Shell
+from tests.pages import opened
 from tests.servers import (
     PATIENCE_SECONDS,
     branch,
@@ -413,6 +417,26 @@ def test_everybody_does_their_part(
     shells("nobody", "owner").run("mirror-consumer", "branches", "remove", "vier", "--yes")
     refused = reader.run("mirror-consumer", "branches", "add", "3", "three", expect=2)
     assert "permission denied for table branch; give this database user" in refused.stderr
+
+
+def test_a_reader_sees_every_page(
+    shells: Callable[[str, str], Shell], engine: Engine, broker: PrivateRabbitMQ, owner_url: str
+) -> None:
+    """In a schema full of functions and operators that would fit better than PostgreSQL's own."""
+    register_branches(engine, 1)
+    Applier(engine).apply(messages(failed(1, 0, "why"), started(2, 0)))
+    with opened(database_url(owner_url, "rosa"), broker_url(broker, "worker")) as site:
+        for path in PAGES:
+            address = path.replace("{branch_id}", "1").replace("{letter_id}", "1")
+            assert site.document(f"{address}.json")["at"]
+        for sort in Sort:
+            for query in ("reverse=1", "name=b1&host=vostok&older=1d&need=1"):
+                assert site.ask(f"/branches?sort={sort}&{query}").status == 200
+        for query in ("by=reason", "by=host", "by=branch", "like=1&host=vostok&branch=2"):
+            assert site.ask(f"/letters?{query}").status == 200
+        assert "b1" in site.ask("/branches.csv").text
+        wait_for(lambda: site.document("/workers.json")["partitions"] != [], "the partitions")
+        assert site.document("/workers.json")["broker_is_away"] is None
 
 
 def test_a_worker_that_may_not_declare_waits_for_its_queue(

@@ -13,6 +13,7 @@ from mirrorfeed.contract import environment
 from sandbox import PrivatePostgreSQL
 from tests.builders import failed, messages, started
 from tests.commands import Shell
+from tests.pages import opened
 from tests.servers import register_branches
 
 READING = [
@@ -63,6 +64,13 @@ def test_a_command_that_only_reads_reads_from_a_standby(shell: Shell, command: s
     done = shell.run(*command.split())
     assert done.stdout
     assert re.match("from a standby, whose latest change is [0-9,]+ s old\n", done.stderr)
+
+
+def test_the_page_shows_a_standby(standby_url: str, topology: str) -> None:
+    """It only reads, too."""
+    with opened(standby_url, topology) as site:
+        assert "b1" in site.html("/branches/1")
+        assert site.document("/now.json")["branches"]["failing"] == 1
 
 
 @pytest.mark.parametrize("command", WRITING)

@@ -129,7 +129,9 @@ def test_what_needs_attention_is_stuck_failing_or_stale(branches: Engine) -> Non
     for each in found:
         assert each["is_stale"] or each["state"] in (BranchState.STUCK, BranchState.FAILING)
         assert each["state"] != BranchState.NEVER_MIRRORED
-    assert counted.stale == sum(each["is_stale"] for each in found)
+    stale = [each["id"] for each in found if each["is_stale"]]
+    assert len(stale) == counted.stale > 0
+    assert walked(branches, Filter(is_stale=True), Sort.ATTENTION, False) == stale
 
 
 def test_part_of_a_name_is_enough(branches: Engine) -> None:

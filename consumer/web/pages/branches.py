@@ -79,7 +79,7 @@ def read(context: Context, request: Request) -> Page:
     now, branches, following = context.read(
         ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page, **kept
     )
-    anywhere = structs.replace(chosen, states=(), is_in_need=False)
+    anywhere = structs.replace(chosen, states=(), is_stale=False, is_in_need=False)
     counted = context.read(("census", anywhere), count, **{"usable_seconds": 10.0, **kept})
     document = {
         "branches": branches,
@@ -94,6 +94,7 @@ def read(context: Context, request: Request) -> Page:
         "is_reversed": is_reversed,
         "all": counted.total,
         "in_need": counted.in_need,
+        "stale": counted.stale,
         "is_filtered": bool(chosen.name or chosen.hostname or chosen.older_than),
         "is_first": after is None,
         "change": lambda **changes: query.changed(asked, **changes),
@@ -109,6 +110,7 @@ def asked_for(request: Request) -> tuple[Filter, Sort, bool]:
         name=query.text(asked, "name"),
         hostname=query.text(asked, "host"),
         older_than=query.span(asked, "older"),
+        is_stale=query.text(asked, "stale") is not None,
         is_in_need=query.text(asked, "need") is not None,
     )
     sort = query.choice(asked, "sort", Sort, Sort.ATTENTION)
@@ -146,6 +148,8 @@ def _lines(context: Context, chosen: Filter, sort: Sort, is_reversed: bool) -> I
 
 
 def _matching(chosen: Filter, counted: Census) -> int:
+    if chosen.is_stale:
+        return counted.stale
     if chosen.is_in_need:
         return counted.in_need
     return sum(counted.states[state] for state in chosen.states or BranchState)
