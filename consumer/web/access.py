@@ -130,7 +130,8 @@ class Gate:
         name, password = _credentials(_header(scope, b"authorization"))
         if not name:
             return False
-        if await asyncio.to_thread(access.users.are, name, password):
+        users = access.users
+        if users.remembers(name, password) or await asyncio.to_thread(users.are, name, password):
             scope["user"] = name
             return True
         logger.warning("refused: a wrong name or password", extra={"address": _peer(scope)})

@@ -64,10 +64,10 @@ def remarks(facts: Facts) -> list[Remark]:
 def _of_progress(facts: Facts) -> Iterator[Remark]:
     view = facts.view
     if view is None or view.seen is None:
-        yield Remark(Level.WARN, "Nothing is known of the workers yet.", "/workers")
+        why = f": {view.database_is_away}" if view and view.database_is_away else " yet"
+        yield Remark(Level.WARN, f"Nothing is known of the workers{why}.", "/workers")
         return
-    age = (facts.now - view.at).total_seconds()
-    if age > OLD_VIEW_SECONDS:
+    if (age := view.age_seconds) > OLD_VIEW_SECONDS:
         sentence = f"Nothing new is known of the workers for {span(age)}."
         yield Remark(Level.BAD, sentence, "/workers")
     for problem in sorted(view.seen.problems, key=lambda each: each.kind is Kind.READY):

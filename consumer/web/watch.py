@@ -49,6 +49,11 @@ class View(Struct, frozen=True):
     waiting: list[int | None]
     """The most messages that waited in each of the last 60 minutes; None for before the start."""
 
+    @property
+    def age_seconds(self) -> float:
+        """By the clock of this host, as `at` is."""
+        return max(0.0, (datetime.now(UTC) - self.at).total_seconds())
+
 
 class Watch:
     """Looks every few seconds from `start` to `stop`."""

@@ -30,7 +30,7 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 def view(*problems: Problem, broker_is_away: str | None = None, age_seconds: float = 1.0) -> View:
     seen = Seen(Layout(4), [], {}, list(problems), broker_is_away)
-    return View(NOW - timedelta(seconds=age_seconds), seen, None, {}, [])
+    return View(datetime.now(UTC) - timedelta(seconds=age_seconds), seen, None, {}, [])
 
 
 def said(

@@ -109,7 +109,10 @@ def read_one(context: Context, request: Request) -> Page:
         "advice": advice and _filled_in(msgspec.to_builtins(advice), letter),
     }
     headers = msgspec.json.format(msgspec.json.encode(letter["headers"]), indent=2).decode()
-    extra = {"headers": headers if letter["headers"] else None, "commands": _commands_of(letter)}
+    extra = {
+        "headers": masked_start(headers, SHOWN_BYTES) if letter["headers"] else None,
+        "commands": _commands_of(letter),
+    }
     return Page("letter.html", f"Letter {letter_id}", now, document, extra)
 
 

@@ -26,7 +26,7 @@ def read(context: Context, request: Request) -> Page:
     view = context.watch.latest()
     seen = view.seen if view else None
     document = {
-        "looked_at": view.at if view else None,
+        "looked_seconds_ago": view.age_seconds if view else None,
         "broker_is_away": seen.broker_is_away if seen else None,
         "layout": to_builtins(seen.layout) if seen else None,
         "partitions": partitions(view),
