@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any, TypeVar
 
 MOST_ENTRIES = 200
+CHEAP_SECONDS = 0.05
+"""What took less to read is read again rather than shown old."""
 
 T = TypeVar("T")
 
@@ -33,7 +35,8 @@ class Shared:
         usable_seconds: float = 0.0,
     ) -> T:
         """What `read` gave less than `fresh_seconds` ago, else what it gives now. What is older,
-        but less than `usable_seconds` old, is given at once, and read again meanwhile.
+        but less than `usable_seconds` old, is given at once if it was not cheap, and read again
+        meanwhile.
 
         Raises what `read` raises.
         """
@@ -41,7 +44,7 @@ class Shared:
         age = monotonic() - entry.read_at
         if age < fresh_seconds:
             return entry.value  # type: ignore[no-any-return]
-        if age < usable_seconds:
+        if age < usable_seconds and entry.took_seconds >= CHEAP_SECONDS:
             value = entry.value
             if entry.lock.acquire(blocking=False):
                 entry.lock.release()
@@ -77,8 +80,10 @@ class _Entry:
         self.lock = Lock()
         self.value: Any = None
         self.read_at = float("-inf")
+        self.took_seconds = 0.0
 
     def renew(self, read: Callable[[], Any]) -> None:
         began_at = monotonic()
         self.value = read()
         self.read_at = began_at
+        self.took_seconds = monotonic() - began_at

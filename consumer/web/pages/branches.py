@@ -21,7 +21,7 @@ from mirrorfeed.consumer.branches.listing import (
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web import query
-from mirrorfeed.consumer.web.context import Context, Page, without_secrets
+from mirrorfeed.consumer.web.context import FRESH_SECONDS, Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages.rows import with_attempts
 from mirrorfeed.consumer.web.reading import snapshot
 from mirrorfeed.contract.wire import timestamp
@@ -74,13 +74,14 @@ def read(context: Context, request: Request) -> Page:
     def count(connection: Connection) -> Census:
         return census(connection, chosen, database_now(connection), patience=patience)
 
-    # By host, each branch's latest attempt must be looked up.
-    kept = {"fresh_seconds": 5.0, "usable_seconds": 60.0} if chosen.hostname else {}
+    kept = {"fresh_seconds": FRESH_SECONDS, "usable_seconds": 10.0}
+    if chosen.hostname:  # each branch's latest attempt must be looked up
+        kept = {"fresh_seconds": 5.0, "usable_seconds": 60.0}
     now, branches, following = context.read(
         ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page, **kept
     )
     anywhere = structs.replace(chosen, states=(), is_stale=False, is_in_need=False)
-    counted = context.read(("census", anywhere), count, **{"usable_seconds": 10.0, **kept})
+    counted = context.read(("census", anywhere), count, **kept)
     document = {
         "branches": branches,
         "total": _matching(chosen, counted),
