@@ -14,6 +14,7 @@ from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
+from mirrorfeed.contract.supervision import Supervisor
 
 MOST_CONNECTIONS = 256
 KEEP_ALIVE_SECONDS = 15
@@ -34,7 +35,7 @@ def serve(
     with socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS) as sock:
         address = f"[{host}]" if ":" in host else host
         where = f"http://{address}:{sock.getsockname()[1]}{settings.prefix}/"
-        server = Server(_config(context, access))
+        server = PageServer(_config(context, access))
         for number in SIGNALS:
             signal.signal(number, server.handle_exit)
         watch.start()
@@ -45,6 +46,33 @@ def serve(
             watch.stop()
             threads.shutdown(wait=False, cancel_futures=True)
             engine.dispose()
+
+
+class PageServer(Server):
+    """uvicorn's server, which tells systemd that its loop turns."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._supervisor = Supervisor(Showing())
+
+    async def on_tick(self, counter: int) -> bool:
+        self._supervisor.tell()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._supervisor.stopping()
+        await super().shutdown(sockets)
+
+
+class Showing:
+    """How a page is. It is live as long as the loop that tells so turns, and ready whether or not
+    its servers are there: it says so then."""
+
+    def why_not_live(self) -> str | None:
+        return None
+
+    def why_not_ready(self) -> str | None:
+        return None
 
 
 def _config(context: Context, access: Access) -> Config:
