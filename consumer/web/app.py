@@ -64,7 +64,7 @@ class Site:
 
     def routes(self) -> list[BaseRoute]:
         found: list[BaseRoute] = [
-            Route("/live", _live),
+            Route("/live", self._live),
             Route("/static/{name}", _static),
             Route("/branches.csv", self._csv),
             Route("/", self._html(PAGES["/now"])),
@@ -105,6 +105,12 @@ class Site:
             return _answer(as_json({"at": page.at, **page.document}), "application/json")
 
         return endpoint
+
+    def _live(self, request: Request) -> Response:
+        if because := self._context.watch.why_not_live():
+            text = f"not live: {because}\n"
+            return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, NO_STORE)
+        return PlainTextResponse("live\n", headers=NO_STORE)
 
     def _home(self, request: Request) -> Response:
         return RedirectResponse(f"{self._context.settings.prefix}/", headers=NO_STORE)
@@ -154,10 +160,6 @@ def _answer(
     body: bytes, kind: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response:
     return Response(body, status, {**NO_STORE, **(headers or {})}, media_type=kind)
-
-
-async def _live(request: Request) -> Response:
-    return PlainTextResponse("live\n", headers=NO_STORE)
 
 
 async def _static(request: Request) -> Response:

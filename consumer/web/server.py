@@ -14,7 +14,7 @@ from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
-from mirrorfeed.contract.supervision import Supervisor
+from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
 
 MOST_CONNECTIONS = 256
 KEEP_ALIVE_SECONDS = 15
@@ -35,7 +35,8 @@ def serve(
     with socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS) as sock:
         address = f"[{host}]" if ":" in host else host
         where = f"http://{address}:{sock.getsockname()[1]}{settings.prefix}/"
-        server = PageServer(_config(context, access))
+        supervisor = Supervisor(watch)
+        server = Server(_config(context, access, supervisor))
         for number in SIGNALS:
             signal.signal(number, server.handle_exit)
         watch.start()
@@ -43,40 +44,19 @@ def serve(
             logger.info("the page is at %s", where)
             server.run([sock])
         finally:
+            supervisor.stopping()
             watch.stop()
             threads.shutdown(wait=False, cancel_futures=True)
             engine.dispose()
 
 
-class PageServer(Server):
-    """uvicorn's server, which tells systemd that its loop turns."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._supervisor = Supervisor(Showing())
-
-    async def on_tick(self, counter: int) -> bool:
-        self._supervisor.tell()
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._supervisor.stopping()
-        await super().shutdown(sockets)
-
-
-class Showing:
-    """How a page is. It is live as long as the loop that tells so turns, and ready whether or not
-    its servers are there: it says so then."""
-
-    def why_not_live(self) -> str | None:
-        return None
-
-    def why_not_ready(self) -> str | None:
-        return None
-
-
-def _config(context: Context, access: Access) -> Config:
+def _config(context: Context, access: Access, supervisor: Supervisor) -> Config:
     """Unlike uvicorn's defaults, this does not depend on which other packages are installed."""
+
+    async def tell() -> None:
+        # In the loop that serves, so that a watchdog notices if that hangs.
+        supervisor.tell()
+
     return Config(
         application(context, access),
         loop="asyncio",
@@ -92,4 +72,6 @@ def _config(context: Context, access: Access) -> Config:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=END_SECONDS,
+        timeout_notify=round(TELL_SECONDS),
+        callback_notify=tell,
     )

@@ -33,6 +33,8 @@ FIRST_LOOK_SECONDS = 2.0
 RATE_SECONDS = 30.0
 """Rates are means over about this long."""
 MINUTES = 60
+HANGS_SECONDS = 300.0
+"""Longer than both servers may take to answer one look."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Watch:
         self._stalled_seconds = stalled_seconds
         self._stopping = threading.Event()
         self._has_looked = threading.Event()
+        self._began_at = monotonic()
         self._view: View | None = None
         self._progress = Progress()
         self._database = Outage(logger, "the database")
@@ -90,6 +93,15 @@ class Watch:
     def join(self) -> None:
         """Waits until it has ended, after `stop`."""
         self._thread.join()
+
+    def why_not_live(self) -> str | None:
+        """Why only a restart would help; None if the service is live."""
+        seconds = monotonic() - self._began_at
+        return f"it has looked at nothing for {seconds:.0f} s" if seconds > HANGS_SECONDS else None
+
+    def why_not_ready(self) -> str | None:
+        """Why pages do not show all that they should; None if they do, or say what is away."""
+        return None if self._has_looked.is_set() else "it has not looked yet"
 
     def latest(self) -> View | None:
         """What the latest look showed. After the start it waits for the first one, and if that
@@ -119,6 +131,7 @@ class Watch:
         self, channel: BlockingChannel | None, broker_is_away: str | None
     ) -> BlockingChannel | None:
         """Returns the channel to go on with. Raises the causes of BrokerUnavailable."""
+        self._began_at = monotonic()
         seen, database_is_away = None, None
         try:
             with snapshot(self._engine) as connection:

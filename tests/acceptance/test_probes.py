@@ -16,11 +16,7 @@ from tests.servers import wait_for
 AWAY = "amqp://guest:guest@127.0.0.1:1/%2F"
 """Nobody listens there."""
 SERVICES = [("mirror-consumer", "run"), ("mirror-publisher", "forward")]
-NOTIFYING = [
-    *SERVICES,
-    ("mirror-publisher", "authserver", "--port", "0"),
-    ("mirror-consumer", "web", "--port", "0"),
-]
+NOTIFYING = [*SERVICES, ("mirror-publisher", "authserver", "--port", "0")]
 
 
 @pytest.fixture

@@ -529,6 +529,28 @@ def test_it_ends_in_time_with_viewers_connected(shell: Shell, engine: Engine) ->
             viewer.close()
 
 
+def test_systemd_hears_that_it_is_ready(shell: Shell, tmp_path: Any) -> None:
+    """Once it has looked; and when it stops."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(30)
+        listening.bind(str(tmp_path / "notify"))
+        told = Shell({**shell.variables, "NOTIFY_SOCKET": str(tmp_path / "notify")})
+        heard = ""
+        with told.running("mirror-consumer", "web", "--port", "0"):
+            while "READY=1" not in heard:
+                heard += listening.recv(4096).decode()
+        assert "WATCHDOG=1" in heard
+        while "STOPPING=1" not in heard:
+            heard += listening.recv(4096).decode()
+
+
+def test_a_page_that_hangs_is_not_live(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart would help."""
+    assert site.ask("/live").text == "live\n"
+    monkeypatch.setattr("mirrorfeed.consumer.web.watch.HANGS_SECONDS", -1.0)
+    assert site.ask("/live").status == 503
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
