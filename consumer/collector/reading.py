@@ -22,7 +22,7 @@ from mirrorfeed.consumer.errors import ConsumerError
 from mirrorfeed.consumer.health import QueueCounts, WorkerState, worker_states
 from mirrorfeed.consumer.partitions.layout import read_layout
 from mirrorfeed.consumer.sources.audit import audit, unnumbered
-from mirrorfeed.consumer.sources.silence import heard_hosts, silent_hosts
+from mirrorfeed.consumer.sources.silence import SILENT_AFTER, heard_hosts, silent_hosts
 from mirrorfeed.contract.outage import Outage
 
 STALE_AFTER = {
@@ -47,7 +47,7 @@ class Watching(Struct, frozen=True):
 
     grace: timedelta = timedelta(minutes=1)
     """Numbers that have been missing for less than this do not count."""
-    silent_after: timedelta = timedelta(days=1)
+    silent_after: timedelta = SILENT_AFTER
     """A host that was not heard for longer is silent."""
     scripts: tuple[Watched, ...] = ()
 

@@ -45,7 +45,7 @@ def collect(
     ] = "60s",
     silent_after: Annotated[
         str, typer.Option(metavar="DURATION", help="When a host counts as silent.")
-    ] = "1d",
+    ] = "2h",
     scripts: Annotated[
         list[str] | None,
         typer.Option("--script", metavar="HOST:SCRIPT", help="Watch this script. Can be repeated."),

@@ -10,6 +10,9 @@ from msgspec import Struct
 
 from mirrorfeed.consumer.sources.audit import SourceAccount
 
+SILENT_AFTER = timedelta(hours=2)
+"""A spool that is quiet speaks once an hour."""
+
 
 class Heard(Struct, frozen=True):
     """When a host was last heard, by the database's clock."""

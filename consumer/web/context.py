@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Engine
 
 from mirrorfeed.consumer.branches.listing import Patience
+from mirrorfeed.consumer.sources.silence import SILENT_AFTER
 from mirrorfeed.consumer.web.reading import snapshot
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
@@ -26,7 +27,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     prefix: str = ""
     """The path below which a proxy shows the page."""
     patience: Patience = Patience()
-    silent_after: timedelta = timedelta(hours=2)
+    silent_after: timedelta = SILENT_AFTER
     """A host that was not heard for that long is silent; quiet spools speak once an hour."""
     grace_seconds: float = 60.0
     """Numbers that are missing for less may be on their way."""
