@@ -160,10 +160,6 @@ class TestPuller:
         """What attempts have started and is alive."""
         return marked(str(self.into))
 
-    def wait_for_programs(self) -> list[int]:
-        wait_until(lambda: bool(self.programs()), PATIENCE_SECONDS, "an attempt to begin")
-        return self.programs()
-
 
 def marked(folder: str) -> list[int]:
     """Processes whose environment names that folder of mirrors in the mark of an attempt, and that
