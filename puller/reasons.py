@@ -103,7 +103,7 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     (
         FailureClass.NOT_A_REPOSITORY,
         r"is this a git repository|invalid server response|bad line length character"
-        r"|unexpected content|protocol error|Unknown (?:branch|repository)"
+        r"|unexpected content|protocol error(?!: bad pack header)|Unknown (?:branch|repository)"
         r" format|Unable to handle http code",
     ),
     (
@@ -116,7 +116,8 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     (
         FailureClass.NETWORK,
         r"Could not resolve|Failed to connect|Connection (?:refused|reset|closed)|unreachable"
-        r"|No route to host|unexpected disconnect|early EOF|RPC failed|hung up|transfer closed"
+        r"|No route to host|unexpected disconnect|early EOF|bad pack header|RPC failed|hung up"
+        r"|transfer closed"
         r"|returned error: 5\d\d|HTTP 5\d\d|unable to (?:access|connect|look up)|Broken pipe"
         r"|ConnectionError|Connection error|Recv failure|Empty reply|Name or service not known",
     ),

@@ -77,6 +77,8 @@ LOCK = "error: cannot lock ref 'refs/heads/a"
         ("Host key verification failed.\nbzr: ERROR: Connection closed: Unexpected end of message."
          " Please check connectivity and permissions, and report a bug if problems persist.",
          "host-key"),
+        ("fatal: protocol error: bad pack header", "network"),  # cut off within it
+        ("fatal: protocol error: bad line length character: <htm", "not-a-repository"),
         ("something new", "other"),
     ],
 )  # fmt: skip
