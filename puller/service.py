@@ -185,6 +185,7 @@ class Puller:
                 if self._maintenance.is_running:
                     self._maintenance.interrupt()
         self._settle_ended()
+        self._settle_maintained()  # it may have ended just before the pass was over
         if self._ends_at is None or not once:
             self._reports.passed(began_at, datetime.now(UTC))
         return self.totals
@@ -422,10 +423,13 @@ class Puller:
             logger.error("cannot note what happens", extra={"because": error})
 
     def _maintain(self) -> None:
+        self._settle_maintained()
+        if self._ends_at is None:
+            self._maintenance.start_next(self._branches.values(), self._known, self._running)
+
+    def _settle_maintained(self) -> None:
         if maintained := self._maintenance.finished():
             known = self._known[maintained.branch_id]
             known.maintained_at, known.size_bytes = time.time(), maintained.size_bytes
             known.is_suspect = maintained.is_corrupt
             self._save([(maintained.branch_id, known)])
-        if self._ends_at is None:
-            self._maintenance.start_next(self._branches.values(), self._known, self._running)
