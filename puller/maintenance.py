@@ -34,6 +34,9 @@ class Maintained(NamedTuple):
     is_corrupt: bool
 
 
+SUSPICIOUS = (FailureClass.CORRUPT, FailureClass.OTHER)
+
+
 class Maintenance:
     """Has a thread of its own, and locks each mirror as an attempt does."""
 
@@ -107,7 +110,8 @@ class Maintenance:
                 except MirrorFailure as failure:
                     if failure.failure_class is FailureClass.INTERRUPTED:
                         return None
-                    is_corrupt = failure.failure_class is FailureClass.CORRUPT
+                    # git has many words for it; `git fsck` decides before anything is done.
+                    is_corrupt = failure.failure_class in SUSPICIOUS
                     tidy(mirror)
                     logger.warning(
                         "maintenance failed",

@@ -74,7 +74,11 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
         r"|bad (?:tree|signature|index file|object)\b|object file .* is empty"
         r"|inflate: data stream error|did not send all necessary objects"
         r"|does not point to a valid object|unable to resolve reference|ignoring broken ref"
-        r"|missing (?:blob|tree|commit|object)|unresolved delta|SHA1 COLLISION",
+        r"|missing (?:blob|tree|commit|object)|unresolved delta|SHA1 COLLISION"
+        r"|unknown object type|unable to (?:get object info|unpack \S+ header|parse \S+ header)"
+        r"|bad packed object|bad object header|garbage at end of loose|inflate returned"
+        r"|failed to (?:read delta base|unpack compressed delta|read object)|delta base offset"
+        r"|could not parse commit|pack is corrupted|index CRC mismatch",
     ),
     (
         FailureClass.HOST_KEY,

@@ -21,7 +21,7 @@ def corrupt(mirror: Path) -> None:
         size = pack.stat().st_size
         with pack.open("r+b") as file:
             file.seek(12)
-            file.write(os.urandom(size - 32))
+            file.write(bytes(size - 32))
 
 
 def inode(path: Path) -> int:

@@ -59,6 +59,8 @@ LOCK = "error: cannot lock ref 'refs/heads/a"
          " objects/ab/cd) is corrupt", "corrupt"),
         ("error: packfile ./objects/pack/pack-1.pack does not match index", "corrupt"),
         ("fatal: bad object refs/heads/main", "corrupt"),
+        ("error: unknown object type 0 at offset 148 in x.pack\nfatal: unable to get object info"
+         " for 22c8370f\nfatal: failed to run repack\nerror: task 'gc' failed", "corrupt"),
         ("error: refs/heads/x does not point to a valid object!", "corrupt"),
         ("error: cannot lock ref 'refs/heads/x': unable to resolve reference 'refs/heads/x':"
          " reference broken", "corrupt"),
