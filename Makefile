@@ -26,7 +26,7 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 play: .venv/ready ## Go on mirroring, and print the address of a page that shows it, until Ctrl-C
 	$(BIN)/python -m demo --keep
 
-test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (9 min)
+test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
 	$(BIN)/python -m sandbox
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
