@@ -17,11 +17,11 @@ from mirrorfeed.amqp.connections import (
 )
 from mirrorfeed.consumer.branches.scripts import Sighting, Watched, check
 from mirrorfeed.consumer.branches.status import BranchState, count_stale, count_states
+from mirrorfeed.consumer.checkup import ask_database, counted
 from mirrorfeed.consumer.database import check_database, database_now, first_line
 from mirrorfeed.consumer.errors import ConsumerError
-from mirrorfeed.consumer.health import QueueCounts, WorkerState, worker_states
-from mirrorfeed.consumer.partitions.layout import read_layout
-from mirrorfeed.consumer.sources.audit import audit, unnumbered
+from mirrorfeed.consumer.health import QueueCounts, WorkerState
+from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.consumer.sources.silence import SILENT_AFTER, heard_hosts, silent_hosts
 from mirrorfeed.contract.outage import Outage
 
@@ -127,12 +127,10 @@ class Reader:
         with self._engine.begin() as connection:
             connection.exec_driver_sql(QUERY_TIMEOUT)
             now = database_now(connection)
-            quiet = unnumbered(connection)
             found = audit(connection, grace_seconds=watching.grace.total_seconds())
-            sources = [*found.accounts, *quiet]
-            hosts = len(heard_hosts(sources, now))
-            silent = len(silent_hosts(sources, now, watching.silent_after))
-            queues = read_layout(connection).queues
+            hosts = len(heard_hosts(found.all_accounts, now))
+            silent = len(silent_hosts(found.all_accounts, now, watching.silent_after))
+            layout, workers = ask_database(connection)
             return InDatabase(
                 branches=count_states(connection),
                 stale=dict(
@@ -147,16 +145,15 @@ class Reader:
                 ),
                 heard_hosts=hosts - silent,
                 silent_hosts=silent,
-                queues=queues,
-                workers=worker_states(connection, queues),
+                queues=layout.queues,
+                workers=workers,
                 scripts=check(connection, watching.scripts, timedelta())
                 if watching.scripts
                 else [],
             )
 
     def _read_broker(self, queues: Iterable[str]) -> dict[str, QueueCounts]:
-        counts = ask_for_queues([next(self._addresses)], queues)
-        return {queue: QueueCounts(*each) for queue, each in counts.items()}
+        return counted(ask_for_queues([next(self._addresses)], queues))
 
     def _stalled(self, database: InDatabase, queues: dict[str, QueueCounts]) -> dict[str, float]:
         now = monotonic()

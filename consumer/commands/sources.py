@@ -20,7 +20,7 @@ from mirrorfeed.consumer.commands.program import (
 from mirrorfeed.consumer.database import age_seconds, as_json, database_now
 from mirrorfeed.consumer.errors import ConditionNotMet
 from mirrorfeed.consumer.sources import decisions as settled
-from mirrorfeed.consumer.sources.audit import audit, unnumbered
+from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.consumer.sources.silence import silent_hosts
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.durations import duration
@@ -74,8 +74,7 @@ def sources(
         return
     with reading(database_url) as connection:
         now = database_now(connection)
-        accounts = unnumbered(connection)
-        accounts[:0] = audit(connection, limit=0).accounts
+        accounts = audit(connection, limit=0).all_accounts
     silent = [] if silent_after is None else silent_hosts(accounts, now, duration(silent_after))
     rows = [
         (

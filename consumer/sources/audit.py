@@ -126,7 +126,8 @@ FIND_REUSED = text("""
 # A source whose numbers were all forgotten is as if it had never been heard, until it is again.
 UNNUMBERED = text("""
     SELECT uri, hostname, first_heard_at, last_heard_at FROM source
-    WHERE NOT EXISTS (SELECT FROM ledger_range WHERE source_id = id)
+    WHERE (CAST(:uri AS text) IS NULL OR uri = :uri)
+        AND NOT EXISTS (SELECT FROM ledger_range WHERE source_id = id)
         AND NOT EXISTS (
             SELECT FROM ledger_arrival
             WHERE source = uri AND pg_catalog.cardinality(sequences) > 0
@@ -187,11 +188,18 @@ class SourceAccount(Struct, frozen=True):
 
 
 class Audit(Struct, frozen=True):
-    """Every numbered source's account, by name."""
+    """Every source's account, by name."""
 
     accounts: list[SourceAccount]
+    """Of those that number their events."""
+    unnumbered: list[SourceAccount]
+    """Of those that do not: nothing of theirs can be missing."""
     overflow: int
     """How many messages of all sources, unreadable ones included, were neither applied nor kept."""
+
+    @property
+    def all_accounts(self) -> list[SourceAccount]:
+        return [*self.accounts, *self.unnumbered]
 
     @property
     def missing_events(self) -> int:
@@ -205,7 +213,7 @@ class Audit(Struct, frozen=True):
 def audit(
     connection: Connection, *, grace_seconds: float = 0.0, limit: int = LISTED_RANGES
 ) -> Audit:
-    """The account of every source that numbers its events. Lists `limit` missing ranges in all.
+    """The account of every source. Lists `limit` missing ranges in all.
 
     A number missing for less than `grace_seconds` may still be on its way, and does not count.
     If a source's latest events never arrived, only its publisher's status can show that.
@@ -239,14 +247,7 @@ def audit(
         )
         for row in connection.execute(AUDIT, {"grace_seconds": grace_seconds, "limit": limit})
     ]
-    return Audit(accounts, sum(overflow.values()))
-
-
-def unnumbered(connection: Connection) -> list[SourceAccount]:
-    """The sources that do not number their events, by name; nothing of theirs can be missing."""
-    overflow = count_overflow(connection)
-    dead = dict(map(tuple, connection.execute(COUNT_DEAD)))
-    return [
+    unnumbered = [
         SourceAccount(
             source=row.uri,
             hostname=row.hostname,
@@ -260,11 +261,17 @@ def unnumbered(connection: Connection) -> list[SourceAccount]:
             accepted=0,
             reused=[],
             reused_events=0,
-            dead=int(dead.get(row.uri, 0)),
+            dead=dead.get(row.uri, 0),
             overflow=overflow.get(row.uri[:SOURCE_CHARACTERS], 0),
         )
-        for row in connection.execute(UNNUMBERED)
+        for row in connection.execute(UNNUMBERED, {"uri": None})
     ]
+    return Audit(accounts, unnumbered, sum(overflow.values()))
+
+
+def is_unnumbered(connection: Connection, source: str) -> bool:
+    """Whether it is listed as a source that does not number its events."""
+    return connection.execute(UNNUMBERED, {"uri": source}).first() is not None
 
 
 def _ranges(row: Row[Any] | None, limit: int) -> list[tuple[int, int]]:

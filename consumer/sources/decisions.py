@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from mirrorfeed.consumer.apply.ledger import BLOCK, fold_all, islands
 from mirrorfeed.consumer.errors import LedgerError
-from mirrorfeed.consumer.sources.audit import unnumbered
+from mirrorfeed.consumer.sources.audit import is_unnumbered
 from mirrorfeed.contract.events import shown
 
 FIND_SOURCE = text("""
@@ -148,7 +148,7 @@ def forget(connection: Connection, source: str, above: int, note: str) -> Settle
     Raises LedgerError if there are none.
     """
     source_id, highest = _find(connection, source)
-    if above == 0 and any(each.source == source for each in unnumbered(connection)):
+    if above == 0 and is_unnumbered(connection, source):
         span = {"source_id": source_id, "first": 1, "last": 1}
         return Settled(_decide(connection, "forget", note, span), 0)
     if highest <= above:

@@ -6,7 +6,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from mirrorfeed.consumer.database import database_now
-from mirrorfeed.consumer.sources.audit import Audit, SourceAccount, audit, unnumbered
+from mirrorfeed.consumer.sources.audit import Audit, SourceAccount, audit
 from mirrorfeed.consumer.sources.silence import Heard, silent_hosts
 from mirrorfeed.consumer.web.context import Context
 
@@ -34,11 +34,10 @@ def ledger(context: Context) -> Ledger:
 
     def read(connection: Connection) -> Ledger:
         now = database_now(connection)
-        accounts = unnumbered(connection)
         audited = audit(
             connection, grace_seconds=context.settings.grace_seconds, limit=LISTED_RANGES
         )
-        accounts[:0] = audited.accounts
+        accounts = audited.all_accounts
         silent = silent_hosts(accounts, now, context.settings.silent_after)
         return Ledger(now, audited, accounts, silent)
 
