@@ -1,13 +1,11 @@
 """`mirror-consumer check-branches`: are the branches as they should be?"""
 
-from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from msgspec import Struct
 
-from mirrorfeed.consumer.branches.status import BranchState, branch_states
+from mirrorfeed.consumer.branches.status import BranchState, count_stale, count_states
 from mirrorfeed.consumer.commands.nagios import (
     Level,
     MonitorCommand,
@@ -72,32 +70,25 @@ def check_branches(
     with unknown_if_it_fails(is_nagios, as_json_document):
         oldest = None if stale is None else duration(stale)
         with reading(database_url) as connection:
-            branches = branch_states(connection)
-    states = Counter(branch["state"] for branch in branches)
+            states = count_states(connection)
+            older = [] if oldest is None else count_stale(connection, [oldest])
+    total = sum(states.values())
     counts = [
         Count("stuck", states[BranchState.STUCK], stuck),
         Count("failing", states[BranchState.FAILING], failing),
     ]
-    if oldest is not None:
-        number = sum(is_older(branch, oldest.total_seconds()) for branch in branches)
-        counts.append(Count(f"without a success for {stale}", number, 0))
+    counts += [Count(f"without a success for {stale}", number, 0) for number in older]
     if is_nagios:
-        report_to_nagios(counts, len(branches))
+        report_to_nagios(counts, total)
     wrong = [each for each in counts if not each.is_well]
     if as_json_document:
         document = {name: each.branches for name, each in named(counts).items()}
-        print_json({"branches": len(branches), **document, "is_well": not wrong})
+        print_json({"branches": total, **document, "is_well": not wrong})
     else:
         for each in wrong:
-            print(printable(f"{each} of {len(branches):,} branches; {each.allowed:,} may be"))
+            print(printable(f"{each} of {total:,} branches; {each.allowed:,} may be"))
     if wrong:
         raise typer.Exit(exit_codes.NOT_MET)
-
-
-def is_older(branch: Mapping[str, Any], seconds: float) -> bool:
-    """A branch that was never mirrored is older than anything."""
-    age = branch["last_success_age_seconds"]
-    return age is None or age > seconds
 
 
 def named(counts: list[Count]) -> dict[str, Count]:
