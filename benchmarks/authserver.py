@@ -17,6 +17,7 @@ from uvicorn import Server
 from benchmarks.callers import is_empty
 from benchmarks.harness import Row, Rows, Target, at_least, measure
 from benchmarks.stand import NOBODY_LISTENS, Stand, result_of, wait_for_log
+from mirrorfeed.contract import asgi
 from mirrorfeed.publisher.authserver import server as own
 from mirrorfeed.publisher.authserver.faults import TRUE
 from mirrorfeed.publisher.authserver.request import parse_call
@@ -93,7 +94,7 @@ class ThreadedServer(ThreadingMixIn, SimpleXMLRPCServer):
 def uvicorn() -> None:
     server = Server(own.server_config(bare_app))
     signal.signal(signal.SIGTERM, server.handle_exit)
-    with own.listener("127.0.0.1", 0) as sock:
+    with asgi.listener("127.0.0.1", 0, connections=own.MAX_CONNECTIONS) as sock:
         _tell(sock.getsockname())
         server.run([sock])
 

@@ -18,6 +18,7 @@ from xmlrpc.client import Fault
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mirrorfeed.contract import asgi
 from mirrorfeed.contract.environment import newest
 from mirrorfeed.contract.probes import Answer, Probes
 from mirrorfeed.contract.supervision import Service, Supervisor
@@ -85,10 +86,9 @@ class Authserver(Server):
 
         Raises OSError if it cannot listen there.
         """
-        with listener(host, port) as sock:
+        with asgi.listener(host, port, connections=MAX_CONNECTIONS) as sock:
             scheme = "https" if self.config.is_ssl else "http"
-            address = f"[{host}]" if ":" in host else host
-            logger.info("authserver listens on %s://%s:%d/", scheme, address, sock.getsockname()[1])
+            logger.info("authserver listens on %s://%s/", scheme, asgi.place_of(sock, host))
             self.run([sock])
         self.server_state.refusals.log()
 
@@ -117,40 +117,22 @@ class Authserver(Server):
         self._silent = silent
 
 
-def listener(host: str, port: int) -> socket.socket:
-    """Raises OSError if it cannot listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
-    # Connections inherit this: an answer's head and body are sent separately, without waiting.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
 def server_config(
     app: Callable[..., Awaitable[None]],
     tls: ssl.SSLContext | None = None,
     protocol: type[H11Protocol] = H11Protocol,
     on_tick: Callable[[], Awaitable[None]] | None = None,
 ) -> Config:
-    """Unlike uvicorn's defaults, this does not depend on which other packages are installed."""
-    return Config(
+    """uvicorn within the authserver's limits."""
+    return asgi.server_config(
         app,
-        loop="asyncio",
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        log_level=logging.WARNING,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=HEAD_SECONDS,
-        timeout_graceful_shutdown=END_SECONDS,
-        timeout_notify=HEAD_SECONDS,
-        callback_notify=on_tick,
-        ssl_context_factory=None if tls is None else lambda *_: tls,
+        connections=MAX_CONNECTIONS,
+        keep_alive_seconds=HEAD_SECONDS,
+        end_seconds=END_SECONDS,
+        tick_seconds=HEAD_SECONDS,
+        on_tick=on_tick,
+        protocol=protocol,
+        tls=tls,
     )
 
 
