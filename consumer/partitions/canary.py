@@ -13,12 +13,12 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.layout import Layout
+from mirrorfeed.consumer.partitions.own_events import properties_of
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
 
 POLL_SECONDS = 0.05
-PERSISTENT = 2
 
 FIND_RUNS = text("""
     SELECT DISTINCT name FROM script_activity
@@ -111,17 +111,14 @@ def _publish(
 ) -> str:
     event = ScriptRun(name, hostname, at, at)
     envelope = Envelope(str(uuid4()), f"/canaries/{hostname}", at, event)
-    properties = pika.BasicProperties(
-        content_type=wire.CONTENT_TYPE,
-        delivery_mode=PERSISTENT,
-        message_id=envelope.id,
-        type=event.TYPE,
-        user_id=user,
-    )
     key = routing.routing_key(event.TYPE, envelope.partition_key)
     try:
         channel.basic_publish(
-            routing.EVENTS_EXCHANGE, key, wire.encode(envelope), properties, mandatory=True
+            routing.EVENTS_EXCHANGE,
+            key,
+            wire.encode(envelope),
+            properties_of(envelope, user),
+            mandatory=True,
         )
     except (pika.exceptions.UnroutableError, pika.exceptions.NackError) as error:
         raise ServerUnavailable(

@@ -28,6 +28,7 @@ from mirrorfeed.consumer.partitions.layout import (
     read_layout,
     write_layout,
 )
+from mirrorfeed.consumer.partitions.own_events import properties_of
 from mirrorfeed.consumer.partitions.topology import bind_slots, declare_queues, unbind_slots
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun
@@ -37,7 +38,6 @@ MARKERS = 2
 not behind a second one, published once the first has been applied."""
 MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
-PERSISTENT = 2
 
 # Buried counts too: workers with --require-user do not apply a marker.
 SETTLED = text("""
@@ -170,13 +170,9 @@ def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: dateti
     for queue in queues:
         event = ScriptRun(MARKER_NAME, queue, at, at)
         envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
-        properties = pika.BasicProperties(
-            content_type=wire.CONTENT_TYPE,
-            delivery_mode=PERSISTENT,
-            message_id=envelope.id,
-            type=event.TYPE,
+        channel.basic_publish(
+            "", queue, wire.encode(envelope), properties_of(envelope), mandatory=True
         )
-        channel.basic_publish("", queue, wire.encode(envelope), properties, mandatory=True)
         ids.append(envelope.id)
     return ids
 
