@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine
 
 from mirrorfeed.consumer.branches.listing import Patience
 from mirrorfeed.consumer.sources.silence import SILENT_AFTER
-from mirrorfeed.consumer.web.reading import snapshot
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract.secrets import mask_secrets
@@ -55,7 +54,7 @@ class Context(Struct, frozen=True):
         """
 
         def in_transaction() -> T:
-            with snapshot(self.engine) as connection:
+            with self.engine.begin() as connection:
                 return read(connection)
 
         return self.shared.get(

@@ -1,9 +1,6 @@
 """How pages read the database: briefly, and unable to change anything."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from mirrorfeed.consumer.database import open_engine
 
@@ -35,10 +32,3 @@ def page_engine(database_url: str) -> Engine:
         # A database that was restarted costs no page an error.
         pool_pre_ping=True,
     ).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-
-@contextmanager
-def snapshot(engine: Engine) -> Iterator[Connection]:
-    """One transaction of a page. Raises SQLAlchemyError if there is no connection to be had."""
-    with engine.begin() as connection:
-        yield connection

@@ -20,7 +20,6 @@ from mirrorfeed.amqp.connections import (
 from mirrorfeed.consumer.checkup import Seen, ask_database, counted, judge
 from mirrorfeed.consumer.errors import ConsumerError
 from mirrorfeed.consumer.health import STALLED_SECONDS, WorkerState
-from mirrorfeed.consumer.web.reading import snapshot
 from mirrorfeed.consumer.web.trouble import in_words
 from mirrorfeed.contract.environment import newest
 from mirrorfeed.contract.outage import Outage
@@ -134,7 +133,7 @@ class Watch:
         self._began_at = monotonic()
         seen, database_is_away = None, None
         try:
-            with snapshot(self._engine) as connection:
+            with self._engine.begin() as connection:
                 layout, workers = ask_database(connection)
         except (SQLAlchemyError, ConsumerError) as error:
             database_is_away = in_words(error)

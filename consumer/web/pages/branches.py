@@ -23,7 +23,6 @@ from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.context import FRESH_SECONDS, Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages.rows import with_attempts
-from mirrorfeed.consumer.web.reading import snapshot
 from mirrorfeed.contract.wire import timestamp
 
 CSV_CHUNK = 2000
@@ -129,7 +128,7 @@ def _lines(context: Context, chosen: Filter, sort: Sort, is_reversed: bool) -> I
     after: list[str] | None = None
     while True:
         # Not one long transaction, which would keep the tables from being vacuumed.
-        with snapshot(context.engine) as connection:
+        with context.engine.begin() as connection:
             now = database_now(connection)
             found = page(
                 connection,
