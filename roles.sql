@@ -33,13 +33,13 @@ END $$;
 -- Start from nothing, so that rights granted only by an earlier version go away.
 REVOKE ALL ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
     ledger_source, ledger_arrival, ledger_range, ledger_event, ledger_decision, ledger_forgotten, suspect,
-    worker, topology,
+    worker, topology, operation, operation_piece,
     schema_version
     FROM mirrorfeed_reader, mirrorfeed_consumer, mirrorfeed_operator;
 
 GRANT SELECT ON branch, mirror_attempt, pruned_attempts, script_activity, dead_letter, letter_overflow, source,
     ledger_source, ledger_arrival, ledger_range, ledger_event, ledger_decision, ledger_forgotten, suspect,
-    worker, topology,
+    worker, topology, operation, operation_piece,
     schema_version TO mirrorfeed_reader;
 
 -- The applier locks branch rows (SELECT … FOR NO KEY UPDATE needs the right to update a column), upserts
@@ -93,3 +93,9 @@ GRANT INSERT, DELETE ON ledger_forgotten TO mirrorfeed_operator;
 -- mirror-consumer topology --partitions.
 -- A lock needs the right to the whole table.
 GRANT UPDATE ON topology TO mirrorfeed_operator;
+-- Operations are kept. Who did one, as the database knows them, is the database's word.
+GRANT INSERT (kind, state, asked, letters, note, actor, ended_at, preview, rate, first_alone, unattended, runner,
+        renewed_at, result),
+    UPDATE (state, note, ended_at, rate, first_alone, unattended, runner, renewed_at, result, detail),
+    DELETE ON operation TO mirrorfeed_operator;
+GRANT INSERT, UPDATE (outcomes), DELETE ON operation_piece TO mirrorfeed_operator;

@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0007' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0007', version;
+        IF version <> '0008' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0008', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0007' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0008' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -268,6 +268,60 @@ CREATE TABLE IF NOT EXISTS topology (
         stage IN ('steady', 'to-interim', 'deleting-old', 'to-final', 'deleting-interim')
     ),
     CHECK ((stage = 'steady') = (moving_to IS NULL))
+);
+
+-- What operators do: with letters, or with the number of partitions. A step of an operation and what it says
+-- of itself here are one transaction, so it can go on after a kill.
+--
+--     previewed ──> running ──> done
+--                   running <──> waiting (after the first letter), stopped, failed
+CREATE TABLE IF NOT EXISTS operation (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind          text NOT NULL CHECK (
+        kind IN ('apply', 'discard', 'restore', 'repartition')
+    ),
+    state         text NOT NULL CHECK (
+        state IN ('previewed', 'running', 'waiting', 'stopped', 'failed', 'done')
+    ),
+    -- How the letters were selected; for a repartition, the number of partitions.
+    asked         jsonb NOT NULL,
+    letters       integer NOT NULL DEFAULT 0,
+    -- What the operator had to say: why letters do not matter.
+    note          text,
+    -- Who: a user of the page, or of a host.
+    actor         text NOT NULL,
+    database_user text NOT NULL DEFAULT session_user,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    ended_at      timestamptz,
+    -- What a dry run has shown.
+    preview       jsonb,
+    -- At most so many letters a second; null if as fast as it goes.
+    rate          double precision,
+    -- Whether to wait for the operator after the first letter.
+    first_alone   boolean NOT NULL DEFAULT false,
+    -- Whether the page's process carries it out; otherwise it is a command in somebody's terminal.
+    unattended    boolean NOT NULL DEFAULT false,
+    -- Who carries it out, and when they last said so.
+    runner        text,
+    renewed_at    timestamptz,
+    -- How many letters have been applied, discarded and so on.
+    result        jsonb NOT NULL DEFAULT '{}',
+    -- How it is going, or why it failed.
+    detail        text
+);
+
+CREATE INDEX IF NOT EXISTS operation_running ON operation (id) WHERE state = 'running';
+
+-- The letters of an operation, in the order in which they take their turn.
+CREATE TABLE IF NOT EXISTS operation_piece (
+    operation_id bigint NOT NULL REFERENCES operation ON DELETE CASCADE,
+    number       integer NOT NULL,
+    letter_ids   bigint[] NOT NULL,
+    -- The SHA-256 of each letter's body, which shows whether it was edited since.
+    digests      bytea[] NOT NULL,
+    -- What has become of the letters so far: of the first of them.
+    outcomes     text[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (operation_id, number)
 );
 
 -- Runs each script by itself, and returns those that were refused: their place, counting from 1, and the

@@ -13,8 +13,8 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan
-from mirrorfeed.consumer.dead_letters.replay import Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.operations.perform import apply_planned
 from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.contract.events import ScriptRun
 
@@ -98,7 +98,7 @@ def _replay_rate(stand: Stand, engine: Engine) -> float:
     began_at = time.perf_counter()
     with engine.connect() as connection:
         planned = plan(connection, Selection())
-    for step in Replay(engine, planned).run(threading.Event()):
+    for step in apply_planned(engine, planned, "benchmark", threading.Event()):
         if step.skipped or any(outcome.outcome != "applied" for outcome in step.outcomes):
             raise RuntimeError("a letter was not applied")
     return len(planned) / (time.perf_counter() - began_at)

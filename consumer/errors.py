@@ -4,6 +4,7 @@
     ├── ConditionNotMet          1  the condition does not hold; nothing was changed
     │   ├── LedgerError             a source, numbers or a decision that do not exist
     │   ├── LetterError             letters that do not exist, or are not in the state needed
+    │   ├── OperationError          an operation that does not exist, was stopped or has no letters
     │   ├── StillDead               an edited message that could not be applied either
     │   └── UnknownBranches         branches that are not registered
     ├── UsageError               2  the command or the configuration must be corrected first
@@ -46,6 +47,10 @@ class LedgerError(ConditionNotMet):
 
 class LetterError(ConditionNotMet):
     """Letters were named that do not exist, or are not in the state needed."""
+
+
+class OperationError(ConditionNotMet):
+    """An operation does not exist, was stopped or taken over, or would have no letters."""
 
 
 class StillDead(ConditionNotMet):

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
 from mirrorfeed.consumer.commands.options import DatabaseUrlOption, JsonOption, checked_note
 from mirrorfeed.consumer.commands.output import plural
-from mirrorfeed.consumer.commands.program import transaction
+from mirrorfeed.consumer.commands.program import caller, transaction
 from mirrorfeed.consumer.commands.selection import (
     AllDiscardedOption,
     AllOption,
@@ -27,7 +28,11 @@ from mirrorfeed.consumer.commands.selection import (
 )
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.dead_letters import store as letters
-from mirrorfeed.consumer.dead_letters.store import LetterState
+from mirrorfeed.consumer.dead_letters.store import LetterState, Selection
+from mirrorfeed.consumer.operations import store as operations
+from mirrorfeed.consumer.operations.perform import DONE_WITH
+from mirrorfeed.consumer.operations.preview import asked_as_document
+from mirrorfeed.consumer.operations.store import Kind, State
 from mirrorfeed.consumer.sources.overflow import discard_overflow, restore_overflow
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.printing import print_json
@@ -78,6 +83,7 @@ def discard(
         else:
             done = letters.discard(connection, selection, note)
             count = len(done)
+            _record(connection, Kind.DISCARD, selection, done, note)
         if dry_run:
             connection.rollback()
     which = " ".join(map(str, done)) if 0 < count == len(done) <= FEW else f"--discarded-at {now}"
@@ -136,6 +142,7 @@ def restore(
         else:
             done = letters.restore(connection, selection)
             count = len(done)
+            _record(connection, Kind.RESTORE, selection, done)
         if dry_run:
             connection.rollback()
     if as_json_document:
@@ -144,6 +151,27 @@ def restore(
         print(f"dry run: {_named(count, overflow)} would be restored")
     else:
         print(f"{_named(count, overflow)} restored")
+
+
+def _record(
+    connection: Connection,
+    kind: Kind,
+    selection: Selection,
+    done: list[int],
+    note: str | None = None,
+) -> None:
+    """As an operation that is over."""
+    if done:
+        operations.begin(
+            connection,
+            kind,
+            asked_as_document(selection),
+            [(letter_id, b"") for letter_id in done],
+            caller(),
+            state=State.DONE,
+            note=note,
+            outcome=DONE_WITH[kind],
+        )
 
 
 def _named(count: int, overflow: bool) -> str:

@@ -17,8 +17,10 @@ from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.body import in_lines, text_of
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
+from mirrorfeed.consumer.operations.store import Operation
+from mirrorfeed.consumer.operations.words import described, result_of
 from mirrorfeed.contract.printing import print_json, printable
-from mirrorfeed.contract.wire import MAX_BODY_BYTES
+from mirrorfeed.contract.wire import MAX_BODY_BYTES, timestamp
 
 SHOWN_LETTERS = 100
 """How much of a long list a person is shown; programs get all of it."""
@@ -134,18 +136,19 @@ def _rest(letter_id: int, shown: bytes, size_bytes: int) -> str:
 
 def show_outcomes(
     outcomes: list[Outcome],
-    changes: list[Difference],
     skipped: int,
-    dry_run: bool,
     as_json_document: bool,
+    changes: list[Difference] | None = None,
 ) -> None:
+    """With `changes` it was a dry run, and these are what would have changed."""
+    dry_run = changes is not None
     counts = Counter(each.outcome for each in outcomes)
     totals = {outcome: counts[outcome] for outcome in ("applied", "unchanged", "dead")}
     if as_json_document:
-        dry = {"dry_run": True, "branches": as_document(changes)} if dry_run else {}
+        dry = {"dry_run": True, "branches": as_document(changes)} if changes is not None else {}
         print_json({**totals, "skipped": skipped, "letters": to_builtins(outcomes), **dry})
         return
-    print_differences(changes)
+    print_differences(changes or [])
     dead = [each for each in outcomes if each.outcome == "dead"]
     print_table(
         ("dead", "reason", "detail"),
@@ -158,6 +161,24 @@ def show_outcomes(
     )
     if skipped:
         print(f"{plural(skipped, 'letter')} skipped: another operator is working on them")
+
+
+def show_operations(found: list[Operation]) -> None:
+    print_table(
+        ("operation", "began", "by", "what", "letters", "state", "result"),
+        [
+            (
+                each.id,
+                timestamp(each.created_at),
+                each.actor,
+                described(each),
+                each.letters,
+                each.state,
+                result_of(each),
+            )
+            for each in found
+        ],
+    )
 
 
 def edited(letter: Row[Any]) -> bytes:

@@ -1,6 +1,9 @@
 """How an operators' command starts and ends: connections, signals, errors, exit codes."""
 
+import getpass
+import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -55,6 +58,15 @@ def reading_engine(database_url: str) -> Engine:
             f"from a standby, whose latest change is {changed_seconds:,.0f} s old", file=sys.stderr
         )
     return engine
+
+
+def caller() -> str:
+    """Who runs this command, as others will read it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}, process {os.getpid()}"
 
 
 @contextmanager

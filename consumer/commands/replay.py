@@ -1,14 +1,17 @@
 """`mirror-replay`: what operators do with dead letters."""
 
 import sys
+from collections.abc import Sequence
 from shutil import copyfileobj
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Annotated
 
 import msgspec
 import typer
+from msgspec import structs
+from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
+from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE, Limits
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.commands import discard
 from mirrorfeed.consumer.commands.letters import (
@@ -20,6 +23,7 @@ from mirrorfeed.consumer.commands.letters import (
     show_groups,
     show_letter,
     show_list,
+    show_operations,
     show_outcomes,
     show_overflow,
 )
@@ -33,6 +37,7 @@ from mirrorfeed.consumer.commands.options import (
 )
 from mirrorfeed.consumer.commands.output import plural, progress_bar
 from mirrorfeed.consumer.commands.program import (
+    caller,
     meaning_to_caller,
     reading,
     ready_engine,
@@ -55,13 +60,17 @@ from mirrorfeed.consumer.commands.selection import (
     selected,
     selected_overflow,
 )
+from mirrorfeed.consumer.database import as_json
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters import transfer
 from mirrorfeed.consumer.dead_letters.edit import edit as edit_letter
-from mirrorfeed.consumer.dead_letters.plan import plan
-from mirrorfeed.consumer.dead_letters.replay import Outcome, Replay
+from mirrorfeed.consumer.dead_letters.plan import Planned, plan
+from mirrorfeed.consumer.dead_letters.replay import Outcome, try_letters
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.errors import StillDead, UsageError
+from mirrorfeed.consumer.operations import store as operations
+from mirrorfeed.consumer.operations.perform import apply_planned
+from mirrorfeed.consumer.operations.preview import asked_as_document
 from mirrorfeed.consumer.sources.overflow import group_overflow
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.printing import is_output_read, print_json
@@ -193,29 +202,79 @@ def apply(
             connection, selection.ids, letters.LetterState.DEAD, letters.LetterState.REPLAYED
         )
         planned = plan(connection, selection)
-    outcomes: list[Outcome] = []
-    changes: list[Difference] = []
-    skipped = 0
     believed = limits(future_tolerance_seconds, highest_sequence)
-    replayed = Replay(engine, planned, dry_run=dry_run, limits=believed)
-    try:
-        with until_signal() as stopping, progress_bar() as bar:
-            task = bar.add_task("applying", total=len(planned))
-            for step in replayed.run(stopping, rate=rate):
-                outcomes += step.outcomes
-                changes += step.differences
-                skipped += step.skipped
-                bar.update(task, completed=len(outcomes) + skipped)
-    finally:
-        show_outcomes(outcomes, changes, skipped, dry_run, as_json_document)
-        if len(outcomes) + skipped < len(planned):
-            rest = len(planned) - len(outcomes) - skipped
-            print(f"{PROGRAM}: stopped; {plural(rest, 'letter')} left as before", file=sys.stderr)
+    outcomes: list[Outcome] = []
+    if dry_run:
+        changes: list[Difference] = []
+        with progress_bar() as bar:
+            task = bar.add_task("trying", total=len(planned))
+            for trial in try_letters(engine, planned, limits=believed):
+                outcomes += trial.outcomes
+                changes += trial.differences
+                bar.advance(task, len(trial.outcomes) + trial.skipped)
+        skipped = len(planned) - len(outcomes)
+        show_outcomes(outcomes, skipped, as_json_document, changes)
+    else:
+        _carry_out(engine, selection, planned, rate, believed, outcomes, as_json_document)
     undone = {each.id for each in planned} - {each.id for each in outcomes}
     with engine.connect() as connection:
         still_dead = letters.count(connection, Selection(ids=tuple(undone))) if undone else 0
     if still_dead or any(each.outcome == "dead" for each in outcomes):
         raise typer.Exit(exit_codes.NOT_MET)
+
+
+def _carry_out(
+    engine: Engine,
+    selection: Selection,
+    planned: Sequence[Planned],
+    rate: float | None,
+    believed: Limits,
+    outcomes: list[Outcome],
+    as_json_document: bool,
+) -> None:
+    """As an operation that others see and can stop; adds to `outcomes`."""
+    done = 0
+    try:
+        with until_signal() as stopping, progress_bar() as bar:
+            task = bar.add_task("applying", total=len(planned))
+            for step in apply_planned(
+                engine,
+                planned,
+                caller(),
+                stopping,
+                asked=asked_as_document(selection),
+                rate=rate,
+                limits=believed,
+            ):
+                outcomes += step.outcomes
+                done += step.letters
+                bar.update(task, completed=done)
+    finally:
+        show_outcomes(outcomes, done - len(outcomes), as_json_document)
+        if done < len(planned):
+            rest = plural(len(planned) - done, "letter")
+            print(f"{PROGRAM}: stopped; {rest} left as before", file=sys.stderr)
+
+
+@app.command("operations")
+def list_operations(
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = SHOWN_LETTERS,
+    as_json_document: JsonOption = False,
+    database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
+) -> None:
+    """Show what was done with letters, and with partitions from the page: by whom, and how far it
+    is. The latest come first.
+
+    \b
+    Example:
+      mirror-replay operations
+    """
+    with reading(database_url) as connection:
+        found = operations.latest(connection, limit)
+    if as_json_document:
+        print_json({"operations": [as_json(structs.asdict(each)) for each in found]})
+    else:
+        show_operations(found)
 
 
 @app.command()

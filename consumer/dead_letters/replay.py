@@ -5,11 +5,9 @@ nor apply it twice. Rows are claimed with SKIP LOCKED, so that two operators sha
 of repeating it, and branches are locked before letters, as the worker does.
 """
 
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,9 +40,10 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES, too_large
 
-RATE_SECONDS = 0.25
-"""With a rate limit, one transaction takes this many seconds' worth of letters."""
 TRIES = 5
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Another operator may have claimed or resolved some since they were selected.
 CLAIM = text("""
@@ -74,117 +73,111 @@ class Outcome(Struct, frozen=True, gc=False):
     detail: str | None = None
 
 
-class Progress(Struct, frozen=True):
-    """What one transaction did, or with `dry_run` would have done."""
+class Trial(Struct, frozen=True):
+    """What one transaction would have done."""
 
     outcomes: list[Outcome]
     skipped: int
     """Letters in another operator's hands, edited meanwhile, or no longer dead."""
     differences: list[Difference]
-    """Branch rows before and after; only a dry run reports them."""
+    """Branch rows before and after."""
 
 
-class Replay:
-    """Applies planned letters, one transaction at a time; with `dry_run` each is rolled back."""
+def apply_letters(
+    connection: Connection, letters: Sequence[Planned], *, limits: Limits = DEFAULT_LIMITS
+) -> list[Outcome]:
+    """Applies the letters in the caller's transaction, in this order, and says what became of each.
+    Letters are missing from that if they are in another operator's hands, were edited since they
+    were planned, or are no longer dead."""
+    branch_ids = {each.branch_id for each in letters if each.branch_id is not None}
+    lock_branches(connection, branch_ids)
+    return [
+        outcome
+        for piece in pieces(letters, _bytes_to_read)
+        for outcome in _apply_piece(connection, piece, limits)
+    ]
 
-    def __init__(
-        self,
-        engine: Engine,
-        planned: Sequence[Planned],
-        *,
-        dry_run: bool = False,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        self._engine = engine
-        self._planned = planned
-        self._dry_run = dry_run
-        self._limits = limits
 
-    def run(self, stopping: threading.Event, *, rate: float | None = None) -> Iterator[Progress]:
-        """Yields what each transaction did, until all letters are done or `stopping` is set.
+def try_letters(
+    engine: Engine,
+    planned: Sequence[Planned],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    at_once: int = CHUNK,
+) -> Iterator[Trial]:
+    """What applying the letters would do, without doing it: transactions that are rolled back, of
+    about `at_once` letters.
 
-        At most `rate` letters a second. Raises DBAPIError if the database stays in trouble;
-        everything yielded before that is committed.
-        """
-        retry = Retrying(
-            retry=retry_if_exception_type(DBAPIError),  # such as a deadlock
-            wait=wait_random_exponential(multiplier=0.1, max=2),
-            stop=stop_after_attempt(TRIES),
-            reraise=True,
-        )
-        began_at = time.monotonic()
-        done = 0
-        for chunk in self._chunks(rate):
-            if rate is not None:
-                stopping.wait(max(0.0, began_at + done / rate - time.monotonic()))
-            if stopping.is_set():
-                return
-            yield retry(self._apply, chunk)
-            done += len(chunk)
+    Raises DBAPIError if the database stays in trouble.
+    """
+    for chunk in whole_branches(planned, at_once):
+        yield with_retries(try_together, engine, chunk, limits)
 
-    def _chunks(self, rate: float | None) -> Iterator[Sequence[Planned]]:
-        if self._dry_run:
-            # All of a branch's letters are tried from one state, so they go into one transaction.
-            chunk: list[Planned] = []
-            for _, letters in groupby(
-                self._planned, key=lambda each: each.partition_key or each.id
-            ):
-                chunk += letters
-                if len(chunk) >= CHUNK:
-                    yield chunk
-                    chunk = []
-            if chunk:
-                yield chunk
-            return
-        size = CHUNK if rate is None else max(1, min(CHUNK, int(rate * RATE_SECONDS)))
-        yield from pieces(self._planned, _bytes_to_read, size)
 
-    def _apply(self, chunk: Sequence[Planned]) -> Progress:
-        with self._engine.begin() as connection:
-            progress = self._apply_within(connection, chunk)
-            if self._dry_run:
-                connection.rollback()
-        return progress
-
-    def _apply_within(self, connection: Connection, chunk: Sequence[Planned]) -> Progress:
-        branch_ids = {each.branch_id for each in chunk if each.branch_id is not None}
+def try_together(engine: Engine, letters: Sequence[Planned], limits: Limits) -> Trial:
+    """The same in one transaction. Raises DBAPIError."""
+    branch_ids = {each.branch_id for each in letters if each.branch_id is not None}
+    with engine.begin() as connection:
         lock_branches(connection, branch_ids)
-        before = mirror_states(connection, branch_ids) if self._dry_run else {}
-        outcomes = [
-            outcome
-            for piece in pieces(chunk, _bytes_to_read)
-            for outcome in self._apply_piece(connection, piece)
-        ]
-        after = mirror_states(connection, branch_ids) if self._dry_run else {}
-        return Progress(outcomes, len(chunk) - len(outcomes), differences(before, after))
+        before = mirror_states(connection, branch_ids)
+        outcomes = apply_letters(connection, letters, limits=limits)
+        after = mirror_states(connection, branch_ids)
+        connection.rollback()
+    return Trial(outcomes, len(letters) - len(outcomes), differences(before, after))
 
-    def _apply_piece(self, connection: Connection, piece: Sequence[Planned]) -> list[Outcome]:
-        """Without the letters that are skipped."""
-        given = {"ids": [each.id for each in piece], "read_bytes": MAX_READABLE_BYTES}
-        claimed = {row.id: row for row in connection.execute(CLAIM, given)}
-        ids = [
-            each.id
-            for each in piece
-            if each.id in claimed and each.is_still(bytes(claimed[each.id].body))
-        ]
-        messages = [self._read(claimed[each]) for each in ids]
-        news = News(connection, messages)
-        arrivals = arrivals_of(messages, as_published=False)
-        source_ids = number_sources(connection, arrivals.keys())
-        remaining = write_batch(connection, messages, arrivals, source_ids)
-        dead = {id(message): rejection for message, rejection in remaining}
-        outcomes = [
-            _outcome(letter_id, dead.get(id(message), message.content), news)
-            for letter_id, message in zip(ids, messages, strict=True)
-        ]
-        _mark(connection, outcomes)
-        return outcomes
 
-    def _read(self, letter: Row[Any]) -> Message:
-        body = bytes(letter.body)
-        if len(body) < letter.size_bytes:
-            return Message(body, {}, Rejection(Reason.TOO_LARGE, too_large(letter.size_bytes)))
-        return read_message(body, limits=self._limits)
+def whole_branches(planned: Sequence[Planned], at_once: int) -> Iterator[list[Planned]]:
+    """The letters in parts of at least `at_once`, all of a branch in one: they are tried from one
+    state."""
+    chunk: list[Planned] = []
+    for _, letters in groupby(planned, key=lambda each: each.partition_key or each.id):
+        chunk += letters
+        if len(chunk) >= at_once:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def with_retries(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a transaction gives, tried again if the database was in trouble, as by a deadlock.
+    Raises DBAPIError if it stays so."""
+    retry = Retrying(
+        retry=retry_if_exception_type(DBAPIError),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_attempt(TRIES),
+        reraise=True,
+    )
+    return retry(step, *args, **kwargs)
+
+
+def _apply_piece(connection: Connection, piece: Sequence[Planned], limits: Limits) -> list[Outcome]:
+    given = {"ids": [each.id for each in piece], "read_bytes": MAX_READABLE_BYTES}
+    claimed = {row.id: row for row in connection.execute(CLAIM, given)}
+    ids = [
+        each.id
+        for each in piece
+        if each.id in claimed and each.is_still(bytes(claimed[each.id].body))
+    ]
+    messages = [_read(claimed[each], limits) for each in ids]
+    news = News(connection, messages)
+    arrivals = arrivals_of(messages, as_published=False)
+    source_ids = number_sources(connection, arrivals.keys())
+    remaining = write_batch(connection, messages, arrivals, source_ids)
+    dead = {id(message): rejection for message, rejection in remaining}
+    outcomes = [
+        _outcome(letter_id, dead.get(id(message), message.content), news)
+        for letter_id, message in zip(ids, messages, strict=True)
+    ]
+    _mark(connection, outcomes)
+    return outcomes
+
+
+def _read(letter: Row[Any], limits: Limits) -> Message:
+    body = bytes(letter.body)
+    if len(body) < letter.size_bytes:
+        return Message(body, {}, Rejection(Reason.TOO_LARGE, too_large(letter.size_bytes)))
+    return read_message(body, limits=limits)
 
 
 def _bytes_to_read(letter: Planned) -> int:

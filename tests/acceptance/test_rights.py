@@ -251,6 +251,9 @@ NOT_A_CONSUMERS = (
     "UPDATE letter_overflow SET resolved_at = now()",
     "INSERT INTO letter_overflow (reason, digests, note) VALUES ('invalid', '{}', 'x')",
     "UPDATE pruned_attempts SET failures = 0",
+    "SELECT * FROM operation",
+    "INSERT INTO operation DEFAULT VALUES",
+    "INSERT INTO operation_piece DEFAULT VALUES",
     "TRUNCATE branch CASCADE",
     "DROP TABLE branch",
     "ALTER TABLE branch ADD color text",
@@ -267,6 +270,11 @@ NOT_AN_OPERATORS = (
     "DELETE FROM source",
     "UPDATE ledger_decision SET note = 'x'",
     "DELETE FROM ledger_decision",
+    "UPDATE operation SET actor = 'x'",
+    "UPDATE operation SET letters = 0",
+    "INSERT INTO operation (kind, state, asked, actor, database_user)"
+    " VALUES ('apply', 'done', '{}', 'x', 'somebody else')",
+    "UPDATE operation_piece SET letter_ids = '{}'",
     "INSERT INTO ledger_decision (kind, source_id, first, last, note, decided_by)"
     " VALUES ('accept', 1, 1, 1, 'x', 'somebody else')",
     "TRUNCATE branch CASCADE",
@@ -285,6 +293,8 @@ TABLES = (
     "ledger_forgotten",
     "letter_overflow",
     "pruned_attempts",
+    "operation",
+    "operation_piece",
 )
 NOT_A_READERS = (
     *(f"INSERT INTO {table} DEFAULT VALUES" for table in TABLES),

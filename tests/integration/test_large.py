@@ -17,9 +17,10 @@ from mirrorfeed.consumer.apply.large import PART_BYTES, LargeMessage
 from mirrorfeed.consumer.apply.message import Message, Rejection
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan
-from mirrorfeed.consumer.dead_letters.replay import Replay
+from mirrorfeed.consumer.dead_letters.replay import try_letters
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.dead_letters.transfer import exported, import_lines
+from mirrorfeed.consumer.operations.perform import apply_planned
 from mirrorfeed.contract.reasons import Reason
 from tests.commands import Shell
 from tests.servers import rows, wait_for_rows
@@ -106,8 +107,12 @@ def test_a_replay_reads_little_of_large_letters(large_letters: Engine, dry_run: 
     with at_most_in_memory(6 * LARGE):
         with large_letters.connect() as connection:
             planned = plan(connection, Selection())
-        steps = list(Replay(large_letters, planned, dry_run=dry_run).run(threading.Event()))
-    outcomes = [each for step in steps for each in step.outcomes]
+        if dry_run:
+            found = [each.outcomes for each in try_letters(large_letters, planned)]
+        else:
+            steps = apply_planned(large_letters, planned, "tester", threading.Event())
+            found = [list(each.outcomes) for each in steps]
+    outcomes = [each for step in found for each in step]
     assert [each.reason for each in outcomes] == [Reason.TOO_LARGE] * LETTERS
     assert outcomes[0].detail == f"the body is {LARGE} bytes; at most 65536 are allowed"
 

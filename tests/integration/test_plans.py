@@ -20,8 +20,8 @@ from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan
-from mirrorfeed.consumer.dead_letters.replay import Replay
 from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.operations.perform import apply_planned
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, MirrorFailed, MirrorStarted, ScriptRun
 from mirrorfeed.contract.reasons import Reason
@@ -264,7 +264,7 @@ def test_replaying_reads_only_the_letters_it_is_given(grown: tuple[Engine, Plans
         planned = plan(connection, selection)
     outcomes = [
         outcome.outcome
-        for step in Replay(engine, planned).run(threading.Event())
+        for step in apply_planned(engine, planned, "tester", threading.Event())
         for outcome in step.outcomes
     ]
     assert sorted(outcomes) == ["applied", "applied", *["dead"] * 98]

@@ -2,10 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,13 +15,15 @@ from mirrorfeed.consumer.apply import burial
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.message import Rejection, read_message, reject
 from mirrorfeed.consumer.apply.projection import Attempt, attempt_of
-from mirrorfeed.consumer.dead_letters import replay, transfer
 from mirrorfeed.consumer.dead_letters import store as letters
+from mirrorfeed.consumer.dead_letters import transfer
 from mirrorfeed.consumer.dead_letters.edit import edit
-from mirrorfeed.consumer.dead_letters.plan import plan
-from mirrorfeed.consumer.dead_letters.replay import Outcome, Progress, Replay
+from mirrorfeed.consumer.dead_letters.plan import Planned, plan
+from mirrorfeed.consumer.dead_letters.replay import Outcome, Trial, try_letters
 from mirrorfeed.consumer.dead_letters.store import LetterState, Selection
 from mirrorfeed.consumer.errors import BadLetterFile, ConditionNotMet, LetterError, StillDead
+from mirrorfeed.consumer.operations import perform
+from mirrorfeed.consumer.operations.perform import Step, apply_planned
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
@@ -40,21 +41,25 @@ def bury(engine: Engine, *envelopes: Envelope) -> None:
     assert tally.applied == 0
 
 
-def apply(engine: Engine, selection: Selection | None = None, **options: Any) -> list[Progress]:
+def planned_letters(engine: Engine, selection: Selection | None = None) -> list[Planned]:
     with engine.connect() as connection:
-        planned = plan(connection, selection or Selection())
-    return list(Replay(engine, planned, **options).run(threading.Event()))
+        return plan(connection, selection or Selection())
+
+
+def apply(engine: Engine, selection: Selection | None = None) -> list[Step]:
+    planned = planned_letters(engine, selection)
+    return list(apply_planned(engine, planned, "tester", threading.Event()))
 
 
 def discarded(*ids: int) -> Selection:
     return Selection(ids=ids, state=LetterState.DISCARDED)
 
 
-def outcomes(progress: list[Progress]) -> list[Outcome]:
+def outcomes(progress: Sequence[Step | Trial]) -> list[Outcome]:
     return [outcome for step in progress for outcome in step.outcomes]
 
 
-def told(progress: list[Progress]) -> list[str]:
+def told(progress: Sequence[Step | Trial]) -> list[str]:
     return [outcome.outcome for outcome in outcomes(progress)]
 
 
@@ -136,7 +141,7 @@ def test_a_letter_is_applied_if_it_says_more_than_what_was_said_before(
     for envelope in before:
         says_more(said, envelope)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(replay, "CHUNK", chunk)
+        monkeypatch.setattr(perform, "PIECE", chunk)
         found = outcomes(apply(engine))
     assert len(found) == len(bodies)
     for outcome in found:
@@ -213,7 +218,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(engine: Engine) ->
     bury(engine, completed(1, 0, "rev-1"), failed(1, 5, "why"), failed(3, 0, "unknown"))
     register_branches(engine, 1)
     before = state_of(engine, 1)
-    (step,) = apply(engine, dry_run=True)
+    (step,) = try_letters(engine, planned_letters(engine))
     assert told([step]) == ["applied", "applied", "dead"]
     (change,) = step.differences
     assert change.branch_id == 1
@@ -225,12 +230,11 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(engine: Engine) ->
     assert told(apply(engine)) == ["applied", "applied", "dead"]
 
 
-def test_a_dry_run_cuts_no_branch_in_two(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_cuts_no_branch_in_two(engine: Engine) -> None:
     """It shows a branch's whole change, however many letters there are."""
-    monkeypatch.setattr(replay, "CHUNK", 3)
     bury(engine, *(failed(branch, second, "x") for branch in (1, 2, 3) for second in range(4)))
     register_branches(engine, 1, 2, 3)
-    steps = apply(engine, dry_run=True)
+    steps = list(try_letters(engine, planned_letters(engine), at_once=3))
     assert [
         (change.branch_id, change.before["mirror_failures"], change.after["mirror_failures"])
         for step in steps
@@ -256,8 +260,8 @@ def test_two_operators_at_once_share_the_letters(engine: Engine) -> None:
     with engine.connect() as connection:
         planned = plan(connection, Selection())
 
-    def run(_: int) -> list[Progress]:
-        return list(Replay(engine, planned).run(threading.Event(), rate=4000))
+    def run(_: int) -> list[Step]:
+        return list(apply_planned(engine, planned, "tester", threading.Event(), rate=4000))
 
     with ThreadPoolExecutor(2) as threads:
         both = [step for steps in threads.map(run, range(2)) for step in steps]
@@ -283,7 +287,7 @@ def test_what_arrives_meanwhile_waits_for_the_next_call(engine: Engine) -> None:
         planned = plan(connection, Selection())
     bury(engine, failed(1, 1, "x"))
     register_branches(engine, 1)
-    (step,) = Replay(engine, planned).run(threading.Event())
+    (step,) = apply_planned(engine, planned, "tester", threading.Event())
     assert told([step]) == ["applied"]
     assert state_of(engine, 1).mirror_failures == 1
 
@@ -292,13 +296,13 @@ def test_a_replay_that_is_stopped_leaves_a_clean_state(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stops between transactions: the rest is as dead as before."""
-    monkeypatch.setattr(replay, "CHUNK", 4)
+    monkeypatch.setattr(perform, "PIECE", 4)
     bury(engine, *(failed(1, second, "x") for second in range(10)))
     register_branches(engine, 1)
     with engine.connect() as connection:
         planned = plan(connection, Selection())
     stopping = threading.Event()
-    for _ in Replay(engine, planned).run(stopping):
+    for _ in apply_planned(engine, planned, "tester", stopping):
         stopping.set()
     assert state_of(engine, 1).mirror_failures == 4
     assert rows(engine, "SELECT state, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1") == [
@@ -314,11 +318,9 @@ def test_letters_beside_a_worker_on_the_same_branches(engine: Engine) -> None:
     late = [completed(branch, 50, f"r{branch}") for branch in branch_ids]
     bury(engine, *early)
     register_branches(engine, *branch_ids)
-    with engine.connect() as connection:
-        planned = plan(connection, Selection())
     applier = Applier(engine)
     with ThreadPoolExecutor(3) as threads:
-        replaying = threads.submit(lambda: list(Replay(engine, planned).run(threading.Event())))
+        replaying = threads.submit(apply, engine)
         applying = [
             threads.submit(applier.apply, messages(*late, *early[begin : begin + 25][::-1]))
             for begin in range(0, len(early), 25)
@@ -465,7 +467,7 @@ def test_a_letter_that_is_edited_after_it_was_looked_at_is_skipped(engine: Engin
     with engine.connect() as connection:
         planned = plan(connection, Selection())
     edit(engine, 1, bodies([failed(1, 0, "why")])[0])
-    (step,) = Replay(engine, planned).run(threading.Event())
+    (step,) = apply_planned(engine, planned, "tester", threading.Event())
     assert (told([step]), step.skipped) == ([], 1)
 
 

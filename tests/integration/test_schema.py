@@ -19,7 +19,7 @@ def test_the_models_have_the_columns_of_the_schema(engine: Engine) -> None:
     tables = Base.metadata.tables
     plain = {"ledger_arrival", "ledger_range", "ledger_decision", "ledger_forgotten", "source"}
     plain |= {"ledger_event", "letter_overflow", "pruned_attempts", "schema_version", "suspect"}
-    plain |= {"topology", "worker"}
+    plain |= {"topology", "worker", "operation", "operation_piece"}
     assert set(inspector.get_table_names()) - plain == set(tables)
     for name, table in tables.items():
         declared = {
@@ -49,6 +49,8 @@ def test_the_schema_can_be_applied_again(engine: Engine) -> None:
         "pruned_attempts",
         "ledger_decision",
         "ledger_forgotten",
+        "operation",
+        "operation_piece",
     }
     bring_forward(engine)
     assert contents(engine) == before
