@@ -4,7 +4,8 @@
     ├── ConditionNotMet          1  the condition does not hold; nothing was changed
     │   ├── LedgerError             a source, numbers or a decision that do not exist
     │   ├── LetterError             letters that do not exist, or are not in the state needed
-    │   ├── OperationError          an operation that does not exist, was stopped or has no letters
+    │   ├── OperationError          an operation that was stopped, or would have no letters
+    │   │   └── UnknownOperation    one that does not exist
     │   ├── StillDead               an edited message that could not be applied either
     │   └── UnknownBranches         branches that are not registered
     ├── UsageError               2  the command or the configuration must be corrected first
@@ -50,7 +51,11 @@ class LetterError(ConditionNotMet):
 
 
 class OperationError(ConditionNotMet):
-    """An operation does not exist, was stopped or taken over, or would have no letters."""
+    """An operation was stopped or taken over, or would have no letters."""
+
+
+class UnknownOperation(OperationError):
+    """There is no such operation."""
 
 
 class StillDead(ConditionNotMet):

@@ -43,7 +43,7 @@ def keep_playing(console: Console, stage: Stage) -> None:
     stage.start("mirror-consumer", "run")
     stage.start("mirror-publisher", "forward")
     port = free_port()
-    stage.start("mirror-consumer", "web", "--port", str(port))
+    stage.start("mirror-consumer", "web", "--operate", "--port", str(port))
     console.print(
         Text(f"\nThe page is at http://127.0.0.1:{port}/, and pullers go on mirroring. ", "bold")
         + Text("Ctrl-C ends it, and leaves nothing.")

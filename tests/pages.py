@@ -2,16 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urlencode
 
 from mirrorfeed.consumer.web.access import Access, App
 from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
+from mirrorfeed.consumer.web.operator import Operator, operating_engine
 from mirrorfeed.consumer.web.reading import page_engine
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
@@ -48,7 +50,12 @@ class Site:
     peer: str = "127.0.0.1"
 
     def ask(
-        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> Answer:
         """The answer to one request. An error that the page does not expect is raised."""
         address, _, query = path.partition("?")
@@ -68,7 +75,7 @@ class Site:
             "server": ("127.0.0.1", 8070),
         }
         sent: list[Any] = []
-        received = [{"type": "http.request", "body": b"", "more_body": False}]
+        received = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Any:
             if not received:  # the client stays until it has all
@@ -88,6 +95,14 @@ class Site:
             {name.decode(): each.decode() for name, each in start["headers"]},
             b"".join(each.get("body", b"") for each in sent[1:]).decode(),
         )
+
+    def post(self, path: str, fields: Mapping[str, str] | Sequence[tuple[str, str]] = ()) -> Answer:
+        """What a browser sends for a form of the page."""
+        headers = {
+            "sec-fetch-site": "same-origin",
+            "content-type": "application/x-www-form-urlencoded",
+        }
+        return self.ask(path, method="POST", headers=headers, body=urlencode(fields).encode())
 
     def html(self, path: str, expect: int = 200) -> str:
         """A page as HTML, whose structure is checked."""
@@ -110,19 +125,27 @@ def opened(
     settings: Settings | None = None,
     access: Access | None = None,
     is_shared: bool = False,
+    may_operate: bool = False,
 ) -> Iterator[Site]:
     """A page of these servers, which looks at them ten times a second."""
     engine = page_engine(database_url)
     watch = Watch(engine, amqp_url, interval_seconds=0.1)
     with ThreadPoolExecutor(1) as threads:
         shared = Shared(threads) if is_shared else Unshared(threads)
-        context = Context(engine, watch, shared, settings or Settings())
+        operator = Operator(operating_engine(database_url), amqp_url) if may_operate else None
+        context = Context(engine, watch, shared, settings or Settings(), operator)
         watch.start()
+        if operator:
+            operator.start()
         try:
             yield Site(application(context, access or Access()))
         finally:
             watch.stop()
             watch.join()
+            if operator:
+                operator.stop()
+                operator.join()
+                operator.engine.dispose()
             engine.dispose()
 
 
@@ -157,7 +180,7 @@ class _Structure(HTMLParser):
         if tag in ("nav", "aside") and not given.get("aria-label"):
             self.problems.append(f"{tag} without a name")
         if (
-            tag in ("input", "select")
+            tag in ("input", "select", "textarea")
             and given.get("type") != "hidden"
             and "label" not in self.open
         ):

@@ -89,13 +89,22 @@ def web(
             help="How long messages may wait in a partition without any being applied.",
         ),
     ] = f"{STALLED_SECONDS:.0f}s",
+    operate: Annotated[
+        bool,
+        typer.Option(
+            "--operate",
+            help="Let everybody who may see the page also apply, edit and discard letters, accept"
+            " missing events and change the number of partitions. The database user needs an"
+            " operator's rights.",
+        ),
+    ] = False,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
     amqp_url: AmqpUrlOption = environment.DEFAULT_AMQP_URL,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Show in a browser how everything is, and why. It only reads: a role that may only read is
-    enough, and a standby will do.
+    enough, and a standby will do. With --operate one can also put things right.
 
     It waits for servers that are away, and says so. To listen for other hosts it needs --users, or
     --user-header and --trusted-proxy.
@@ -111,6 +120,7 @@ def web(
             from mirrorfeed.consumer.branches.listing import Patience
             from mirrorfeed.consumer.web.access import Access, is_loopback, networks
             from mirrorfeed.consumer.web.context import Settings
+            from mirrorfeed.consumer.web.operator import Operator, operating_engine
             from mirrorfeed.consumer.web.passwords import Users
             from mirrorfeed.consumer.web.reading import page_engine
             from mirrorfeed.consumer.web.server import serve
@@ -139,8 +149,9 @@ def web(
     )
     engine = page_engine(database_url)
     watch = Watch(engine, amqp_url, stalled_seconds=duration(stalled_after).total_seconds())
+    operator = Operator(operating_engine(database_url), amqp_url) if operate else None
     try:
-        serve(engine, watch, settings, access, host, port)
+        serve(engine, watch, settings, access, host, port, operator)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port"

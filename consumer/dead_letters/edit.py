@@ -22,8 +22,10 @@ def edit(
     body: bytes,
     *,
     limits: Limits = DEFAULT_LIMITS,
+    is_trial: bool = False,
 ) -> None:
-    """Replaces a dead letter's body and keeps what was delivered.
+    """Replaces a dead letter's body and keeps what was delivered; with `is_trial` it only finds out
+    whether that would do.
 
     Raises StillDead, having changed nothing, if the new body could not be applied either, and
     LetterError if the letter is not dead.
@@ -40,6 +42,8 @@ def edit(
         for _, rejection in write_batch(connection, [message], {}, {}):
             raise StillDead(_why_refused(letter_id, rejection))
         trial.rollback()
+        if is_trial:
+            return
         connection.execute(
             update(LETTERS)
             .where(LETTERS.c.id == letter_id)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from mirrorfeed.consumer.errors import OperationError
+from mirrorfeed.consumer.errors import OperationError, UnknownOperation
 
 PIECE = 1000
 """Letters in one row of `operation_piece`."""
@@ -243,10 +243,10 @@ def begin(
 
 
 def get(connection: Connection, operation_id: int) -> Operation:
-    """Raises OperationError if there is none."""
+    """Raises UnknownOperation if there is none."""
     row = connection.execute(GET, {"id": operation_id}).one_or_none()
     if row is None:
-        raise OperationError(f"there is no operation {operation_id}")
+        raise UnknownOperation(f"there is no operation {operation_id}")
     return _operation(row)
 
 

@@ -37,7 +37,11 @@ def criteria(operation: Operation) -> str:
 
 def result_of(operation: Operation) -> str:
     """What has become of its letters so far; or why it failed, or what it waits for."""
-    counts = [f"{count:,} {OUTCOMES[name]}" for name, count in operation.result.items() if count]
+    counts = [
+        f"{operation.result[name]:,} {said}"
+        for name, said in OUTCOMES.items()
+        if operation.result.get(name)
+    ]
     return ", ".join([*counts, *([operation.detail] if operation.detail else [])])
 
 

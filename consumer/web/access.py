@@ -15,6 +15,7 @@ from mirrorfeed.consumer.web.passwords import Users
 UNAUTHORISED_SECONDS = 1.0
 """How long a wrong password waits for its answer, so that guessing is slow."""
 LOOPBACK_NAMES = frozenset(["localhost", "127.0.0.1", "[::1]"])
+READING = frozenset(["GET", "HEAD"])
 OPEN_PATHS = frozenset(["/live"])
 
 Scope = MutableMapping[str, Any]
@@ -94,6 +95,9 @@ class Gate:
         elif self._access.is_open and not self._is_meant(scope):
             text = "this page was called by a name that is not its own: see --allow-host\n"
             await _refuse(send_with_headers, 421, text)
+        elif scope["method"] not in READING and not _is_same_origin(scope):
+            text = "another site may not send forms to this one\n"
+            await _refuse(send_with_headers, 403, text)
         elif await self._is_let_in(scope):
             await self._app(scope, receive, send_with_headers)
         elif self._access.users is not None:
@@ -144,6 +148,15 @@ class Gate:
         except ValueError:
             return False
         return any(address in network for network in self._access.proxies)
+
+
+def _is_same_origin(scope: Scope) -> bool:
+    """Whether a page of ours has sent this, so far as the browser tells: by Sec-Fetch-Site (W3C,
+    Fetch Metadata), else, as over plain HTTP, by Origin."""
+    if site := _header(scope, b"sec-fetch-site"):
+        return site == "same-origin"
+    host = _header(scope, b"host").lower()
+    return bool(host) and _header(scope, b"origin").lower().partition("://")[2] == host
 
 
 def _peer(scope: Scope) -> str:

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import BaseRoute, Route
 
 from mirrorfeed.consumer.web.access import Access, App, Gate
+from mirrorfeed.consumer.web.actions import ACTIONS, endpoint, status_of_refusal
 from mirrorfeed.consumer.web.context import Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages import (
     audit,
@@ -18,6 +19,7 @@ from mirrorfeed.consumer.web.pages import (
     branches,
     letters,
     now,
+    operations,
     scripts,
     workers,
 )
@@ -36,6 +38,8 @@ PAGES: dict[str, Read] = {
     "/branches/{branch_id}": branch.read,
     "/letters": letters.read,
     "/letters/{letter_id}": letters.read_one,
+    "/operations": operations.read,
+    "/operations/{operation_id}": operations.read_one,
     "/audit": audit.read,
     "/scripts": scripts.read,
     "/workers": workers.read,
@@ -45,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 
 def application(context: Context, access: Access) -> App:
-    """What answers requests. It has no route that writes; all of them are GET."""
+    """What answers requests. Only the routes of ACTIONS can change anything, if the context has an
+    operator."""
     prefix = context.settings.prefix
     site = Site(context, Renderer(prefix))
     inner = Starlette(
@@ -63,7 +68,12 @@ class Site:
         self._renderer = renderer
 
     def routes(self) -> list[BaseRoute]:
+        acts: list[BaseRoute] = [
+            Route(path, endpoint(self._context, act, self._show, self._trouble), methods=["POST"])
+            for path, act in ACTIONS.items()
+        ]
         found: list[BaseRoute] = [
+            *acts,
             Route("/live", self._live),
             Route("/static/{name}", _static),
             Route("/branches.csv", self._csv),
@@ -76,25 +86,39 @@ class Site:
         return found
 
     def _html(self, read: Read) -> Callable[[Request], Response]:
-        def endpoint(request: Request) -> Response:
-            path, user = request.scope["path"], request.scope["user"]
+        def answer(request: Request) -> Response:
             try:
-                page = _masked(read(self._context, request))
+                return self._show(request, read(self._context, request))
             except Exception as error:
-                status = status_of(error)
-                if status is None:
-                    raise
-                html = self._renderer.trouble(
-                    headline_of(error), in_words(error), path=path, user=user
-                )
-                return _answer(html.encode(), "text/html; charset=utf-8", status)
-            html = self._renderer.page(page, path=path, query=request.url.query, user=user)
-            return _answer(html.encode(), "text/html; charset=utf-8")
+                return self._trouble(request, error)
 
-        return endpoint
+        return answer
+
+    def _show(self, request: Request, page: Page) -> Response:
+        html = self._renderer.page(
+            _masked(page),
+            path=request.scope["path"],
+            query=request.url.query,
+            user=request.scope["user"],
+            why_not=self._context.why_not(),
+        )
+        return _answer(html.encode(), "text/html; charset=utf-8", page.status)
+
+    def _trouble(self, request: Request, error: Exception) -> Response:
+        """A page that says what went wrong. Raises the error if it is a bug."""
+        if (status := status_of_refusal(error)) is not None:
+            headline, because = "That was not done", str(error)
+        elif (status := status_of(error)) is not None:
+            headline, because = headline_of(error), in_words(error)
+        else:
+            raise error
+        html = self._renderer.trouble(
+            headline, because, path=request.scope["path"], user=request.scope["user"]
+        )
+        return _answer(html.encode(), "text/html; charset=utf-8", status)
 
     def _json(self, read: Read) -> Callable[[Request], Response]:
-        def endpoint(request: Request) -> Response:
+        def answer(request: Request) -> Response:
             try:
                 page = _masked(read(self._context, request))
             except Exception as error:
@@ -104,7 +128,7 @@ class Site:
                 return _answer(as_json({"error": in_words(error)}), "application/json", status)
             return _answer(as_json({"at": page.at, **page.document}), "application/json")
 
-        return endpoint
+        return answer
 
     def _live(self, request: Request) -> Response:
         if because := self._context.watch.why_not_live():
@@ -153,6 +177,7 @@ def _masked(page: Page) -> Page:
         page.at,
         without_secrets(page.document),
         without_secrets(page.extra),
+        page.status,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from markupsafe import Markup
@@ -10,10 +11,12 @@ from sqlalchemy import Connection, Engine
 
 from mirrorfeed.consumer.branches.listing import Patience
 from mirrorfeed.consumer.sources.silence import SILENT_AFTER
+from mirrorfeed.consumer.web.operator import Operator, why_not
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract.secrets import mask_secrets
 
+RIGHTS_SECONDS = 10.0
 FRESH_SECONDS = 2.0
 """How long viewers of one page share what was read for it."""
 
@@ -39,6 +42,14 @@ class Context(Struct, frozen=True):
     watch: Watch
     shared: Shared
     settings: Settings
+    operator: Operator | None = None
+    """None if the page only reads."""
+
+    def why_not(self) -> str | None:
+        """Why nothing can be changed from this page; None if it can. Raises SQLAlchemyError."""
+        if self.operator is None:
+            return "this page only reads: it was started without --operate"
+        return self.read("rights", why_not, fresh_seconds=RIGHTS_SECONDS)
 
     def read(
         self,
@@ -72,6 +83,7 @@ class Page(Struct, frozen=True):
     document: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
     """What only the template needs."""
+    status: HTTPStatus = HTTPStatus.OK
 
 
 def without_secrets(value: Any) -> Any:

@@ -8,42 +8,44 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from starlette.datastructures import QueryParams
+from starlette.datastructures import ImmutableMultiDict
 
 from mirrorfeed.contract.durations import duration
 from mirrorfeed.contract.events import MAX_BRANCH_ID, shown
 
 E = TypeVar("E", bound=StrEnum)
+Given = ImmutableMultiDict[str, str]
+"""The parts of an address, or the fields of a form."""
 
 MOST_CHARACTERS = 1024
 
 
-def text(query: QueryParams, name: str) -> str | None:
+def text(query: Given, name: str, most: int = MOST_CHARACTERS) -> str | None:
     """None if it is missing or empty, as from a field that was left so. Raises ValueError."""
     value = query.get(name, "").strip()
-    if "\0" in value or len(value) > MOST_CHARACTERS:
+    if "\0" in value or len(value) > most:
         raise ValueError(f"{name} cannot be asked for: it is too long, or has a NUL")
     return value or None
 
 
-def choice(query: QueryParams, name: str, kind: type[E], default: E) -> E:
+def choice(query: Given, name: str, kind: type[E], default: E) -> E:
     """Raises ValueError for a value that is none of them."""
     value = text(query, name)
     return default if value is None else _member(kind, name, value)
 
 
-def choices(query: QueryParams, name: str, kind: type[E]) -> tuple[E, ...]:
+def choices(query: Given, name: str, kind: type[E]) -> tuple[E, ...]:
     """All that are given. Raises ValueError for a value that is none of them."""
     return tuple(_member(kind, name, value) for value in query.getlist(name) if value)
 
 
-def span(query: QueryParams, name: str) -> timedelta | None:
+def span(query: Given, name: str) -> timedelta | None:
     """A duration such as 6h. Raises ValueError."""
     value = text(query, name)
     return None if value is None else duration(value)
 
 
-def number(query: QueryParams, name: str) -> int | None:
+def number(query: Given, name: str) -> int | None:
     """A number that an id may be. Raises ValueError."""
     value = text(query, name)
     return None if value is None else identifier(name, value)
@@ -58,7 +60,7 @@ def identifier(name: str, value: str) -> int:
     return int(value)
 
 
-def instant(query: QueryParams, name: str) -> datetime | None:
+def instant(query: Given, name: str) -> datetime | None:
     """Raises ValueError."""
     value = text(query, name)
     if value is None:
@@ -72,7 +74,7 @@ def instant(query: QueryParams, name: str) -> datetime | None:
     return parsed
 
 
-def place(query: QueryParams, name: str) -> list[str] | None:
+def place(query: Given, name: str) -> list[str] | None:
     """From where a list goes on. Raises ValueError for what `placed` never gave."""
     value = text(query, name)
     if value is None:
@@ -88,7 +90,7 @@ def placed(values: Sequence[str]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(list(values))).decode()
 
 
-def changed(query: QueryParams, **changes: str | None) -> str:
+def changed(query: Given, **changes: str | None) -> str:
     """The query with other values; what is None is left out, and so is the place in a list."""
     given = [
         (name, value)

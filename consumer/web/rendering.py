@@ -28,6 +28,7 @@ PAGES = (
     ("/", "Now"),
     ("/branches", "Branches"),
     ("/letters", "Letters"),
+    ("/operations", "Operations"),
     ("/audit", "Audit"),
     ("/scripts", "Scripts"),
     ("/workers", "Workers"),
@@ -96,10 +97,12 @@ class Renderer:
         )
         self._environment.filters.update(
             {
+                "capitalize_first": lambda text: text[:1].upper() + text[1:],
                 "code": with_code,
                 "exact_span": exact_span,
                 "lines": lines,
                 "number": number,
+                "plain": "{:g}".format,
                 "span": span,
             }
         )
@@ -113,8 +116,11 @@ class Renderer:
             }
         )
 
-    def page(self, page: Page, *, path: str, query: str, user: str | None) -> str:
-        """The page as HTML. Its document must be without secrets already."""
+    def page(
+        self, page: Page, *, path: str, query: str, user: str | None, why_not: str | None
+    ) -> str:
+        """The page as HTML. Its document must be without secrets already. `why_not` says why
+        nothing can be changed."""
         return self._environment.get_template(page.template).render(
             **page.document,
             **page.extra,
@@ -124,6 +130,7 @@ class Renderer:
             path=path,
             json_path=f"{prefix_of(path)}.json{f'?{query}' if query else ''}",
             user=user,
+            why_not=why_not,
         )
 
     def trouble(self, headline: str, because: str, *, path: str, user: str | None) -> str:
@@ -136,6 +143,7 @@ class Renderer:
             path=path,
             json_path=None,
             user=user,
+            why_not=None,
         )
 
     def static(self, name: str) -> str:

@@ -10,6 +10,7 @@ from uvicorn import Config, Server
 from mirrorfeed.consumer.web.access import Access
 from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
+from mirrorfeed.consumer.web.operator import Operator
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract import asgi
@@ -25,11 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
-    engine: Engine, watch: Watch, settings: Settings, access: Access, host: str, port: int
+    engine: Engine,
+    watch: Watch,
+    settings: Settings,
+    access: Access,
+    host: str,
+    port: int,
+    operator: Operator | None = None,
 ) -> None:
     """Serves the page until SIGINT or SIGTERM. Raises OSError if it cannot listen there."""
     threads = ThreadPoolExecutor(2, thread_name_prefix="renewal")
-    context = Context(engine, watch, Shared(threads), settings)
+    context = Context(engine, watch, Shared(threads), settings, operator)
     with asgi.listener(host, port, connections=MOST_CONNECTIONS) as sock:
         where = f"http://{asgi.place_of(sock, host)}{settings.prefix}/"
         supervisor = Supervisor(watch)
@@ -37,12 +44,18 @@ def serve(
         for number in SIGNALS:
             signal.signal(number, server.handle_exit)
         watch.start()
+        if operator is not None:
+            operator.start()
         try:
             logger.info("the page is at %s", where)
             server.run([sock])
         finally:
             supervisor.stopping()
             watch.stop()
+            if operator is not None:
+                operator.stop()
+                operator.join()
+                operator.engine.dispose()
             threads.shutdown(wait=False, cancel_futures=True)
             engine.dispose()
 

@@ -4,19 +4,24 @@ from http import HTTPStatus
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from mirrorfeed.amqp.connections import BrokerUnavailable
 from mirrorfeed.consumer.database import meaning
 from mirrorfeed.consumer.errors import (
+    ConditionNotMet,
     ConsumerError,
+    LayoutError,
     LetterError,
     RefusedByDatabase,
     RightMissing,
     UnknownBranches,
+    UnknownOperation,
     UsageError,
 )
 from mirrorfeed.contract.secrets import mask_secrets
 
-NOT_FOUND = (LetterError, UnknownBranches)
+NOT_FOUND = (LetterError, UnknownBranches, UnknownOperation)
 BAD_REQUEST = (RefusedByDatabase, ValueError)
+CONFLICT = (ConditionNotMet, LayoutError)
 
 
 def status_of(error: Exception) -> HTTPStatus | None:
@@ -26,7 +31,9 @@ def status_of(error: Exception) -> HTTPStatus | None:
         return HTTPStatus.NOT_FOUND
     if isinstance(known, BAD_REQUEST):
         return HTTPStatus.BAD_REQUEST
-    if isinstance(known, ConsumerError | SQLAlchemyError):
+    if isinstance(known, CONFLICT):
+        return HTTPStatus.CONFLICT
+    if isinstance(known, ConsumerError | SQLAlchemyError | BrokerUnavailable):
         return HTTPStatus.SERVICE_UNAVAILABLE
     return None
 
@@ -46,6 +53,8 @@ def headline_of(error: Exception) -> str:
             return "There is no such thing"
         case HTTPStatus.BAD_REQUEST:
             return "That cannot be asked"
+        case HTTPStatus.CONFLICT:
+            return "That cannot be done"
         case _ if isinstance(_known(error), UsageError | RightMissing):
             return "The database cannot be read yet"
         case _:

@@ -20,6 +20,9 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.edit import edit
+from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.operations.preview import preview
+from mirrorfeed.consumer.operations.store import Kind
 from mirrorfeed.consumer.web.access import Access, networks
 from mirrorfeed.consumer.web.app import PAGES
 from mirrorfeed.consumer.web.context import Settings
@@ -370,8 +373,9 @@ def test_all_branches_come_as_csv(site: Site, history: Engine) -> None:
 def test_each_page_is_there_for_programs(site: Site, history: Engine) -> None:
     """With the time at which it was so."""
     bury(history, b"{")
+    preview(history, Kind.APPLY, Selection(), "a tester")
     for path in PAGES:
-        address = path.replace("{branch_id}", "1").replace("{letter_id}", "1")
+        address = path.format(branch_id=1, letter_id=1, operation_id=1)
         document = site.document(f"{address}.json")
         assert abs(datetime.fromisoformat(document["at"]) - ago(0)) < timedelta(minutes=1)
         if address != "/now":
@@ -379,10 +383,11 @@ def test_each_page_is_there_for_programs(site: Site, history: Engine) -> None:
 
 
 def test_nothing_can_be_written(site: Site, database_url: str, history: Engine) -> None:
-    """No route takes anything but GET, and PostgreSQL would refuse what the page wrote."""
+    """No page takes anything but GET, and PostgreSQL would refuse what the page wrote."""
     for path in ("/", "/branches.csv", *PAGES):
         for method in ("POST", "PUT", "PATCH", "DELETE"):
-            assert site.ask(path, method=method).status == 405
+            headers = {"sec-fetch-site": "same-origin"}
+            assert site.ask(path, method=method, headers=headers).status == 405
     engine = page_engine(database_url)
     with engine.connect() as connection, pytest.raises(DBAPIError, match="read-only transaction"):
         connection.execute(text("DELETE FROM branch"))

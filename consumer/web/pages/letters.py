@@ -12,10 +12,11 @@ from mirrorfeed.consumer.dead_letters import store
 from mirrorfeed.consumer.dead_letters.body import in_lines, text_of
 from mirrorfeed.consumer.dead_letters.runbook import RUNBOOK
 from mirrorfeed.consumer.dead_letters.store import GroupBy, LetterState, Selection
+from mirrorfeed.consumer.operations.store import Kind
 from mirrorfeed.consumer.sources.overflow import OverflowSelection, group_overflow
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.context import Context, Page
-from mirrorfeed.contract.printing import printable
+from mirrorfeed.contract.printing import printable, printable_lines
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.secrets import masked_start
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
@@ -24,6 +25,11 @@ PAGE = 50
 SHOWN_GROUPS = 100
 SHOWN_BYTES = MAX_BODY_BYTES
 """How much of a body is shown: all of it, if it could be an event."""
+ACTIONS = {
+    LetterState.DEAD: (Kind.APPLY, Kind.DISCARD),
+    LetterState.DISCARDED: (Kind.RESTORE,),
+}
+"""What may be done with letters in a state."""
 MOST_IDS = 50
 """So many letters are named one by one in a command."""
 
@@ -31,17 +37,7 @@ MOST_IDS = 50
 def read(context: Context, request: Request) -> Page:
     """Raises ValueError for an address that asks for what cannot be, and SQLAlchemyError."""
     asked = request.query_params
-    selection = Selection(
-        source=query.text(asked, "source"),
-        reason=query.choice(asked, "reason", Reason, Reason.INVALID)
-        if query.text(asked, "reason")
-        else None,
-        type=query.text(asked, "type"),
-        branch_id=query.number(asked, "branch"),
-        host=query.text(asked, "host"),
-        like_id=query.number(asked, "like"),
-        state=query.choice(asked, "state", LetterState, LetterState.DEAD),
-    )
+    selection = selection_of(asked, query.choice(asked, "state", LetterState, LetterState.DEAD))
     by = query.choice(asked, "by", GroupBy, GroupBy.REASON) if query.text(asked, "by") else None
     before = query.number(asked, "before")
     groups = context.read(
@@ -79,11 +75,28 @@ def read(context: Context, request: Request) -> Page:
         "is_first": before is None,
         "is_filtered": selection != Selection(state=selection.state),
         "commands": commands(selection, ids) if total else [],
+        "actions": ACTIONS.get(selection.state, ()),
+        "fields": _fields(selection),
         "states": list(LetterState),
         "reasons": list(Reason),
         "change": lambda **changes: query.changed(asked, **changes),
     }
     return Page("letters.html", "Letters", now, document, extra)
+
+
+def selection_of(given: query.Given, state: LetterState) -> Selection:
+    """Which letters an address or a form asks for. Raises ValueError."""
+    return Selection(
+        source=query.text(given, "source"),
+        reason=query.choice(given, "reason", Reason, Reason.INVALID)
+        if query.text(given, "reason")
+        else None,
+        type=query.text(given, "type"),
+        branch_id=query.number(given, "branch"),
+        host=query.text(given, "host"),
+        like_id=query.number(given, "like"),
+        state=state,
+    )
 
 
 def read_one(context: Context, request: Request) -> Page:
@@ -112,6 +125,10 @@ def read_one(context: Context, request: Request) -> Page:
     extra = {
         "headers": masked_start(headers, SHOWN_BYTES) if letter["headers"] else None,
         "commands": _commands_of(letter),
+        "actions": ACTIONS.get(letter["state"], ()),
+        "draft": _draft(letter),
+        "said": None,
+        "is_good": False,
     }
     return Page("letter.html", f"Letter {letter_id}", now, document, extra)
 
@@ -133,6 +150,19 @@ def commands(selection: Selection, ids: list[int]) -> list[str]:
             return [f"mirror-replay restore {options}"]
         case LetterState.REPLAYED:
             return []
+
+
+def _fields(selection: Selection) -> list[tuple[str, str]]:
+    """The fields of a form that select the same letters."""
+    given = {
+        "source": selection.source,
+        "reason": selection.reason,
+        "type": selection.type,
+        "branch": selection.branch_id,
+        "host": selection.host,
+        "like": selection.like_id,
+    }
+    return [(name, str(value)) for name, value in given.items() if value is not None]
 
 
 def _options(selection: Selection, ids: list[int]) -> str | None:
@@ -194,6 +224,16 @@ def _body(body: bytes, size_bytes: int) -> dict[str, Any]:
         "shown_bytes": len(body),
         "size_bytes": size_bytes,
     }
+
+
+def _draft(letter: dict[str, Any]) -> str | None:
+    """The body to begin an edit with; None if a page cannot show all of it."""
+    body = bytes(letter["body"])
+    text = text_of(body) if len(body) == letter["body_bytes"] else None
+    if letter["state"] != LetterState.DEAD or text is None:
+        return None
+    lines = in_lines(text)
+    return lines if printable_lines(lines) == lines else None
 
 
 def _filled_in(advice: dict[str, str], letter: dict[str, Any]) -> dict[str, str]:

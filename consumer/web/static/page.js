@@ -67,7 +67,7 @@
       const stop = AbortSignal.timeout(SOON_MS);
       const answer = await fetch(location.href, { signal: stop, cache: "no-store" });
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (answer.ok && !parts().length) return location.reload(); // this is a page that said what is away
+      if (answer.ok && document.querySelector("[data-trouble]")) return location.reload(); // it is there again
       if (!answer.ok) {
         const why = fresh.querySelector("[data-trouble]");
         throw new Error(why ? why.textContent : `the answer was ${answer.status}`);
