@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -10,9 +11,15 @@ from sqlalchemy import Connection, text
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 
-# Hops from one (name, hostname) to the next in the unique index, taking the last run of each: the
-# cost depends on how many scripts there are, not on how often they have run.
-LAST_RUNS = text("""
+RUNS_KEPT_IN_MIND = 11
+RUNS_NEEDED = 4
+"""Fewer runs tell nothing of how often a script runs."""
+OVERDUE_FACTOR = 1.5
+OVERDUE_SECONDS = 300.0
+
+# Hops from one (name, hostname) to the next in the unique index: the cost depends on how many
+# scripts there are, not on how often they have run.
+SCRIPTS = """
     WITH RECURSIVE script AS (
         (
             SELECT name, hostname FROM script_activity
@@ -27,13 +34,25 @@ LAST_RUNS = text("""
             ORDER BY name, hostname LIMIT 1
         ) following
     )
+"""
+
+LAST_RUNS = text(f"""{SCRIPTS}
     SELECT last.* FROM script, LATERAL (
         SELECT name, hostname, date_started, date_completed FROM script_activity
         WHERE name = script.name AND hostname = script.hostname
         ORDER BY date_started DESC, date_completed DESC LIMIT 1
     ) last
     ORDER BY name, hostname
-""")
+""")  # noqa: S608
+
+LAST_STARTS = text(f"""{SCRIPTS}
+    SELECT name, hostname, ARRAY(
+        SELECT date_started FROM script_activity
+        WHERE name = script.name AND hostname = script.hostname
+        ORDER BY date_started DESC LIMIT :runs
+    ) AS starts
+    FROM script ORDER BY name, hostname
+""")  # noqa: S608
 
 # Runs may overlap, so the last one to start need not be the last one to complete.
 LAST_COMPLETED = text("""
@@ -77,6 +96,41 @@ class Sighting(Struct, frozen=True):
     age_seconds: float | None
     has_run: bool
     """Whether that was recent enough."""
+
+
+class Rhythm(Struct, frozen=True):
+    """How often a script has been running on a host, and whether it has stopped."""
+
+    name: str
+    hostname: str
+    usual_seconds: float | None
+    """The longest time between two of its last runs; None if these are too few."""
+    silent_seconds: float
+    """Since its last run began."""
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it has been silent for half as long again as ever between its last runs, and some
+        minutes."""
+        usual = self.usual_seconds
+        return usual is not None and (
+            self.silent_seconds > OVERDUE_FACTOR * usual + OVERDUE_SECONDS
+        )
+
+
+def rhythms(connection: Connection, now: datetime) -> list[Rhythm]:
+    """Of each script on each host, from its last runs."""
+    found = connection.execute(LAST_STARTS, {"name": None, "runs": RUNS_KEPT_IN_MIND})
+    return [
+        Rhythm(row.name, row.hostname, _longest_gap(row.starts), age_seconds(now, row.starts[0]))
+        for row in found
+    ]
+
+
+def _longest_gap(starts: Sequence[datetime]) -> float | None:
+    if len(starts) < RUNS_NEEDED:
+        return None
+    return max((later - earlier).total_seconds() for later, earlier in pairwise(starts))
 
 
 def last_runs(

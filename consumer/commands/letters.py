@@ -17,8 +17,8 @@ from mirrorfeed.consumer.database import age_seconds, as_json
 from mirrorfeed.consumer.dead_letters.body import in_lines, text_of
 from mirrorfeed.consumer.dead_letters.replay import Outcome
 from mirrorfeed.consumer.errors import ConditionNotMet
-from mirrorfeed.consumer.operations.store import Operation
-from mirrorfeed.consumer.operations.words import described, result_of
+from mirrorfeed.consumer.operations.store import Kind, Operation
+from mirrorfeed.consumer.operations.words import criteria, described, result_of
 from mirrorfeed.contract.printing import print_json, printable
 from mirrorfeed.contract.wire import MAX_BODY_BYTES, timestamp
 
@@ -165,14 +165,14 @@ def show_outcomes(
 
 def show_operations(found: list[Operation]) -> None:
     print_table(
-        ("operation", "began", "by", "what", "letters", "state", "result"),
+        ("operation", "began", "by", "what", "selected", "state", "result"),
         [
             (
                 each.id,
                 timestamp(each.created_at),
                 each.actor,
                 described(each),
-                each.letters,
+                "" if each.kind is Kind.REPARTITION else criteria(each),
                 each.state,
                 result_of(each),
             )

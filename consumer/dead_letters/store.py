@@ -21,6 +21,7 @@ from sqlalchemy import (
 from mirrorfeed.consumer.errors import LetterError
 from mirrorfeed.consumer.tables import DeadLetter
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.wire import MAX_BODY_BYTES, position_of
 
 LETTERS: Table = DeadLetter.metadata.tables["dead_letter"]
 WITHOUT_MESSAGE = [
@@ -29,6 +30,7 @@ WITHOUT_MESSAGE = [
 SPOOL_HOST = "^/pullers/([^/]+)/"
 """As the column source.hostname has it."""
 CHUNK = 1000
+LATE_LETTERS = 200
 PIECE_BYTES = 4 * 1024 * 1024
 """A message is in memory several times over while it comes from the database, or becomes SQL."""
 
@@ -114,6 +116,24 @@ def latest(
     if before_id is not None:
         query = query.where(LETTERS.c.id < before_id)
     return list(connection.execute(query.order_by(LETTERS.c.id.desc()).limit(selection.limit)))
+
+
+def late_letters(connection: Connection, branch_id: int) -> dict[datetime, dict[str, Any]]:
+    """What was told of a branch's attempts by letters that were applied later, the latest
+    LATE_LETTERS of these: by the attempt's start, the letter's `id` and `resolved_at`."""
+    query = (
+        select(LETTERS.c.id, LETTERS.c.resolved_at, LETTERS.c.body)
+        .where(*Selection(branch_id=branch_id, state=LetterState.REPLAYED).conditions())
+        .where(func.octet_length(LETTERS.c.body) <= MAX_BODY_BYTES)
+        .order_by(LETTERS.c.id.desc())
+        .limit(LATE_LETTERS)
+    )
+    placed = [(row, position_of(bytes(row.body))) for row in connection.execute(query)]
+    return {
+        position.started_at: {"id": row.id, "resolved_at": row.resolved_at}
+        for row, position in reversed(placed)
+        if position is not None
+    }
 
 
 def find_whole(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:

@@ -57,7 +57,9 @@ LATEST = text("""
 
 UNDER_WAY = text("""
     SELECT *, now() AS asked_at FROM operation
-    WHERE state IN ('running', 'waiting') ORDER BY id
+    WHERE state IN ('running', 'waiting')
+        OR (state = 'failed' AND ended_at > now() - interval '1 day')
+    ORDER BY id
 """)
 
 START = text("""
@@ -257,7 +259,7 @@ def latest(connection: Connection, limit: int, before: int | None = None) -> lis
 
 
 def under_way(connection: Connection) -> list[Operation]:
-    """Those that run, or wait for an operator."""
+    """Those that run, wait for an operator, or have failed within a day."""
     return [_operation(row) for row in connection.execute(UNDER_WAY)]
 
 

@@ -1,15 +1,15 @@
 """Operations in words, for a terminal and the page."""
 
 from mirrorfeed.consumer.operations.store import Kind, Operation
+from mirrorfeed.consumer.words import plural
 
 CRITERIA = {
-    "ids": "numbers",
     "source": "source",
     "reason": "reason",
     "type": "type",
     "branch_id": "branch",
     "host": "host",
-    "like_id": "same error as letter",
+    "like_id": "the error of letter",
     "since": "since",
     "discarded_at": "discarded at",
     "limit": "at most",
@@ -21,18 +21,21 @@ MOST_IDS = 10
 def described(operation: Operation) -> str:
     """What it does, in a few words."""
     if operation.kind is Kind.REPARTITION:
-        return f"move to {operation.asked['partitions']} partitions"
-    return f"{operation.kind} {criteria(operation)}"
+        return f"move to {plural(operation.asked['partitions'], 'partition')}"
+    return f"{operation.kind} {plural(operation.letters, 'letter')}"
 
 
 def criteria(operation: Operation) -> str:
     """How its letters were selected."""
     said = [
-        f"{CRITERIA[name]} {_value(value)}"
-        for name, value in operation.asked.items()
-        if name in CRITERIA
+        f"{name} {operation.asked[field]}"
+        for field, name in CRITERIA.items()
+        if field in operation.asked
     ]
-    return ", ".join(said) or "all letters"
+    if ids := operation.asked.get("ids"):
+        shown = ", ".join(map(str, ids[:MOST_IDS]))
+        said.append(f"by number: {shown}{' and more' if len(ids) > MOST_IDS else ''}")
+    return ", ".join(said) or "all of them"
 
 
 def result_of(operation: Operation) -> str:
@@ -54,9 +57,10 @@ OUTCOMES = {
     "restored": "restored",
 }
 """What has become of a letter, as people read it."""
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value[:MOST_IDS])) + (" …" if len(value) > MOST_IDS else "")
-    return str(value)
+WOULD_BE = {
+    "applied": "would be applied",
+    "unchanged": "would tell nothing new",
+    "dead": "would stay dead",
+    "skipped": "would be skipped",
+}
+"""The same before it has happened."""

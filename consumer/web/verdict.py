@@ -7,8 +7,11 @@ from enum import StrEnum
 from msgspec import Struct
 
 from mirrorfeed.consumer.branches.listing import Census
+from mirrorfeed.consumer.branches.scripts import Rhythm
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.health import Kind, Problem
+from mirrorfeed.consumer.operations.store import Operation, State
+from mirrorfeed.consumer.operations.words import described
 from mirrorfeed.consumer.sources.silence import Heard
 from mirrorfeed.consumer.web.partitions import named
 from mirrorfeed.consumer.web.watch import View
@@ -16,6 +19,12 @@ from mirrorfeed.consumer.words import plural, span
 
 OLD_VIEW_SECONDS = 30.0
 """A look that is older than this is no news of the workers."""
+STANDS = {
+    State.WAITING: "waits for you",
+    State.INTERRUPTED: "was interrupted",
+    State.FAILED: "has failed",
+}
+"""How an operation stands that needs somebody."""
 
 
 class Level(StrEnum):
@@ -48,6 +57,9 @@ class Facts(Struct, frozen=True, kw_only=True):
     overflow: int
     silent: Sequence[Heard]
     last_event_at: datetime | None
+    overdue: Sequence[Rhythm] = ()
+    operations: Sequence[Operation] = ()
+    """Those that are under way, or have failed lately."""
 
 
 def remarks(facts: Facts) -> list[Remark]:
@@ -124,6 +136,19 @@ def _of_the_rest(facts: Facts) -> Iterator[Remark]:
         yield Remark(
             Level.WARN, f"{sentence}: {longest.name} for {span(longest.silent_seconds)}.", "/audit"
         )
+    if facts.overdue:
+        longest_overdue = max(facts.overdue, key=lambda each: each.silent_seconds)
+        is_are = "is" if len(facts.overdue) == 1 else "are"
+        yield Remark(
+            Level.WARN,
+            f"{plural(len(facts.overdue), 'script')} {is_are} overdue: {longest_overdue.name} on"
+            f" {longest_overdue.hostname} last began {span(longest_overdue.silent_seconds)} ago.",
+            "/scripts",
+        )
+    for operation in facts.operations:
+        if (said := STANDS.get(operation.state)) is not None:
+            sentence = f"Operation {operation.id}, to {described(operation)}, {said}."
+            yield Remark(Level.WARN, sentence, f"/operations/{operation.id}")
     if facts.letters:
         wait = "waits" if facts.letters == 1 else "wait"
         yield Remark(Level.WARN, f"{plural(facts.letters, 'dead letter')} {wait}.", "/letters")

@@ -300,8 +300,8 @@ def test_a_page_and_a_command_see_each_others_operations(
     process = shell.start("mirror-replay", "apply", "--all", "--rate", "4")
     wait_for_rows(engine, STATE, [("running",)])
     (running, discarded) = site.document("/operations.json")["operations"]
-    assert (discarded["what"], discarded["said"]) == ("discard numbers 1", "1 discarded")
-    assert (running["what"], running["letters"]) == ("apply all letters", 39)
+    assert (discarded["what"], discarded["said"]) == ("discard 1 letter", "1 discarded")
+    assert (running["what"], running["criteria"]) == ("apply 39 letters", "all of them")
     site.post(f"/operations/{running['id']}/stop")
     _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
@@ -402,6 +402,41 @@ def test_a_preview_does_not_wait_for_a_branch_that_somebody_holds(
         path = selected(site, "apply-all")
     assert site.document(f"{path}.json")["preview"]["locked"] == 1
     assert "1 letter could not be tried" in site.html(path)
+
+
+def test_what_came_late_is_marked(site: Site, engine: Engine) -> None:
+    """With the letter that told of it."""
+    bury(engine, failed(1, 0, "x"))
+    register_branches(engine, 1)
+    Applier(engine).apply(messages(failed(1, 5, "y")))
+    site.post(f"{selected(site, 'apply-all')}/start")
+    wait_for_rows(engine, STATE, [("done",)])
+    (punctual, late) = site.document("/branches/1.json")["attempts"]
+    assert (punctual["late"], late["late"]["id"]) == (None, 1)
+    assert "came late: " in site.html("/branches/1")
+
+
+def test_now_names_what_waits_for_an_operator(site: Site, engine: Engine) -> None:
+    """Operations, and scripts that have stopped."""
+    bury(engine, failed(1, 0, "x"), failed(1, 1, "x"))
+    register_branches(engine, 1)
+    site.post(f"{selected(site, 'apply-all')}/start", {"first_alone": "1"})
+    wait_for_rows(engine, STATE, [("waiting",)])
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO script_activity (name, hostname, date_started, date_completed)
+                SELECT 'gc', 'vostok', began, began
+                FROM generate_series(now() - interval '9 h', now() - interval '5 h', '1 h') began
+            """)
+        )
+    document = site.document("/now.json")
+    said = [each["sentence"] for each in document["remarks"]]
+    assert "Operation 1, to apply 2 letters, waits for you." in said
+    assert "1 script is overdue: gc on vostok last began 5 h ago." in said
+    assert [each["name"] for each in document["overdue_scripts"]] == ["gc"]
+    assert "overdue" in site.html("/scripts")
+    assert "usually within" in site.html("/")
 
 
 def everything(engine: Engine) -> dict[str, list[Any]]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs
+from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs, rhythms
 from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 
 GC = Watched("vostok", "gc")
@@ -153,3 +153,36 @@ def test_names_that_no_run_can_have_are_refused(value: str) -> None:
     """Otherwise they would be reported as missing for ever."""
     with pytest.raises(ValueError, match=r"the (hostname|script's name) "):
         Watched.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("ago", "expected"),
+    [
+        # Hours since each run began, and whether that is overdue.
+        ([1, 2, 3, 4], False),
+        ([2, 3, 4, 5], True),
+        ([30, 54, 78, 150, 174], False),  # the weekend was the longest pause
+        ([115, 139, 163, 235, 259], True),
+        ([500, 501, 502], False),  # too few to know
+    ],
+)
+def test_a_script_is_overdue_when_it_pauses_longer_than_ever(
+    engine: Engine, ago: list[int], expected: bool
+) -> None:
+    """By half, and some minutes: between its last ten runs on that host."""
+    for hours in ago:
+        ran(engine, "vostok", "gc", NOON - hours * HOUR, took=timedelta())
+    ran(engine, "mir", "gc", NOON, took=timedelta())
+    with engine.connect() as connection:
+        (other, found) = rhythms(connection, NOON)
+    assert (other.hostname, other.usual_seconds, other.is_overdue) == ("mir", None, False)
+    assert found.is_overdue == expected
+
+
+def test_ten_pauses_are_kept_in_mind(engine: Engine) -> None:
+    """What was usual long ago is not usual now."""
+    for hours in [2, *range(3, 13), 100]:
+        ran(engine, "vostok", "gc", NOON - hours * HOUR, took=timedelta())
+    with engine.connect() as connection:
+        (found,) = rhythms(connection, NOON)
+    assert found.usual_seconds == 3600

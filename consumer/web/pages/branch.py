@@ -11,7 +11,7 @@ from mirrorfeed.consumer.branches.register import find
 from mirrorfeed.consumer.branches.status import attempts, branch_states
 from mirrorfeed.consumer.database import database_now, duration_seconds
 from mirrorfeed.consumer.dead_letters import store as letters
-from mirrorfeed.consumer.dead_letters.store import LetterState, Selection
+from mirrorfeed.consumer.dead_letters.store import LetterState, Selection, late_letters
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.charts import Bar, chart
 from mirrorfeed.consumer.web.context import Context, Page
@@ -37,6 +37,7 @@ def read(context: Context, request: Request) -> Page:
         )
         found = attempts(connection, branch_id, SHOWN_ATTEMPTS + 1, before=before)
         recent = recent_attempts(connection, [branch_id], DRAWN_ATTEMPTS)[branch_id]
+        late = late_letters(connection, branch_id)
         selection = Selection(branch_id=branch_id)
         document = {
             "branch": {**branch, **of_attempts(recent, branch["last_mirrored_id"])},
@@ -48,7 +49,9 @@ def read(context: Context, request: Request) -> Page:
                 }
                 for each in reversed(recent)
             ],
-            "attempts": found[:SHOWN_ATTEMPTS],
+            "attempts": [
+                {**each, "late": late.get(each["started_at"])} for each in found[:SHOWN_ATTEMPTS]
+            ],
             "next": found[SHOWN_ATTEMPTS - 1]["started_at"].isoformat()
             if len(found) > SHOWN_ATTEMPTS
             else None,

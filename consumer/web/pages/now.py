@@ -10,13 +10,16 @@ from starlette.requests import Request
 
 from mirrorfeed.consumer.branches.activity import Minute, attempts_by_minute
 from mirrorfeed.consumer.branches.listing import Census, Filter, census, page
+from mirrorfeed.consumer.branches.scripts import Rhythm, rhythms
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.operations.store import Operation, under_way
 from mirrorfeed.consumer.web.charts import Bar, chart
 from mirrorfeed.consumer.web.context import Context, Page
 from mirrorfeed.consumer.web.pages.ledger import Ledger, ledger
+from mirrorfeed.consumer.web.pages.operations import shown_as
 from mirrorfeed.consumer.web.pages.rows import with_attempts
 from mirrorfeed.consumer.web.partitions import partitions, workers
 from mirrorfeed.consumer.web.verdict import Facts, remarks
@@ -52,7 +55,12 @@ def read(context: Context, request: Request) -> Page:
         found = page(connection, chosen, now, limit=SHOWN_BRANCHES, patience=settings.patience)
         return now, counted, with_attempts(connection, found, now)
 
+    def read_rest(connection: Connection) -> tuple[list[Rhythm], list[Operation]]:
+        known = rhythms(connection, database_now(connection))
+        return [each for each in known if each.is_overdue], under_way(connection)
+
     now, counted, found = context.read("branches now", read_branches, usable_seconds=10.0)
+    overdue, operations = context.read("overdue", read_rest, usable_seconds=10.0)
     total_letters = sum(group.letters for group in groups)
     facts = Facts(
         now=now,
@@ -64,6 +72,8 @@ def read(context: Context, request: Request) -> Page:
         overflow=known.audit.overflow,
         silent=known.silent,
         last_event_at=known.last_event_at,
+        overdue=overdue,
+        operations=operations,
     )
     said = remarks(facts)
     document = {
@@ -89,6 +99,8 @@ def read(context: Context, request: Request) -> Page:
         "overflow": known.audit.overflow,
         "missing": _missing(known),
         "silent_hosts": [to_builtins(each, builtin_types=(datetime,)) for each in known.silent],
+        "overdue_scripts": [to_builtins(each) for each in overdue],
+        "operations": [shown_as(each) for each in operations],
         "broker_is_away": view.seen.broker_is_away if view and view.seen else None,
         "partitions": partitions(view),
         "workers": workers(view),

@@ -10,7 +10,13 @@ from starlette.requests import Request
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.operations import store
 from mirrorfeed.consumer.operations.store import Kind, Operation, State
-from mirrorfeed.consumer.operations.words import OUTCOMES, criteria, described, result_of
+from mirrorfeed.consumer.operations.words import (
+    OUTCOMES,
+    WOULD_BE,
+    criteria,
+    described,
+    result_of,
+)
 from mirrorfeed.consumer.tables import Branch
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.context import Context, Page
@@ -63,6 +69,7 @@ def read_one(context: Context, request: Request) -> Page:
         "names": names,
         "changes": _changes(operation),
         "outcomes": OUTCOMES,
+        "would_be": WOULD_BE,
         "can_stop": operation.kind is not Kind.REPARTITION
         and operation.state in (State.RUNNING, State.WAITING),
         "can_go_on": operation.state

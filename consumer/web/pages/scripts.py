@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from mirrorfeed.consumer.branches.scripts import last_runs
+from mirrorfeed.consumer.branches.scripts import last_runs, rhythms
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web.context import Context, Page
 
@@ -16,7 +16,16 @@ def read(context: Context, request: Request) -> Page:
 
     def read_runs(connection: Connection) -> tuple[datetime, list[dict[str, Any]]]:
         now = database_now(connection)
-        return now, last_runs(connection, now=now)
+        known = {(each.name, each.hostname): each for each in rhythms(connection, now)}
+        runs = [
+            {
+                **run,
+                "usual_seconds": known[run["name"], run["hostname"]].usual_seconds,
+                "is_overdue": known[run["name"], run["hostname"]].is_overdue,
+            }
+            for run in last_runs(connection, now=now)
+        ]
+        return now, runs
 
     now, runs = context.read("scripts", read_runs)
     return Page("scripts.html", "Scripts", now, {"scripts": runs})

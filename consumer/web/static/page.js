@@ -13,6 +13,7 @@
     const active = document.activeElement;
     if (part.contains(active) && active.matches("input, select, textarea, summary")) return true;
     if (part.querySelector("details[open], input:checked, dialog[open]")) return true;
+    if ([...part.querySelectorAll("input, textarea")].some((each) => each.value !== each.defaultValue)) return true;
     const marked = getSelection();
     return marked.rangeCount > 0 && !marked.isCollapsed && marked.containsNode(part, true);
   }
