@@ -26,8 +26,8 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 play: .venv/ready ## Go on mirroring, and print the address of a page that shows it, until Ctrl-C
 	$(BIN)/python -m demo --keep
 
-test: .venv/ready ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
-	$(BIN)/python -m sandbox
+test: .venv/ready $(if $(TESTS),,.venv/browser) ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
+	$(BIN)/python -m sandbox $(if $(TESTS),,--browser)
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
 .PHONY: bare
@@ -105,6 +105,11 @@ clean: ## Remove .venv and what the tools leave behind
 
 .venv/ready: pyproject.toml constraints.txt
 	PYTHON=$(PYTHON) sh sandbox/make-venv.sh
+	touch $@
+
+# For the stories of the page in a real browser.
+.venv/browser: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt axe-playwright-python playwright
 	touch $@
 
 # Made with Python 3.11: some of these versions have no wheel for a later one.

@@ -16,18 +16,25 @@ from types import FrameType
 from typing import NoReturn
 
 from sandbox import AMQP_URL, DATABASE_URL, SandboxError, find_broker, find_database, prepare
+from sandbox.packages import prepare_browser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code, 128 + N if signal N ended the command."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     parser.add_argument("command", nargs="*", metavar="-- COMMAND")
-    command: list[str] = parser.parse_args(arguments).command
+    parser.add_argument(
+        "--browser", action="store_true", help="also install the browser that tests use, if it may"
+    )
+    given = parser.parse_args(arguments)
+    command: list[str] = given.command
 
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     try:
         prepare()
+        if given.browser:
+            prepare_browser()
     except SandboxError as error:
         return _refuse(error)
     if not command:

@@ -24,7 +24,8 @@ _NOT_LISTED = re.compile(r"Unable to locate package|has no installation candidat
 
 
 class Package(NamedTuple):
-    """A Debian package, where its programs are, and the variable that names a server instead."""
+    """A Debian package, where its programs are, and the variable that names a server instead; empty
+    if there is none."""
 
     name: str
     find: Callable[[], Path | None]
@@ -44,8 +45,23 @@ def _find_postgresql_programs() -> Path | None:
     return Path(on_path).resolve().parent if on_path else None
 
 
+def _find_chromium() -> Path | None:
+    on_path = shutil.which("chromium")
+    return Path(on_path) if on_path else None
+
+
 RABBITMQ = Package("rabbitmq-server", _find_rabbitmq_server, "MIRRORFEED_AMQP_URL")
 POSTGRESQL = Package("postgresql", _find_postgresql_programs, "MIRRORFEED_DATABASE_URL")
+
+CHROMIUM = Package("chromium", _find_chromium, "")
+
+
+def prepare_browser() -> None:
+    """Installs Debian's chromium, if it may. Tests can do without: they skip what needs it."""
+    try:
+        _found_or_installed(CHROMIUM)
+    except SandboxError as error:
+        _say(f"without a browser, its tests are skipped ({error})")
 
 
 def rabbitmq_server() -> Path:
@@ -87,6 +103,8 @@ def _found_or_installed(package: Package) -> Path:
 
 def _missing(needed: Package) -> list[Package]:
     """What is needed now, and what will be next: who installs the one wants to hear of both."""
+    if needed is CHROMIUM:
+        return [needed]
     return [
         package
         for package in (RABBITMQ, POSTGRESQL)
@@ -99,11 +117,12 @@ def _names(packages: list[Package], between: str) -> str:
 
 
 def _remedy(packages: list[Package]) -> str:
-    variables = " and ".join(package.variable for package in packages)
-    return (
+    install = (
         f"install what is missing (as root: apt-get install --no-install-recommends"
-        f" {_names(packages, ' ')}), start Docker, or set {variables}"
+        f" {_names(packages, ' ')})"
     )
+    variables = " and ".join(package.variable for package in packages if package.variable)
+    return f"{install}, start Docker, or set {variables}" if variables else install
 
 
 def _install(needed: Package) -> None:

@@ -70,6 +70,7 @@ def endpoint(
                 raise Refused(because)
             actor = request.scope["user"] or f"somebody at {_peer(request)}"
             done = act(Action(context, context.operator, request, form, actor))
+            context.shared.forget()
         except Exception as error:
             return refuse(request, error)
         logger.info("done from the page", extra={"user": actor, "path": request.scope["path"]})

@@ -55,6 +55,11 @@ class Shared:
                 entry.renew(read)
             return entry.value  # type: ignore[no-any-return]
 
+    def forget(self) -> None:
+        """Whoever asks next reads again: something has been changed from here."""
+        with self._lock:
+            self._entries.clear()
+
     def _entry(self, key: Hashable) -> "_Entry":
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
