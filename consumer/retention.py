@@ -129,6 +129,15 @@ PRUNE_SUSPECTS = text("""
     )
 """)
 
+PRUNE_OPERATIONS = text("""
+    DELETE FROM operation WHERE id IN (
+        SELECT id FROM operation
+        WHERE coalesce(ended_at, CASE WHEN state = 'previewed' THEN created_at END)
+            < now() - CAST(:keep AS interval)
+        LIMIT :chunk
+    )
+""")
+
 
 class Pruned(Struct, frozen=True):
     """How many rows were removed."""
@@ -137,12 +146,14 @@ class Pruned(Struct, frozen=True):
     letters: int
     overflow: int
     suspects: int
+    operations: int
 
 
 def prune(engine: Engine, keep: timedelta) -> Pruned:
     """Deletes what is older than `keep`: attempts that decide no column of their branch, or only
     how often it failed, which is kept; letters that were resolved, and notes of those that
-    were not kept, if they were discarded; notes of suspects that never came back."""
+    were not kept, if they were discarded; notes of suspects that never came back; operations that
+    have ended, or were never started."""
     return Pruned(
         attempts=_prune_failures(engine, keep)
         + _delete(engine, PRUNE_UNFINISHED, keep)
@@ -150,6 +161,7 @@ def prune(engine: Engine, keep: timedelta) -> Pruned:
         letters=_delete(engine, PRUNE_LETTERS, keep),
         overflow=_delete(engine, PRUNE_OVERFLOW, keep),
         suspects=_delete(engine, PRUNE_SUSPECTS, keep),
+        operations=_delete(engine, PRUNE_OPERATIONS, keep),
     )
 
 

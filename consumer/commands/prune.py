@@ -26,8 +26,8 @@ def prune(
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
     """Delete attempts that began more than DAYS ago and no longer decide what their branch shows,
-    and letters, and counts of messages that were not kept, that were settled more than DAYS ago. No
-    branch row changes.
+    and letters, counts of messages that were not kept, and operations that were settled more than
+    DAYS ago. No branch row changes.
 
     Of a branch that keeps failing, its old failures are deleted, and only their number is kept.
 
@@ -44,5 +44,5 @@ def prune(
         print(
             f"deleted {plural(pruned.attempts, 'attempt')}, {plural(pruned.letters, 'letter')},"
             f" {plural(pruned.overflow, 'note')} of messages not kept,"
-            f" {plural(pruned.suspects, 'suspect')}"
+            f" {plural(pruned.suspects, 'suspect')}, {plural(pruned.operations, 'operation')}"
         )
