@@ -144,7 +144,6 @@ def opened(
             watch.join()
             if operator:
                 operator.stop()
-                operator.join()
                 operator.engine.dispose()
             engine.dispose()
 

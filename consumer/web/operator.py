@@ -30,7 +30,7 @@ SETTINGS = {"application_name": "mirrorfeed web --operate", "statement_timeout":
 LOCK_TIMEOUT_SECONDS = 2.0
 """Branches that somebody holds are tried again; meanwhile nobody waits for the page."""
 LOOK_SECONDS = 1.0
-JOIN_SECONDS = 1.5
+END_SECONDS = 1.5
 RETRY_SECONDS = 5.0
 
 MAY_OPERATE = text("""
@@ -86,15 +86,13 @@ class Operator:
             thread.start()
 
     def stop(self) -> None:
-        """Returns at once. Letters stop between two transactions, and whoever comes next goes on
-        with them; so does a move to other partitions."""
+        """Waits until letters have stopped between two transactions, or for END_SECONDS; a move to
+        other partitions may take long. Whoever comes next goes on with them."""
         self._stopping.set()
         self.wake()
-
-    def join(self) -> None:
-        """After `stop`: waits until the letters' thread has ended, or for JOIN_SECONDS. A move may
-        wait for workers."""
-        self._threads[0].join(JOIN_SECONDS)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(END_SECONDS)
 
     def wake(self) -> None:
         """Something is to be done: looks at once."""

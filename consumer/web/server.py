@@ -44,17 +44,16 @@ def serve(
         for number in SIGNALS:
             signal.signal(number, server.handle_exit)
         watch.start()
-        if operator is not None:
-            operator.start()
         try:
             logger.info("the page is at %s", where)
+            if operator is not None:
+                operator.start()
             server.run([sock])
         finally:
             supervisor.stopping()
             watch.stop()
             if operator is not None:
                 operator.stop()
-                operator.join()
                 operator.engine.dispose()
             threads.shutdown(wait=False, cancel_futures=True)
             engine.dispose()

@@ -90,13 +90,20 @@ def table_rows(output: str) -> list[dict[str, str]]:
     return [match.groupdict() for match in row.finditer(output)]
 
 
+def name(row: dict[str, str]) -> str:
+    return row["name"]
+
+
 def test_the_demo_tells_its_story_and_leaves_nothing(
     amqp_url: str, empty_url: str, tmp_path: Path
 ) -> None:
     """Both tables show three branches, one of them failing."""
     output = run_demo(amqp_url, empty_url, tmp_path)
 
-    shown: list[Any] = table_rows(output)
+    found = table_rows(output)
+    # The failing one comes first; of the others, whichever was mirrored longer ago.
+    rounds = (found[:3], found[3:])
+    shown: list[Any] = [row for rows in rounds for row in [rows[0], *sorted(rows[1:], key=name)]]
     assert [(row["name"], row["state"], row["failures"]) for row in shown] == [
         ("~ada/lamp/main", "failing", "1"),
         ("~ada/clock/main", "mirrored", "0"),

@@ -17,9 +17,12 @@ from mirrorfeed.amqp.connections import Addresses
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.branches.listing import Sort
 from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.dead_letters.store import Selection
+from mirrorfeed.consumer.operations.preview import preview
+from mirrorfeed.consumer.operations.store import Kind as OperationKind
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.consumer.web.app import PAGES
-from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract import environment, routing, wire
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from sandbox import PrivateRabbitMQ, own_database
@@ -122,7 +125,7 @@ def shells(
                 )
         connection.execute(
             text(
-                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, source"
+                "TRUNCATE branch, script_activity, dead_letter, ledger_arrival, source, operation"
                 " RESTART IDENTITY CASCADE"
             )
         )
@@ -435,9 +438,10 @@ def test_a_reader_sees_every_page(
     """In a schema full of functions and operators that would fit better than PostgreSQL's own."""
     register_branches(engine, 1)
     Applier(engine).apply(messages(failed(1, 0, "why"), started(2, 0)))
+    preview(engine, OperationKind.APPLY, Selection(), "olga")
     with opened(database_url(owner_url, "rosa"), broker_url(broker, "worker")) as site:
         for path in PAGES:
-            address = path.replace("{branch_id}", "1").replace("{letter_id}", "1")
+            address = path.format(branch_id=1, letter_id=1, operation_id=1)
             assert site.document(f"{address}.json")["at"]
         for sort in Sort:
             for query in ("reverse=1", "name=b1&host=vostok&older=1d&need=1"):
@@ -447,6 +451,31 @@ def test_a_reader_sees_every_page(
         assert "b1" in site.ask("/branches.csv").text
         wait_for(lambda: site.document("/workers.json")["partitions"] != [], "the partitions")
         assert site.document("/workers.json")["broker_is_away"] is None
+
+
+def test_an_operator_operates_and_a_reader_is_told_why_not(
+    shells: Callable[[str, str], Shell], engine: Engine, broker: PrivateRabbitMQ, owner_url: str
+) -> None:
+    """From the page: PostgreSQL decides, and the page says what it will say."""
+    Applier(engine).apply(messages(failed(1, 0, "why"), failed(2, 0, "why")))
+    register_branches(engine, 1)
+    place = broker_url(broker, "worker")
+    form = {"do": "apply-all"}
+    with opened(database_url(owner_url, "rosa"), place, may_operate=True) as site:
+        answer = site.post("/letters/preview", form)
+        assert (answer.status, "only a reader&#39;s rights" in answer.text) == (403, True)
+    with opened(database_url(owner_url, "olga"), place, may_operate=True) as site:
+        for do in ("apply-all", "discard-all"):
+            path = site.post("/letters/preview", {"do": do}).headers["location"]
+            assert site.post(f"{path}/start", {"note": "no matter"}).status == 303
+            wait_for_rows(engine, "SELECT DISTINCT state FROM operation", [("done",)])
+        states = "SELECT state FROM dead_letter ORDER BY id"
+        assert rows(engine, states) == [("replayed",), ("discarded",)]
+        undone = site.post(f"{path}/undo").headers["location"]
+        site.post(f"{undone}/start")
+        wait_for_rows(engine, states, [("replayed",), ("dead",)])
+        body = wire.encode(failed(1, 9, "edited")).decode()
+        assert site.post("/letters/2/edit", {"body": body, "save": "1"}).status == 303
 
 
 def test_a_worker_that_may_not_declare_waits_for_its_queue(

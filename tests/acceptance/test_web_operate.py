@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -114,16 +115,10 @@ def test_a_double_click_starts_one_operation(site: Site, engine: Engine) -> None
     bury(engine, *(failed(1, second, "x") for second in range(20)))
     register_branches(engine, 1)
     path = selected(site, "apply-all")
-    answers: list[str] = []
-
-    def click() -> None:
-        answers.append(begun(site.post(f"{path}/start")))
-
-    clicks = [threading.Thread(target=click) for _ in range(4)]
-    for each in clicks:
-        each.start()
-    for each in clicks:
-        each.join()
+    with ThreadPoolExecutor(4) as clicks:
+        answers = [
+            begun(answer) for answer in clicks.map(lambda _: site.post(f"{path}/start"), range(4))
+        ]
     wait_for_rows(engine, STATE, [("done",)])
     assert answers == [path] * 4
     assert rows(engine, RESULT) == [({"applied": 20},)]
