@@ -7,18 +7,9 @@ from typing import Any
 import pytest
 import typer
 
-from mirrorfeed.consumer.commands import main, replay
 from mirrorfeed.contract import exit_codes
-from mirrorfeed.contract.program import complete_help
-from mirrorfeed.publisher import cli
-from mirrorfeed.puller import cli as puller
+from tests.apps import COMMANDS
 
-APPS = {
-    "mirror-consumer": main.app,
-    "mirror-publisher": cli.app,
-    "mirror-puller": puller.app,
-    "mirror-replay": replay.app,
-}
 COLUMNS = 80
 
 
@@ -30,13 +21,7 @@ def helps(name: str, command: Any, parent: Any = None) -> Iterator[tuple[str, st
         yield from helps(below, each, context)
 
 
-def completed(app: typer.Typer) -> Any:
-    command = typer.main.get_command(app)
-    complete_help(command)
-    return command
-
-
-HELPS = [each for name, app in APPS.items() for each in helps(name, completed(app))]
+HELPS = [each for name, command in COMMANDS.items() for each in helps(name, command)]
 
 
 @pytest.mark.parametrize(("path", "shown"), HELPS, ids=[path for path, _ in HELPS])

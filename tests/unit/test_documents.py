@@ -1,0 +1,198 @@
+"""What the documents say to type, to set and to open is there: commands, options, variables,
+targets of make, units, files and links."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apps import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    *(ROOT / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md")),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "packaging" / "package-index.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+each_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+BESIDE = [ROOT, *(ROOT / name for name in ("docs", "packaging", "tests"))]
+"""Files are named from one of these on."""
+OF_OTHERS = {
+    *("--atomic", "--no-block"),  # git, systemctl
+    *("--force-recreate", "--profile"),  # docker compose
+    *("--cluster", "--events", "--faults", "--seed"),  # tests.faults.campaign
+}
+"""Options that stand alone and are not our commands'."""
+NOT_YET = {"tests/golden/host.seen.json"}
+"""What CONTRIBUTING.md adds as an example."""
+
+FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+CALL = re.compile(rf"(?<![\w/.'-])({'|'.join(COMMANDS)})(?![\w*-])([^\n|;&()<>,:]*)")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+COMMENT = re.compile(r"\s#.*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+VARIABLE = re.compile(r"\bMIRRORFEED_[A-Z_]*[A-Z]\b")
+UNIT = re.compile(r"(?:-u|--unit|--now|start|stop|status|/system/?) ?(mirrorfeed-\w+)\b")
+TARGET = re.compile(r"^make ([a-z][a-z-]*)")
+FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."]
+FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(path.name for path in FOLDERS)})/[\w./-]*\w")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
+
+
+def spans(text: str) -> list[str]:
+    """What stands between backquotes."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
+
+
+def code(text: str) -> list[str]:
+    """That, and the lines of blocks."""
+    blocks = "".join(FENCED.findall(text)).replace("\\\n", "")
+    return [*blocks.splitlines(), *spans(text)]
+
+
+def calls(text: str) -> list[tuple[str, str]]:
+    """Each call of a command of ours: the command, and what follows it."""
+    return [call for line in code(text) for call in CALL.findall(line)]
+
+
+def wrong_in(program: str, arguments: str) -> str | None:
+    """What a call names that is not there."""
+    command: Any = COMMANDS[program]
+    options = {"--help"}
+    for word in QUOTED.sub("TEXT", COMMENT.sub("", arguments)).split():
+        options |= {name for each in command.params for name in each.opts + each.secondary_opts}
+        commands = getattr(command, "commands", {})
+        if word == "--":
+            break
+        if option := OPTION.match(word):
+            if option[0] not in options:
+                return f"{command.name} has no option {option[0]}"
+        elif commands and re.fullmatch(r"[a-z][a-z-]*", word):
+            if word not in commands:
+                return f"{command.name} has no command {word}"
+            command = commands[word]
+    return None
+
+
+def all_options(command: Any) -> Iterator[str]:
+    """Those of a command and of all below it."""
+    for each in command.params:
+        yield from each.opts + each.secondary_opts
+    for below in getattr(command, "commands", {}).values():
+        yield from all_options(below)
+
+
+@cache
+def variables() -> set[str]:
+    """Those that our code reads, the tests', or Compose."""
+    modules = [path for folder in FOLDERS for path in folder.rglob("*.py")]
+    texts = [
+        path.read_text()
+        for path in (*modules, ROOT / "Makefile", ROOT / "compose.yaml")
+        if path != Path(__file__)
+    ]
+    return set(VARIABLE.findall("\n".join(texts)))
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link to a heading of the document ends in."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", document.read_text()), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading).strip() for heading in headings)
+    return {heading.lower().replace(" ", "-") for heading in plain}
+
+
+@each_document
+def test_each_command_exists_with_its_options(document: Path) -> None:
+    """In blocks and between backquotes."""
+    found = [(call, wrong_in(*call)) for call in calls(document.read_text())]
+    assert [(call, wrong) for call, wrong in found if wrong] == []
+
+
+@each_document
+def test_an_option_that_stands_alone_exists(document: Path) -> None:
+    """Some command has it."""
+    known = {"--help"}.union(OF_OTHERS, *map(all_options, COMMANDS.values()))
+    named = [span for span in spans(document.read_text()) if span.startswith("--")]
+    assert {each for span in named for each in OPTION.findall(span)} - known == set()
+
+
+@each_document
+def test_each_variable_is_read(document: Path) -> None:
+    """Each can also be that of a file."""
+    named = VARIABLE.findall("\n".join(code(document.read_text())))
+    assert {name for name in named if name.removesuffix("_FILE") not in variables()} == set()
+
+
+@each_document
+def test_each_target_of_make_exists(document: Path) -> None:
+    """That stands at the beginning of a line."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = [target for line in code(document.read_text()) for target in TARGET.findall(line)]
+    assert set(named) - set(targets) == set()
+
+
+@each_document
+def test_each_unit_exists(document: Path) -> None:
+    """That systemctl or journalctl is told of."""
+    units = {path.stem for path in (ROOT / "packaging").glob("*.service")}
+    named = [unit for line in code(document.read_text()) for unit in UNIT.findall(line)]
+    assert set(named) - units == set()
+
+
+@each_document
+def test_each_file_exists(document: Path) -> None:
+    """Of modules, the name suffices."""
+    named = {name for line in code(document.read_text()) for name in FILE.findall(line)}
+    missing = {
+        name
+        for name in named - NOT_YET
+        if not any((place / f"{name}{end}").exists() for place in BESIDE for end in ("", ".py"))
+    }
+    assert missing == set()
+
+
+@each_document
+def test_each_link_leads_somewhere(document: Path) -> None:
+    """To a file, and in a document to a heading."""
+    wrong = []
+    for name, anchor in LINK.findall(FENCED.sub("", document.read_text())):
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append((name, anchor))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`mirror-consumer stauts`",
+        "`mirror-consumer branches ad 1`",
+        "`mirror-puller\nrun --job 3`",
+        "```sh\ncd / && mirror-puller run \\\n    --job 3\n```\n",
+        "```\nrunuser -u mirrorfeed -- mirror-publisher run --banch=1 -- true\n```\n",
+    ],
+)
+def test_a_wrong_call_is_noticed(text: str) -> None:
+    """Wherever it stands."""
+    assert [wrong_in(*call) for call in calls(text)] != [None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`mirror-publisher run --branch 1 -- git fetch --all`",
+        "`mirror-puller run … --hook '/bin/announce --quiet' --once`",
+        "`ln -sf /opt/mirrorfeed/bin/mirror-* /usr/local/bin/`",
+        "`mirror-replay list --group   # not --ungroup`",
+        "`mirror-publisher status | grep --count x`",
+    ],
+)
+def test_a_right_call_is_taken_for_one(text: str) -> None:
+    """What is not ours is nobody's business."""
+    assert {wrong_in(*call) for call in calls(text)} <= {None}
