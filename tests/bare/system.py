@@ -33,7 +33,17 @@ mount --bind "$2" "$0/pip-cache"
 shift 2
 exec chroot "$0" "$@"
 """
+APART = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
+)
+"""Ends with the process that runs it, however that ends."""
 ALONE = ("--mount", "--net", "--uts", "--ipc", "--cgroup")
+AT_ONCE = (
+    *("-o", "Acquire::Retries=0"),
+    *("-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20"),
+)
+"""A mirror that does not answer is no mirror."""
 TRIED = "ip link set lo up; mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 # In a control group of its own, below which its systemd makes others.
 BOOT = """
@@ -108,7 +118,7 @@ class BareSystem:
         }
         result = subprocess.run(
             [
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
+                *APART,
                 *("sh", "-ec", ENTER, self.folder, ROOT, HOME / "pip-cache"),
                 *("setpriv", "--reuid", user, "--regid", user, "--init-groups"),
                 *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
@@ -135,7 +145,7 @@ class BareSystem:
         (self.folder / "etc" / "systemd" / "system" / "typed.service").write_text(TYPED)
         result = subprocess.run(
             [
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
+                *APART,
                 *("sh", "-ec", BOOT, self.folder, ROOT, BOOT_ALONE, *ALONE),
             ],
             stdin=subprocess.DEVNULL,
@@ -161,8 +171,14 @@ def check_possible(suite: str) -> None:
         release = f"{_mirror()}dists/{suite}/InRelease"
         with TemporaryDirectory() as folder:
             run(
-                ["/usr/lib/apt/apt-helper", "download-file", release, f"{folder}/InRelease"],
-                timeout_seconds=120,
+                [
+                    "/usr/lib/apt/apt-helper",
+                    *AT_ONCE,
+                    "download-file",
+                    release,
+                    f"{folder}/InRelease",
+                ],
+                timeout_seconds=60,
             )
     except SandboxError as error:
         raise NotPossible(
@@ -177,12 +193,22 @@ def bare_system(suite: str) -> Iterator[BareSystem]:
     ready = base / "repository"
     if not ready.exists() or time.time() - ready.stat().st_mtime > FRESH_SECONDS:
         _make(suite, base)
+    _remove_remains()
     folder = HOME / f"{suite}-{os.getpid()}"
-    run(["cp", "--archive", base, folder], timeout_seconds=300)
     try:
+        run(["cp", "--archive", base, folder], timeout_seconds=300)
         yield BareSystem(folder)
     finally:
-        shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _remove_remains() -> None:
+    """Removes the copies of runs that were killed."""
+    for folder in HOME.glob("*-*"):
+        process = folder.name.rpartition("-")[2]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            shutil.rmtree(folder)
 
 
 def _make(suite: str, base: Path) -> None:
