@@ -1,7 +1,7 @@
 """Try the README's two commands and docs/install.md on bare systems:
 `python -m tests.bare [SUITE...]`.
 
-Uses the committed files only, and leaves nothing but its cache. Takes two to three minutes per suite.
+Uses the committed files only, and leaves nothing but its cache. Takes four minutes per suite.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import time
 
 from sandbox import SandboxError
-from tests.bare.install_page import type_page
+from tests.bare.install_page import type_page, type_pipx
 from tests.bare.system import USER, BareSystem, NotPossible, bare_system, check_possible
 
 DEMO_SECONDS = 600
@@ -57,6 +57,8 @@ def main() -> int:
             if options.run is None and not options.if_possible:
                 with bare_system(suite) as system:
                     try_install_page(suite, system)
+                with bare_system(suite) as system:
+                    try_pipx(suite, system)
     except NotPossible as reason:
         print(f"not tried on bare systems: {reason}", file=sys.stderr)
         return 0 if options.if_possible else 1
@@ -105,6 +107,12 @@ def try_install_page(suite: str, system: BareSystem) -> None:
     said = type_page(system)
     assert "Traceback" not in said, said
     report(suite, "docs/install.md, to a status table", began)
+
+
+def try_pipx(suite: str, system: BareSystem) -> None:
+    began = time.monotonic()
+    type_pipx(system)
+    report(suite, "docs/install.md, the commands by pipx", began)
 
 
 def report(suite: str, what: str, began: float) -> float:
