@@ -106,6 +106,7 @@ def type_page(system: BareSystem) -> str:
     system.run("\n".join(typed), timeout_seconds=DOWNLOAD_SECONDS)
     typed = ["cd /usr/local/src/mirrorfeed", FORGE_STARTS, *before[downloads:], LOOK % look]
     shown = system.boot("\n".join([*typed, PROMISES]), timeout_seconds=SETUP_SECONDS)
+    assert "max_message_size" not in shown, shown
     (table,) = re.findall(r"^```text\n(.*?)^```$", one_host, re.MULTILINE | re.DOTALL)
     assert without_figures(table) in without_figures(shown), shown
     return shown
