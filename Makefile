@@ -31,7 +31,7 @@ test: .venv/ready $(if $(TESTS),,.venv/browser) ## Run all tests, on a real Rabb
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
 .PHONY: bare
-bare: .venv/ready ## Try `make demo`, a part of `make test` and docs/install.md on bare Debians, as root (8 min)
+bare: .venv/ready ## Try `make demo`, a part of `make test` and docs/install.md on bare Debians, as root (11 min)
 	$(BIN)/python -m tests.bare
 
 test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (3 min)

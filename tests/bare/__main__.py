@@ -1,7 +1,7 @@
 """Try the README's two commands and docs/install.md on bare systems:
 `python -m tests.bare [SUITE...]`.
 
-Uses the committed files only, and leaves nothing but its cache. Takes four minutes per suite.
+Uses the committed files only, and leaves nothing but its cache. Takes five to six minutes a suite.
 """
 
 import argparse
