@@ -38,6 +38,7 @@ def tidy(mirror: Path) -> int:
 
 def _left_behind(mirror: Path) -> list[Path]:
     found = [each for each in mirror.glob("*.lock") if each.is_file()]
+    found += mirror.glob("packed-refs.new")  # without a lock nobody writes it
     for parent, _, files in os.walk(mirror / "refs"):
         found += [Path(parent, file) for file in files if file.endswith(".lock")]
     objects = mirror / "objects"

@@ -61,7 +61,11 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
         r"|Read-only file system|unable to create temporary (?:file|object directory)"
         r"|could not create work tree|cannot mkdir",
     ),
-    (FailureClass.LOCKED, r"\.lock': File exists|LockContention|Could not acquire lock"),
+    (
+        FailureClass.LOCKED,
+        r"\.lock': File exists|packed-refs\.new: File exists|LockContention"
+        r"|Could not acquire lock",
+    ),
     (
         FailureClass.REF_CONFLICT,
         r"cannot lock ref .*(?:exists; cannot create|there is a non-empty directory)"

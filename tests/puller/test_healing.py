@@ -46,6 +46,18 @@ def test_a_lock_that_nobody_holds_is_removed(
     assert not puller.reasons()
 
 
+def test_half_a_file_of_references_is_removed(puller: TestPuller, upstream: Upstream) -> None:
+    """git itself makes no other as long as it is there."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    git("-C", puller.mirror(), "update-ref", "refs/heads/loose", "refs/heads/main")
+    left = puller.mirror() / "packed-refs.new"
+    left.write_text("half")
+    puller.once()
+    assert puller.refs() == upstream.refs()
+    assert not left.exists()
+
+
 def test_a_lock_that_a_live_git_holds_stays(puller: TestPuller, upstream: Upstream) -> None:
     """Its work is not disturbed; the attempt fails, and names the process."""
     puller.write_list([upstream.path.as_uri()])
