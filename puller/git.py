@@ -2,14 +2,14 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from mirrorfeed.puller.process import Ended, Limits, Processes, Watch
-from mirrorfeed.puller.reasons import MirrorFailure, failure_in
+from mirrorfeed.puller.reasons import FailureClass, MirrorFailure, failure_in
 from mirrorfeed.puller.refs import (
     ALL_REFSPECS,
     DEFAULT_REFSPECS,
@@ -172,38 +172,38 @@ class Git:
         self._work.check_room()
         self._run("clone", "--bare", "--progress", "--template=", "--", url, str(git_dir))
 
-    def fetch(self, url: str, git_dir: Path, *, has_all: bool, is_atomic: bool) -> None:
+    def fetch_objects(self, url: str, git_dir: Path, objects: Iterable[str]) -> None:
+        """Fetches these and all that belongs to them, and touches no reference. git itself makes
+        sure that nothing is missing."""
+        self._fetch(git_dir, "--refmap=", "--stdin", "--", url, typed="\n".join(objects))
+
+    def fetch_by_name(self, url: str, git_dir: Path, *, has_all: bool) -> None:
         """Upstream's references, and no others, are the mirror's."""
-        self._work.check_room()
         refspecs = ALL_REFSPECS if has_all else DEFAULT_REFSPECS
-        self.output(
-            git_dir,
-            "fetch",
-            *(["--atomic"] if is_atomic else []),
-            *("--prune", "--force", "--no-tags", "--progress", "--no-write-fetch-head"),
-            *("--no-auto-maintenance", "--no-recurse-submodules", "--no-show-forced-updates"),
-            "--",
-            url,
-            *refspecs,
+        self._fetch(git_dir, "--atomic", "--prune", "--force", "--", url, *refspecs)
+
+    def _fetch(self, git_dir: Path, *arguments: str, typed: str = "") -> None:
+        self._work.check_room()
+        self._run(
+            *("--git-dir", str(git_dir), "fetch", "--no-tags", "--progress"),
+            *("--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"),
+            *("--no-show-forced-updates", *arguments),
+            typed=typed,
         )
 
-    def fetch_candidate(self, url: str, git_dir: Path, names: Sequence[str], to: str) -> None:
-        """Fetches some of upstream's references below `to`, where nobody looks for them."""
-        refspecs = [f"+{name}:{to}{number}" for number, name in enumerate(names)]
-        self.output(
-            git_dir,
-            *("fetch", "--force", "--no-tags", "--progress", "--no-write-fetch-head"),
-            *("--no-auto-maintenance", "--no-recurse-submodules", "--"),
-            url,
-            *refspecs,
-        )
+    def peeled(self, git_dir: Path, objects: Collection[str]) -> dict[str, str]:
+        """What each is if no tag is looked at: itself, or what the tag is of."""
+        if not objects:
+            return {}
+        asked = "".join(f"{each}^{{}}\n" for each in objects)
+        arguments = ("--git-dir", str(git_dir), "cat-file", "--batch-check=%(objectname)")
+        found = self._run(*arguments, typed=asked).output.decode().splitlines()
+        if missing := next((line for line in found if " " in line), None):
+            raise MirrorFailure(FailureClass.CORRUPT, f"the object {missing}")
+        return dict(zip(objects, found, strict=True))
 
-    def has_common_history(self, git_dir: Path, ours: Sequence[str], theirs: Sequence[str]) -> bool:
-        for one in theirs:
-            ended = self._ended("--git-dir", str(git_dir), "merge-base", one, *ours)
-            if ended.exit_code == 0:
-                return True
-        return False
+    def has_common_history(self, git_dir: Path, ours: Sequence[str], theirs: str) -> bool:
+        return self.succeeds(git_dir, "merge-base", theirs, *ours)
 
     def follow(self, git_dir: Path, head: str) -> None:
         """HEAD is that branch from now on."""
@@ -220,8 +220,8 @@ class Git:
     def succeeds(self, git_dir: Path, *arguments: str) -> bool:
         return self._ended("--git-dir", str(git_dir), *arguments).exit_code == 0
 
-    def _run(self, *arguments: str) -> Ended:
-        ended = self._ended(*arguments)
+    def _run(self, *arguments: str, typed: str = "") -> Ended:
+        ended = self._ended(*arguments, typed=typed)
         if ended.exit_code != 0:
             raise git_failure(ended)
         return ended
@@ -231,12 +231,14 @@ class Git:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         is_fetching: bool = True,
+        typed: str = "",
     ) -> Ended:
         work = self._work
         return work.processes.run(
             ["git", *arguments],
             environment=environment or self._environment,
             limits=work.limits,
+            typed=typed.encode(),
             inherited=[work.lock],
             watch=work.watch if is_fetching else lambda: 0,
             on_progress=work.on_progress,

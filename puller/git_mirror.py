@@ -1,5 +1,6 @@
 """One attempt to mirror a git repository: look, and fetch what is new."""
 
+import re
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -8,12 +9,13 @@ from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.git import Git, Work, known_refs
 from mirrorfeed.puller.mirrored import Mirrored
+from mirrorfeed.puller.packed_refs import LOCK, is_locked, packed_text, read_packed, rewriting
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
-from mirrorfeed.puller.refs import HEADS, Refs, is_wanted
+from mirrorfeed.puller.refs import HEADS, Refs, conflict_in, files_of_refs, is_wanted
 
-CANDIDATES = "refs/mirrorfeed/candidate/"
-"""Where a history is looked at before it may become the mirror's."""
 MAX_COMPARED = 1000
+_REFUSED = re.compile(r"not our ref|unadvertised object|want [0-9a-f]+ not valid")
+"""What servers say of an object that is the tip of nothing (any more)."""
 
 
 class GitMirror:
@@ -47,7 +49,7 @@ class GitMirror:
             self._check_history(ours, wanted)
         is_new = wanted.objects != ours.objects
         if is_new:
-            self._fetch()
+            self._update(self.path, ours, wanted)
         if wanted.head is not None and wanted.head != ours.head:
             is_new = True
             self._git.follow(self.path, wanted.head)
@@ -65,7 +67,8 @@ class GitMirror:
         try:
             self._git.clone(self._branch.url, incoming)
             if self._branch.has_all_refs:
-                self._git.fetch(self._branch.url, incoming, has_all=True, is_atomic=True)
+                theirs = self._git.listed(self._branch.url, incoming)
+                self._update(incoming, known_refs(incoming), theirs.wanted(has_all=True))
             self._work.accept(incoming)
         except MirrorFailure:
             shutil.rmtree(incoming, ignore_errors=True)
@@ -90,20 +93,55 @@ class GitMirror:
     def _ours(self) -> Refs | None:
         if not self.path.exists():
             return None
+        if (self.path / "reftable").exists():
+            raise MirrorFailure(
+                FailureClass.OTHER,
+                f"the mirror {self.path} has its references in a reftable, which is not read:"
+                " git refs migrate --ref-format=files",
+            )
         found = known_refs(self.path)
         has_all = self._branch.has_all_refs
         objects = {name: at for name, at in found.objects.items() if is_wanted(name, has_all)}
         return Refs(objects, found.head, found.head_object)
 
-    def _fetch(self) -> None:
+    def _update(self, git_dir: Path, ours: Refs, wanted: Refs) -> None:
+        """What upstream listed is what the mirror has, all of it from one moment on."""
         url, has_all = self._branch.url, self._branch.has_all_refs
+        if conflict := conflict_in(wanted.objects):
+            raise MirrorFailure(
+                FailureClass.REF_CONFLICT, f"upstream has both {conflict[0]} and {conflict[1]}"
+            )
         try:
-            self._git.fetch(url, self.path, has_all=has_all, is_atomic=True)
+            if new := set(wanted.objects.values()) - set(ours.objects.values()):
+                self._git.fetch_objects(url, git_dir, new)
         except MirrorFailure as failure:
-            if failure.failure_class is not FailureClass.REF_CONFLICT:
+            if not _REFUSED.search(failure.line):
                 raise
-            # `a` became `a/b`, say: git can only delete the one before it makes the other.
-            self._git.fetch(url, self.path, has_all=has_all, is_atomic=False)
+            # Upstream has moved on since it was asked; by name it gives what it has now.
+            self._git.fetch_by_name(url, git_dir, has_all=has_all)
+        else:
+            self._replace_refs(git_dir, wanted)
+
+    def _replace_refs(self, git_dir: Path, wanted: Refs) -> None:
+        has_all = self._branch.has_all_refs
+        if any(not name.endswith(LOCK) for name in files_of_refs(git_dir)):
+            # As an earlier version or a person left them: they would go on counting.
+            self._git.output(git_dir, "pack-refs", "--all")
+        with rewriting(git_dir) as file:
+            for name in files_of_refs(git_dir):
+                if name.endswith(LOCK):
+                    raise is_locked(git_dir / name)
+            old = read_packed(git_dir)
+            kept = {
+                name: at for name, at in old.objects.items() if at and not is_wanted(name, has_all)
+            }
+            objects = {**kept, **wanted.objects}
+            unknown = set(objects.values()) - old.peeled.keys()
+            peeled = {**old.peeled, **self._git.peeled(git_dir, list(unknown))}
+            file.write(packed_text(objects, peeled))
+        for name in list(files_of_refs(git_dir)):
+            if is_wanted(name, has_all):  # git packs neither broken nor symbolic ones
+                (git_dir / name).unlink(missing_ok=True)
 
     def _check_server(self, git_dir: Path) -> None:
         """Raises MirrorFailure if what has listed nothing is no git server."""
@@ -121,13 +159,11 @@ class GitMirror:
             return
         heads = [name for name in theirs.objects if name.startswith(HEADS)]
         names = [theirs.head] if theirs.head in theirs.objects else heads or list(theirs.objects)
-        try:
-            self._git.fetch_candidate(self._branch.url, self.path, [str(names[0])], CANDIDATES)
-            mine = list(islice((each for each in known if each), MAX_COMPARED))
-            if self._git.has_common_history(self.path, mine, [f"{CANDIDATES}0"]):
-                return
-        finally:
-            self._git.succeeds(self.path, "update-ref", "-d", f"{CANDIDATES}0")
+        tip = theirs.objects[str(names[0])]
+        self._git.fetch_objects(self._branch.url, self.path, [tip])
+        mine = list(islice((each for each in known if each), MAX_COMPARED))
+        if self._git.has_common_history(self.path, mine, tip):
+            return
         raise MirrorFailure(
             FailureClass.REF_CONFLICT,
             "the URL was changed, and the history there has nothing in common with the mirror's;"

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,11 +84,12 @@ class Processes:
         environment: Mapping[str, str],
         limits: Limits,
         folder: Path | None = None,
+        typed: bytes = b"",
         inherited: Sequence[int] = (),
         watch: Watch = lambda: 0,
         on_progress: Callable[[bytes], None] = lambda _: None,
     ) -> Ended:
-        """Runs a program to its end.
+        """Runs a program to its end, with `typed` as its standard input.
 
         Whatever it has started ends with it. Raises MirrorFailure if it cannot be run, does not
         end in time (`timeout`), `watch` does, or all are interrupted.
@@ -97,12 +98,13 @@ class Processes:
             raise MirrorFailure(FailureClass.INTERRUPTED, "the puller was told to end")
         out, err = _Pipe(), _Pipe()
         try:
-            with self._lock:  # so that `reap` takes it for none of ours at no time
+            # The lock, so that `reap` takes it for none of ours at no time.
+            with _input(typed) as file, self._lock:
                 process = subprocess.Popen(
                     arguments,
                     env=environment,
                     cwd=folder,
-                    stdin=subprocess.DEVNULL,
+                    stdin=file,
                     stdout=out.for_program,
                     stderr=err.for_program,
                     start_new_session=True,
@@ -140,6 +142,22 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.ours, self.for_program = os.pipe2(os.O_CLOEXEC)
+
+
+@contextmanager
+def _input(typed: bytes) -> Iterator[int]:
+    """A file to read it from: nobody has to write it while the program runs."""
+    if not typed:
+        yield subprocess.DEVNULL
+        return
+    file = os.memfd_create("typed", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(file, "wb", closefd=False) as writer:
+            writer.write(typed)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
 
 
 @dataclass

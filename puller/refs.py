@@ -7,18 +7,20 @@ A mirror's are read from its files, which takes no process; the puller's git kee
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
+from mirrorfeed.puller.packed_refs import LOCK, object_in, read_packed, read_text
+
 HEAD = "HEAD"
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
-PACKED = "packed-refs"
-_OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _SYMBOLIC = "ref: "
 _PEELED = "^{}"
+_FORBIDDEN = re.compile(r"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.lock(?:/|$)|[/.]$")
+"""git-check-ref-format(1)."""
 
 DEFAULT_REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 LEFT_OUT = (
@@ -65,8 +67,20 @@ def is_wanted(name: str, has_all: bool) -> bool:
     )
 
 
+def conflict_in(names: Collection[str]) -> tuple[str, str] | None:
+    """Two references of which git can have only one, as `a` is a folder for `a/b`."""
+    for name in names:
+        parent = name.rpartition("/")[0]
+        while parent:
+            if parent in names:
+                return parent, name
+            parent = parent.rpartition("/")[0]
+    return None
+
+
 def refs_listed(output: bytes) -> Refs:
-    """From what `git ls-remote --symref` prints."""
+    """From what `git ls-remote --symref` prints. Names that git itself takes from no server are
+    left out."""
     objects: dict[str, str] = {}
     head = head_object = None
     for line in os.fsdecode(output).split("\n"):
@@ -77,43 +91,30 @@ def refs_listed(output: bytes) -> Refs:
             head = what.removeprefix(_SYMBOLIC) if name == HEAD else head
         elif name == HEAD:
             head_object = what
-        else:
+        elif not _FORBIDDEN.search(name):
             objects[name] = what
     return Refs(objects, head, head_object)
 
 
 def refs_on_disk(git_dir: Path) -> Refs:
     """What a mirror has. A reference that is broken has an empty object. Raises OSError."""
-    objects = _packed(git_dir)
-    top = str(git_dir)
-    for folder, _, files in os.walk(git_dir / "refs"):
-        for file in files:
-            if not file.endswith(".lock"):
-                path = f"{folder}/{file}"
-                text = _read(path)
-                if not text.startswith(_SYMBOLIC):  # another name for one of the others
-                    objects[path[len(top) + 1 :]] = _object_in(text)
-    said = _read(f"{top}/{HEAD}")
+    objects = read_packed(git_dir).objects
+    for name in files_of_refs(git_dir):
+        if not name.endswith(LOCK):
+            text = read_text(f"{git_dir}/{name}")
+            if not text.startswith(_SYMBOLIC):  # another name for one of the others
+                objects[name] = object_in(text)
+    said = read_text(f"{git_dir}/{HEAD}")
     if not said.startswith(_SYMBOLIC):
-        return Refs(objects, None, _object_in(said) or None)
+        return Refs(objects, None, object_in(said) or None)
     head = said.removeprefix(_SYMBOLIC).strip()
     return Refs(objects, head, objects.get(head) or None)
 
 
-def _packed(git_dir: Path) -> dict[str, str]:
-    try:
-        text = _read(str(git_dir / PACKED))
-    except FileNotFoundError:
-        return {}
-    lines = (line.partition(" ") for line in text.split("\n") if line and line[0] not in "#^")
-    return {name: _object_in(at) for at, _, name in lines}
-
-
-def _read(path: str) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123 - there may be many of them
-        return os.fsdecode(file.read())
-
-
-def _object_in(text: str) -> str:
-    text = text.strip()
-    return text if _OBJECT.fullmatch(text) else ""
+def files_of_refs(git_dir: Path) -> Iterator[str]:
+    """Files of references and of their locks, from `refs/` on. Each is stronger than what is
+    packed."""
+    top = len(str(git_dir)) + 1
+    for folder, _, files in os.walk(git_dir / "refs"):
+        for file in files:
+            yield f"{folder}/{file}"[top:]

@@ -50,11 +50,12 @@ def git(*arguments: str | Path, input_: str | None = None, expect: int = 0) -> s
 
 
 class Upstream:
-    """A bare repository that others mirror."""
+    """A bare repository that others mirror; a new one, if there is none."""
 
     def __init__(self, path: Path, *, object_format: str = "sha1") -> None:
         self.path = path
-        git("init", "-q", "--bare", "-b", "main", f"--object-format={object_format}", path)
+        if not path.exists():
+            git("init", "-q", "--bare", "-b", "main", f"--object-format={object_format}", path)
 
     def commit(self, branch: str = "main", *, text: str = "x", size: int = 0) -> str:
         """Adds a commit to a branch, with a file of `size` random bytes; gives its id."""

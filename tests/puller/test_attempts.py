@@ -1,5 +1,7 @@
 """Attempts to mirror git repositories, over real transports, and what is reported of them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,81 @@ def test_a_branch_that_becomes_a_folder_is_mirrored(puller: TestPuller, upstream
         upstream.commit(new)
         puller.once()
         assert puller.refs() == upstream.refs()
+
+
+def test_references_that_an_earlier_version_wrote_are_old_too(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """Each in a file of its own: none outlives its reference, and those that come from nowhere
+    stay."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    upstream.commit("dev")
+    upstream.git("tag", "-am", "x", "v1", "dev")
+    here = "+refs/*:refs/*"
+    git("-C", puller.mirror(), "fetch", "-q", "--no-write-fetch-head", upstream.path, here)
+    git("-C", puller.mirror(), "update-ref", "refs/own/x", "refs/tags/v1")
+    git("-C", puller.mirror(), "symbolic-ref", "refs/heads/alias", "refs/heads/dev")
+    own = upstream.refs()["refs/tags/v1"]
+    upstream.commit()
+    upstream.delete("refs/heads/dev")
+    puller.once()
+    assert puller.refs() == {**upstream.refs(), "refs/own/x": own}
+    assert [each for each in (puller.mirror() / "refs").rglob("*") if each.is_file()] == []
+    assert git("-C", puller.mirror(), "rev-parse", "v1^{commit}") == git(
+        "-C", upstream.path, "rev-parse", "v1^{commit}"
+    )
+
+
+def test_an_upstream_that_moves_on_meanwhile_is_mirrored_as_it_is_then(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """What it listed a moment ago is gone when it is fetched."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    upstream.rewrite()
+    later = upstream.path.with_name("later.git")
+    shutil.copytree(upstream.path, later)
+    Upstream(later).rewrite()
+    Upstream(later).git("prune", "--expire=now")
+    folder = puller.folder / "bin"
+    folder.mkdir()
+    script = folder / "git"
+    script.write_text(
+        f'#!/bin/sh\n{shutil.which("git")} "$@" || exit\ncase "$*" in *ls-remote*)\n'
+        f"mv {upstream.path} {upstream.path}.old; mv {later} {upstream.path};; esac\n"
+    )
+    script.chmod(0o755)
+    puller.also(PATH=f"{folder}:{os.environ['PATH']}")
+    puller.once()
+    assert puller.refs() == upstream.refs()
+    assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def test_a_reftable_is_left_alone(puller: TestPuller, upstream: Upstream) -> None:
+    """What cannot be read is not taken for empty; the reason has the remedy."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    (puller.mirror() / "reftable").mkdir()
+    (puller.mirror() / "packed-refs").unlink()
+    before = fingerprint(puller.mirror())
+    puller.once(expect=1)
+    assert "git refs migrate --ref-format=files" in puller.reason()
+    assert fingerprint(puller.mirror()) == before
+
+
+def test_files_of_a_web_server_are_mirrored(
+    puller: TestPuller, upstream: Upstream, web: WebServer
+) -> None:
+    """It need not know git."""
+    puller.write_list([f"{web.url}/files/a.git"])
+    upstream.git("update-server-info")
+    puller.once()
+    tip = upstream.commit()
+    upstream.git("repack", "-dq")
+    upstream.git("update-server-info")
+    puller.once()
+    assert puller.refs() == {"refs/heads/main": tip}
 
 
 def test_head_follows_the_default_branch(puller: TestPuller, upstream: Upstream) -> None:

@@ -1,14 +1,15 @@
 """The puller as a service and in passes: what is mirrored when, and what ends how."""
 
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from sandbox import wait_until
 from tests.probes import ask, samples, says
 from tests.pullers import TestPuller, children_of, kill, marked
 from tests.terminal import terminal
-from tests.upstreams import Upstream, WebServer, fingerprint, git
+from tests.upstreams import Upstream, WebServer, fingerprint, git, refs_of
 
 PATIENCE_SECONDS = 30.0
 
@@ -252,42 +253,58 @@ def test_what_a_kill_leaves_is_closed_at_the_next_start(
     assert [*left_behind, *puller.mirror().rglob("tmp_pack_*")] == []
 
 
-def has_begun(puller: TestPuller, process: "subprocess.Popen[bytes]") -> bool:
-    """An attempt has, or it is over already."""
-    return bool(puller.programs()) or process.poll() is not None
+def two_states(folder: Path) -> list[Path]:
+    """Of one upstream, before and after a force-push of everything; with tags, a branch that goes,
+    and one that becomes a folder."""
+    first = Upstream(folder / "first.git")
+    first.commit()
+    states = [first.path, folder / "second.git"]
+    shutil.copytree(states[0], states[1])
+    for path, gone in zip(states, ("x", "x/y"), strict=True):
+        state = Upstream(path)
+        tip = state.rewrite()
+        state.git("tag", "--annotate", "-m", "v1", "v1", "main")
+        names = [gone, f"only-{path.stem}", *(f"b{number}" for number in range(300))]
+        changes = "".join(f"update refs/heads/{name} {tip}\n" for name in names)
+        git("-C", path, "update-ref", "--stdin", input_=changes)
+    return states
 
 
-def test_a_kill_at_any_moment_leaves_each_reference_old_or_new(
-    puller: TestPuller, upstream: Upstream
+def test_a_kill_at_any_moment_leaves_all_references_old_or_all_new(
+    puller: TestPuller, root: Path
 ) -> None:
-    """A force-push with a deleted branch: nothing else is ever seen, and the next pass has all."""
-    for number in range(20):
-        upstream.commit(f"b{number}")
-    puller.write_list([upstream.path.as_uri()])
-    puller.once()
-    for delay in (0.0, 0.02, 0.04, 0.06, 0.08, 0.1):
-        old = puller.refs()
-        for number in range(19):
-            upstream.rewrite(f"b{number}")
-        upstream.delete("refs/heads/b19")
-        with subprocess.Popen(
-            puller.shell.arguments(puller.command("--once", "--all")),
-            env=puller.shell.environment(),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        ) as process:
-            wait_until(partial(has_begun, puller, process), PATIENCE_SECONDS, "an attempt")
-            time.sleep(delay)  # not to wait for something, but to hit another moment each time
-            for each in (process.pid, *puller.programs()):
+    """Of 300 that were force-pushed and one that was deleted; the next attempt succeeds."""
+    states = two_states(root)
+    expected = [refs_of(path) for path in states]
+    seen = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.restless_puller", puller.into, *states],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for round_ in range(40):
+            print("go on", file=process.stdin, flush=True)
+            child = int(process.stdout.readline())
+            if round_ == 0:
+                wait_until(puller.mirror().exists, PATIENCE_SECONDS, "the first mirror")
+            time.sleep(0.2 * random.random())  # to hit another moment each time
+            for each in (child, *puller.programs()):
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
-        new = upstream.refs()
-        found = puller.refs()
-        assert all(found.get(name) in (old.get(name), new.get(name)) for name in {*old, *new})
-        assert found.keys() <= {*old, *new}
-        upstream.commit("b19")
-        puller.once()
-        assert puller.refs() == upstream.refs()
+            assert process.stdout.readline() == "killed\n"
+            wait_until(lambda: not puller.programs(), PATIENCE_SECONDS, "git to end")
+            found = puller.refs()
+            assert found in expected
+            seen.append(expected.index(found))
+            git("-C", puller.mirror(), "fsck", "--no-dangling")
+        process.stdin.close()
+    assert set(seen) == {0, 1}
+    puller.write_list([states[0].as_uri()])
+    puller.once()
+    assert puller.refs() == expected[0]
 
 
 def test_a_host_has_two_places(puller: TestPuller, upstream: Upstream, web: WebServer) -> None:

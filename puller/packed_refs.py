@@ -1,0 +1,98 @@
+"""The file `packed-refs`: if a mirror has its references there, one rename changes them all.
+
+It is read and written as git does it (gitrepository-layout(5), git-pack-refs(1)).
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from mirrorfeed.puller.folder import flush_folder
+from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
+
+PACKED = "packed-refs"
+LOCK = ".lock"
+_HEADER = "# pack-refs with: peeled fully-peeled sorted \n"
+_OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+class Packed(NamedTuple):
+    """What the file says."""
+
+    objects: dict[str, str]
+    """By the name of the reference; empty for one that is broken."""
+    peeled: dict[str, str]
+    """What an object is if no tag is looked at: itself, or what the tag is of."""
+
+
+def read_packed(git_dir: Path) -> Packed:
+    """Raises OSError; a file that is not there has no references."""
+    try:
+        text = read_text(f"{git_dir}/{PACKED}")
+    except FileNotFoundError:
+        return Packed({}, {})
+    objects: dict[str, str] = {}
+    peeled: dict[str, str] = {}
+    at = ""
+    for line in text.split("\n"):
+        if line.startswith("^"):
+            peeled[at] = object_in(line[1:])
+        elif line and not line.startswith("#"):
+            said, _, name = line.partition(" ")
+            objects[name] = at = object_in(said)
+            peeled.setdefault(at, at)
+    is_complete = " fully-peeled " in text.partition("\n")[0]
+    return Packed(objects, peeled if is_complete else {})
+
+
+def packed_text(objects: Mapping[str, str], peeled: Mapping[str, str]) -> bytes:
+    """What the file is to say."""
+    lines = [os.fsencode(_HEADER)]
+    for name, at in sorted((os.fsencode(name), at) for name, at in objects.items()):
+        lines.append(b"%b %b\n" % (at.encode(), name))
+        if peeled[at] != at:
+            lines.append(b"^%b\n" % peeled[at].encode())
+    return b"".join(lines)
+
+
+@contextmanager
+def rewriting(git_dir: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of the old one when the block ends, unless that raises. No git
+    writes references to the old one meanwhile.
+
+    Raises MirrorFailure (`locked`) if one does already.
+    """
+    lock = git_dir / (PACKED + LOCK)
+    try:
+        file = lock.open("xb")
+    except FileExistsError:
+        raise is_locked(lock) from None
+    with file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            lock.rename(git_dir / PACKED)
+        except BaseException:
+            lock.unlink(missing_ok=True)
+            raise
+    flush_folder(git_dir)
+
+
+def is_locked(lock: Path) -> MirrorFailure:
+    """In git's words."""
+    return MirrorFailure(FailureClass.LOCKED, f"Unable to create '{lock}': File exists")
+
+
+def read_text(path: str) -> str:
+    with open(path, "rb") as file:  # noqa: PTH123 - there may be many of them
+        return os.fsdecode(file.read())
+
+
+def object_in(text: str) -> str:
+    """Empty if it names none."""
+    text = text.strip()
+    return text if _OBJECT.fullmatch(text) else ""
