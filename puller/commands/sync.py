@@ -51,7 +51,7 @@ def sync(
     """Mirror branches now, due or not, and report it; 1 if any failed.
 
     Does what `run` was told last for this folder: its list, its protocols, its limits. It can be
-    used while `run` works.
+    used while `run` works. What a puller that was killed has left is closed first.
 
     \b
     Example:
@@ -61,6 +61,7 @@ def sync(
     from mirrorfeed.puller.attempt import Attempts
     from mirrorfeed.puller.commands.run import FLUSH_SECONDS
     from mirrorfeed.puller.folder import Folder
+    from mirrorfeed.puller.leftovers import close_leftovers
     from mirrorfeed.puller.process import Processes
     from mirrorfeed.puller.schedule import wait_after
     from mirrorfeed.puller.state import BranchState, State
@@ -86,6 +87,11 @@ def sync(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
+        ids = [branch.id for branch in wanted]
+        for each in close_leftovers(folder, reports, state.branches(), ids):
+            if left := state.branch(each):
+                left.running_since = None
+                state.save([(each, left)])
         attempts = Attempts(folder, settings, reports, processes)
         for branch in wanted:
             if processes.is_interrupted:

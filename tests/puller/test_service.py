@@ -216,6 +216,7 @@ def test_a_branch_is_never_mirrored_twice_at_once(puller: TestPuller, upstream: 
         slow.wait()
         said = puller.sync("1", expect=1)
         assert f"branch 1 is being mirrored by process {process.pid}" in said
+        assert puller.outcome() == "open"
         assert [each["id"] for each in puller.status()["branches"] if each["running_since"]] == [1]
         slow.release()
         puller.wait_for_outcomes(1)
@@ -251,6 +252,27 @@ def test_what_a_kill_leaves_is_closed_at_the_next_start(
     assert puller.refs() == upstream.refs()
     left_behind = [*puller.into.glob(".incoming-*"), *puller.mirror().rglob("*.lock")]
     assert [*left_behind, *puller.mirror().rglob("tmp_pack_*")] == []
+
+
+def test_what_a_killed_sync_leaves_is_closed_by_the_next(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """Whichever branch that mirrors."""
+    puller.write_list({1: "file:///nowhere", 2: upstream.path.as_uri()})
+    puller.once(expect=1)
+    puller.write_list({1: upstream.path.as_uri(), 2: upstream.path.as_uri()})
+    usual = puller.shell
+    slow = SlowGit(puller, "clone")
+    process = puller.shell.start("mirror-puller", "sync", "--no-forward", "1")
+    slow.wait()
+    kill(process)
+    assert puller.outcome(1) == "open"
+    puller.shell = usual
+    puller.sync("2")
+    assert puller.outcome(1) == "interrupted"
+    assert puller.states()[1].running_since is None
+    assert puller.programs() == []
+    assert list(puller.into.glob(".incoming-*")) == []
 
 
 def two_states(folder: Path) -> list[Path]:
