@@ -12,7 +12,8 @@ from pathlib import Path
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.git import Git
 from mirrorfeed.puller.git_mirror import GitMirror
-from mirrorfeed.puller.process import users_of
+from mirrorfeed.puller.packed_refs import OWN, is_ours
+from mirrorfeed.puller.process import sees_all_of_this_user, users_of
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.refs import refs_on_disk
 
@@ -20,15 +21,18 @@ logger = logging.getLogger(__name__)
 
 ONCE_SECONDS = 86_400.0
 """How often a mirror may be made anew."""
+UNTOUCHED_SECONDS = 3600.0
+"""A git that cannot be seen may live, but not with a file to which it wrote nothing for so long."""
 _TEMPORARY = ("tmp_pack_", "tmp_idx_", "tmp_rev_", "tmp_obj_", "tmp_objdir-", "incoming-")
 
 
 def tidy(mirror: Path) -> int:
     """Removes what a git that was killed has left: its locks, and packs that are not complete.
 
-    Returns how many files and folders that were; none, if any process works in the mirror.
+    Returns how many files and folders that were; none, if any process works in the mirror, and none
+    that may belong to one that cannot be seen.
     """
-    left = list(_left_behind(mirror))
+    left = [each for each in _left_behind(mirror) if _is_of_the_dead(each)]
     if not left or users_of(mirror):
         return 0
     for each in left:
@@ -38,7 +42,7 @@ def tidy(mirror: Path) -> int:
 
 def _left_behind(mirror: Path) -> list[Path]:
     found = [each for each in mirror.glob("*.lock") if each.is_file()]
-    found += mirror.glob("packed-refs.new")  # without a lock nobody writes it
+    found += [each for name in ("packed-refs.new", OWN) for each in mirror.glob(name)]
     for parent, _, files in os.walk(mirror / "refs"):
         found += [Path(parent, file) for file in files if file.endswith(".lock")]
     objects = mirror / "objects"
@@ -51,6 +55,18 @@ def _left_behind(mirror: Path) -> list[Path]:
             ]
     # A loose object is written beside where it will be, in one of 256 folders.
     return [*found, *objects.glob("[0-9a-f][0-9a-f]/tmp_obj_*")]
+
+
+def _is_of_the_dead(path: Path) -> bool:
+    """If no process that can be seen works in the mirror. Ours has the lock of the mirror."""
+    try:
+        if is_ours(path):
+            return True
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    is_old = time.time() - found.st_mtime > UNTOUCHED_SECONDS
+    return found.st_uid == os.geteuid() and (is_old or sees_all_of_this_user())
 
 
 def _remove(path: Path) -> None:

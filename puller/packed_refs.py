@@ -15,6 +15,8 @@ from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 
 PACKED = "packed-refs"
 LOCK = ".lock"
+OWN = "packed-refs.mirrorfeed"
+"""Another name of the lock while it is ours: so it is known to be after a kill."""
 _HEADER = "# pack-refs with: peeled fully-peeled sorted \n"
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
@@ -65,21 +67,37 @@ def rewriting(git_dir: Path) -> Iterator[BinaryIO]:
 
     Raises MirrorFailure (`locked`) if one does already.
     """
-    lock = git_dir / (PACKED + LOCK)
+    own, lock = git_dir / OWN, git_dir / (PACKED + LOCK)
+    if is_ours(lock):  # of a puller that was killed: whoever lives has the lock of the mirror
+        lock.unlink()
+    own.unlink(missing_ok=True)  # it may have become what is to be replaced
     try:
-        file = lock.open("xb")
+        with own.open("xb") as file:
+            _take(lock, own)
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                lock.rename(git_dir / PACKED)
+            except BaseException:
+                lock.unlink(missing_ok=True)
+                raise
+    finally:
+        own.unlink(missing_ok=True)
+    flush_folder(git_dir)
+
+
+def _take(lock: Path, own: Path) -> None:
+    try:
+        lock.hardlink_to(own)
     except FileExistsError:
         raise is_locked(lock) from None
-    with file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            lock.rename(git_dir / PACKED)
-        except BaseException:
-            lock.unlink(missing_ok=True)
-            raise
-    flush_folder(git_dir)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this package has made a file beside `packed-refs`."""
+    own = path.with_name(OWN)
+    return path.exists() and own.exists() and path.samefile(own)
 
 
 def is_locked(lock: Path) -> MirrorFailure:

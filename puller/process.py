@@ -28,6 +28,8 @@ LAST_OUTPUT_SECONDS = 1.0
 """How long to read on after a program has ended: something it left may have its pipes open."""
 POLL_SECONDS = 0.05
 PROC = Path("/proc")
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Its inode number, which Linux fixes (include/linux/proc_ns.h)."""
 
 Watch = Callable[[], int]
 """Looks after the attempt while a program runs: gives something that grows with its progress.
@@ -343,6 +345,14 @@ def _send_to(process: int, number: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ESRCH, errno.EPERM):
             raise
+
+
+def sees_all_of_this_user() -> bool:
+    """Whether every process of this user on this machine can be seen here: in a container those
+    outside of it cannot. Those of other users may be hidden anywhere (`hidepid`, proc(5))."""
+    with suppress(OSError):
+        return (PROC / "self/ns/pid").stat().st_ino == FIRST_PID_NAMESPACE
+    return False
 
 
 def users_of(folder: Path) -> list[int]:

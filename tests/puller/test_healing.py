@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from mirrorfeed.puller.healing import tidy
 from tests.pullers import TestPuller
 from tests.upstreams import GIT_ENVIRONMENT, Upstream, WebServer, fingerprint, git
 
 LOCKS = ("refs/heads/main.lock", "packed-refs.lock", "HEAD.lock", "config.lock")
+
+
+def age(path: Path) -> None:
+    """Nobody has written to it for two hours: in a container, too, no git can have it."""
+    long_ago = time.time() - 2 * 3600
+    os.utime(path, (long_ago, long_ago))
 
 
 def corrupt(mirror: Path) -> None:
@@ -38,12 +45,40 @@ def test_a_lock_that_nobody_holds_is_removed(
     left = puller.mirror() / lock
     left.parent.mkdir(parents=True, exist_ok=True)
     left.touch()
+    age(left)
     upstream.commit()
     upstream.git("branch", "-m", "main", "trunk")
     upstream.commit("main")
     puller.once()
     assert puller.refs() == upstream.refs()
     assert not puller.reasons()
+
+
+def test_in_a_container_only_what_is_old_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A git of the same user outside of it would not be seen."""
+    lock = tmp_path / "packed-refs.lock"
+    lock.touch()
+    monkeypatch.setattr("mirrorfeed.puller.process.FIRST_PID_NAMESPACE", 0)
+    assert tidy(tmp_path) == 0
+    age(lock)
+    assert tidy(tmp_path) == 1
+    own = tmp_path / "packed-refs.mirrorfeed"
+    own.touch()
+    lock.hardlink_to(own)
+    assert tidy(tmp_path) == 2  # what the puller itself writes, only the mirror's user does
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_user_has_left_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However old: whether that user's git lives may be hidden from us."""
+    lock = tmp_path / "packed-refs.lock"
+    lock.touch()
+    age(lock)
+    monkeypatch.setattr("os.geteuid", lambda: lock.stat().st_uid + 1)
+    assert tidy(tmp_path) == 0
+    assert lock.exists()
 
 
 def test_half_a_file_of_references_is_removed(puller: TestPuller, upstream: Upstream) -> None:
@@ -53,6 +88,7 @@ def test_half_a_file_of_references_is_removed(puller: TestPuller, upstream: Upst
     git("-C", puller.mirror(), "update-ref", "refs/heads/loose", "refs/heads/main")
     left = puller.mirror() / "packed-refs.new"
     left.write_text("half")
+    age(left)
     puller.once()
     assert puller.refs() == upstream.refs()
     assert not left.exists()
@@ -223,7 +259,8 @@ def test_what_was_killed_in_the_middle_is_tidied_up(puller: TestPuller, upstream
     pack = puller.mirror() / "objects/pack/tmp_pack_Ab12cd"
     real = shutil.which("git")
     script.write_text(
-        f'#!/bin/sh\ntrap "" TERM\ncase "$*" in *fetch*) echo half > {pack}; sleep 600;; esac\n'
+        f'#!/bin/sh\ntrap "" TERM\n'
+        f'case "$*" in *fetch*) touch -d "2 hours ago" {pack}; sleep 600;; esac\n'
         f'exec {real} "$@"\n'
     )
     script.chmod(0o755)

@@ -240,8 +240,9 @@ def test_what_a_kill_leaves_is_closed_at_the_next_start(
         assert not puller.mirror().exists()
     kill(process)
     left = puller.mirror() if verb == "fetch" else puller.into / ".incoming-1"
-    (left / "objects" / "pack" / "tmp_pack_Xy12Zz").write_bytes(b"half")
-    (left / "refs" / "heads" / "main.lock").touch()
+    for name in ("objects/pack/tmp_pack_Xy12Zz", "refs/heads/main.lock"):
+        (left / name).touch()
+        os.utime(left / name, (1, 1))  # in a container only what is old is removed
     assert puller.programs() != []  # and these hold the lock of the mirror
     assert puller.outcome() == "open"
     puller.shell = usual

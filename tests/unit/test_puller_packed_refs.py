@@ -71,6 +71,7 @@ def test_nothing_changes_if_it_is_not_written_to_its_end(repository: Upstream) -
     with pytest.raises(KeyError), rewriting(repository.path) as file:
         file.write(packed_text(before, {}))
     assert repository.refs() == before
+    assert list(repository.path.glob("packed-refs*")) == [repository.path / "packed-refs"]
     lock = repository.path / "packed-refs.lock"
     lock.touch()
     with (
