@@ -1,7 +1,11 @@
-# mirror-puller, mirror-publisher and mirror-consumer:
+# mirror-publisher and mirror-consumer:
 #
 #     docker build --tag mirrorfeed .
 #     docker run --rm mirrorfeed mirror-consumer --help
+#
+# and mirror-puller, with git and ssh:
+#
+#     docker build --target puller --tag mirrorfeed-puller .
 
 ARG PYTHON=python:3.13.15-slim-trixie
 
@@ -27,7 +31,7 @@ COPY consumer/ consumer/
 RUN /opt/tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist . \
     && /opt/tools/bin/pip --python /opt/mirrorfeed install --no-cache-dir --no-deps dist/*.whl
 
-FROM ${PYTHON}
+FROM ${PYTHON} AS mirrorfeed
 # A number, so that Kubernetes can tell it is not root. A spool goes into its home folder.
 RUN useradd --uid 10001 --home-dir /var/spool/mirrorfeed mirrorfeed \
     && install --directory --owner mirrorfeed --group mirrorfeed --mode 700 /var/spool/mirrorfeed
@@ -41,3 +45,14 @@ LABEL org.opencontainers.image.title="mirrorfeed" \
       org.opencontainers.image.description="Many hosts report what they did; one database shows the truth." \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}"
+
+FROM mirrorfeed AS puller
+USER root
+RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-client \
+    && rm -rf /var/lib/apt/lists/* \
+    && install --directory --owner mirrorfeed --group mirrorfeed /srv/mirrors
+USER 10001
+CMD ["mirror-puller", "--help"]
+
+# What is built if nobody names a target.
+FROM mirrorfeed

@@ -16,6 +16,9 @@ from mirrorfeed.contract import environment
 from mirrorfeed.contract.probe_server import serving
 from mirrorfeed.contract.probes import Probes
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES
+from mirrorfeed.puller.commands.options import DEFAULT_INTO
+from mirrorfeed.puller.process import KILL_AFTER_SECONDS
+from mirrorfeed.puller.settings import Settings
 from sandbox.containers import POSTGRESQL_IMAGE, RABBITMQ_IMAGE
 from sandbox.ports import LOOPBACK
 from tests.commands import Shell
@@ -27,7 +30,9 @@ ENDS_SECONDS = 10.0
 VOLUMES = {"postgres": "/var/lib/postgresql/data", "rabbitmq": "/var/lib/rabbitmq"}
 """What images declare, by repository: Docker makes an anonymous volume for what is not mounted."""
 ONCE = ("setup", "roles")
-OURS = ("setup", "consumer", "web", "operator", "publisher")
+OURS = ("setup", "consumer", "web", "operator", "publisher", "puller")
+IMAGES = {"setup": "mirrorfeed", "puller": "mirrorfeed-puller"}
+"""Who builds which."""
 SECRETS = ROOT / "packaging" / "compose" / "secrets.yaml"
 
 
@@ -112,7 +117,7 @@ def test_the_worker_begins_when_all_it_needs_is_there(services: dict[str, Any]) 
     assert found == {"postgres", "rabbitmq", *ONCE}
 
 
-@pytest.mark.parametrize("service", ["setup", "consumer", "publisher"])
+@pytest.mark.parametrize("service", ["setup", "consumer", "publisher", "puller"])
 def test_a_service_runs_a_command_of_ours(services: dict[str, Any], service: str) -> None:
     """One that exists and takes these arguments."""
     Shell({}).run(*services[service]["command"], "--help")
@@ -158,18 +163,21 @@ def test_the_worker_has_time_to_settle_its_batch(services: dict[str, Any]) -> No
 
 def test_data_outlives_the_containers(services: dict[str, Any]) -> None:
     """RabbitMQ finds its data again only under the host name it had; so does a spool its source."""
-    for service in ("postgres", "rabbitmq", "publisher"):
+    for service in ("postgres", "rabbitmq", "publisher", "puller"):
         assert services[service]["volumes"][0]["type"] == "volume"
     assert services["rabbitmq"]["hostname"] == "rabbitmq"
-    spool = services["publisher"]["environment"][environment.SPOOL]
-    assert str(Path(spool).parent) == services["publisher"]["volumes"][0]["target"]
-    assert services["publisher"]["hostname"] == "publisher"
+    for service in ("publisher", "puller"):
+        spool = services[service]["environment"][environment.SPOOL]
+        assert str(Path(spool).parent) == services[service]["volumes"][0]["target"]
+        assert services[service]["hostname"] == service
+    mirrors = services["puller"]["volumes"][1]
+    assert (mirrors["type"], mirrors["target"]) == ("volume", str(DEFAULT_INTO))
 
 
 def test_no_container_has_an_anonymous_volume(services: dict[str, Any]) -> None:
     """Each `up` and `down` would leave one behind."""
     repositories = {name: each["image"].partition(":")[0] for name, each in services.items()}
-    assert set(repositories.values()) == {*VOLUMES, "mirrorfeed"}
+    assert set(repositories.values()) == {*VOLUMES, *IMAGES.values()}
     for name, repository in repositories.items():
         if repository in VOLUMES:
             service = services[name]
@@ -185,11 +193,19 @@ def test_images_are_pinned_to_the_patch(services: dict[str, Any]) -> None:
         assert re.search(r":\d+(\.\d+)+-", image)
 
 
-def test_one_image_is_built_for_all_that_is_ours(services: dict[str, Any]) -> None:
+def test_each_image_that_is_ours_is_built_once(services: dict[str, Any]) -> None:
     """`up` renews it for commands, too; if each built its own, the last one would win."""
-    assert {services[name]["image"] for name in OURS} == {"mirrorfeed"}
-    assert [name for name in OURS if "build" in services[name]] == ["setup"]
-    assert services["setup"]["pull_policy"] == "build"
+    assert {services[name]["image"] for name in OURS} == set(IMAGES.values())
+    assert {name: services[name]["image"] for name in OURS if "build" in services[name]} == IMAGES
+    for name in IMAGES:
+        assert services[name]["pull_policy"] == "build"
+
+
+def test_the_puller_is_built_with_git_and_has_time_to_end(services: dict[str, Any]) -> None:
+    """Docker waits longer than it waits for what it has started."""
+    assert services["puller"]["build"]["target"] == "puller"
+    ends = Settings().stop_seconds + KILL_AFTER_SECONDS
+    assert seconds(services["puller"]["stop_grace_period"]) > ends
 
 
 def test_every_container_has_limits(services: dict[str, Any]) -> None:
@@ -213,7 +229,7 @@ def test_every_container_has_few_rights(services: dict[str, Any]) -> None:
 def test_health_checks_are_rare_and_end_by_themselves(services: dict[str, Any]) -> None:
     """Docker counts one that takes too long as failed, but a limit of its own says why."""
     checks = [service["healthcheck"] for service in services.values() if "healthcheck" in service]
-    assert len(checks) == 4
+    assert len(checks) == 5
     for check in checks:
         limit = next(int(word) for word in check["test"] if word.isdigit())
         assert limit < seconds(check["timeout"])
@@ -222,7 +238,7 @@ def test_health_checks_are_rare_and_end_by_themselves(services: dict[str, Any]) 
         assert seconds(check["start_interval"]) < 5 < seconds(check["start_period"])
 
 
-@pytest.mark.parametrize("service", ["consumer", "publisher"])
+@pytest.mark.parametrize("service", ["consumer", "publisher", "puller"])
 def test_a_container_is_healthy_if_its_own_process_is_live(
     services: dict[str, Any], service: str
 ) -> None:
@@ -287,6 +303,7 @@ def test_everybody_has_a_user_that_the_server_has(
         ("web", "worker"),
         ("operator", "setup"),  # docs/security.md: for mirror-consumer topology --partitions
         ("publisher", "puller"),
+        ("puller", "puller"),
     ):
         assert url_of(services[service], environment.AMQP_URL) == (broker_user, broker_password)
     for service in ("setup", "consumer"):

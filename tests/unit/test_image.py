@@ -92,11 +92,11 @@ def all_needed(names: Iterable[str]) -> set[str]:
 
 
 def test_the_base_is_pinned_to_the_patch() -> None:
-    """Both stages have the same one: an environment of Python works only with its own."""
+    """All stages have the same one: an environment of Python works only with its own."""
     (python,) = (line for line in LINES if line.startswith("ARG PYTHON="))
     assert re.fullmatch(r"ARG PYTHON=python:3\.\d+\.\d+-slim-\w+", python)
     bases = [line.split()[1] for line in LINES if line.startswith("FROM ")]
-    assert bases == ["${PYTHON}", "${PYTHON}"]
+    assert bases == ["${PYTHON}", "${PYTHON}", "mirrorfeed", "mirrorfeed"]
 
 
 def test_labels_say_what_it_is() -> None:
@@ -112,5 +112,14 @@ def test_labels_say_what_it_is() -> None:
 
 
 def test_it_does_not_run_as_root() -> None:
-    """A number, as Kubernetes cannot tell who a name is."""
-    assert [line for line in LINES if line.startswith("USER ")] == ["USER 10001"]
+    """A number, as Kubernetes cannot tell who a name is. Nor does the one with git."""
+    users = [line for line in LINES if line.startswith("USER ")]
+    assert users == ["USER 10001", "USER root", "USER 10001"]
+    target = LINES.index("FROM mirrorfeed AS puller")
+    assert LINES[target:].index("USER root") < LINES[target:].index("USER 10001")
+
+
+def test_only_the_image_of_pullers_has_git() -> None:
+    """The last stage, which is built if nobody names one, adds nothing to what all have."""
+    assert [line for line in LINES if "install --yes" in line and "git" in line]
+    assert LINES[-1] == "FROM mirrorfeed"
