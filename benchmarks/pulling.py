@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from benchmarks.grokmirror import Grokmirror, is_installed
 from benchmarks.harness import Row, Rows, Values, at_most, beside, measure
 from benchmarks.stand import Stand, high_water_mark, wait_for_log
 from tests.many_upstreams import EACH, KINDS, MAX_MIRROR_BYTES, many_upstreams
@@ -23,6 +24,7 @@ SETTINGS = ("--allow-protocol", "http", "--per-host", str(AT_ONCE), "--keep-free
 LS = f"xargs -P{AT_ONCE} git ls-remote"
 CLONE = f"xargs -P{AT_ONCE} git clone --bare"
 AS_IT_WAS, FIRST = "mirror-puller, nothing changed", "mirror-puller, first clones"
+GROKMIRROR = "grok-pull"
 CPU = ", processor time"
 
 
@@ -41,19 +43,31 @@ def pulling(stand: Stand) -> Rows:
         runs = Runs(stand, folder, good)
         clone, clone_cpu = Row(CLONE, "s", runs.first), Row(CLONE + CPU, "s", runs.first)
         ls, ls_cpu = Row(LS, "s", runs.again), Row(LS + CPU, "s", runs.again)
+        first = [
+            clone,
+            Row(FIRST, "s", runs.first, at_most(1.15, clone)),
+            clone_cpu,
+            Row(FIRST + CPU, "s", runs.first, beside(clone_cpu)),
+        ]
+        again = [
+            ls,
+            Row(AS_IT_WAS, "s", runs.again, at_most(1.2, ls)),
+            ls_cpu,
+            Row(AS_IT_WAS + CPU, "s", runs.again, at_most(1.5, ls_cpu)),
+        ]
+        if is_installed():
+            root = upstreams.web.root
+            paths = [root / url.rpartition("/")[2] for url in good.values()]
+            rival = Grokmirror(folder, f"{upstreams.web.url}/git", root, paths, AT_ONCE)
+            rivals = RivalRuns(stand, rival)
+            for rows, run in ((first, rivals.first), (again, rivals.again)):
+                rows += [
+                    Row(GROKMIRROR + what, "s", run, beside(ours))
+                    for what, ours in (("", rows[1]), (CPU, rows[3]))
+                ]
         yield {
-            f"first mirrors of {COUNT} repositories": [
-                clone,
-                Row(FIRST, "s", runs.first, at_most(1.15, clone)),
-                clone_cpu,
-                Row(FIRST + CPU, "s", runs.first, beside(clone_cpu)),
-            ],
-            f"{COUNT} repositories as they were": [
-                ls,
-                Row(AS_IT_WAS, "s", runs.again, at_most(1.2, ls)),
-                ls_cpu,
-                Row(AS_IT_WAS + CPU, "s", runs.again, at_most(1.5, ls_cpu)),
-            ],
+            f"first mirrors of {COUNT} repositories": first,
+            f"{COUNT} repositories as they were": again,
             f"a list of {LINES:,} lines": [
                 Row("until it is read", "s", runs.start, at_most(1)),
                 Row("peak memory by then", "MB", runs.start, at_most(100)),
@@ -130,6 +144,26 @@ class Runs:
     def _pass(self) -> tuple[str, ...]:
         into = ("--into", str(self._mirrors), "--once", "--all")
         return ("mirror-puller", "run", str(self._list), *into, *SETTINGS, *self._spool)
+
+
+class RivalRuns:
+    """The same two passes of grokmirror."""
+
+    def __init__(self, stand: Stand, rival: Grokmirror) -> None:
+        self._stand = stand
+        self._rival = rival
+
+    def first(self) -> Values:
+        self._rival.forget()
+        return self._pass()
+
+    def again(self) -> Values:
+        return self._pass()
+
+    def _pass(self) -> Values:
+        seconds, cpu = timed(self._stand, self._rival.one_pass)
+        self._rival.check(COUNT)
+        return {GROKMIRROR: seconds, GROKMIRROR + CPU: cpu}
 
 
 def write_list(path: Path, urls: dict[int, str]) -> Path:
