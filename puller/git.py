@@ -174,7 +174,8 @@ class Git:
 
     def fetch_objects(self, url: str, git_dir: Path, objects: Iterable[str]) -> None:
         """Fetches these and all that belongs to them, and touches no reference. git itself makes
-        sure that nothing is missing."""
+        sure that nothing is missing; but of what a shallow upstream has not, if we allowed no more
+        of that, it would only warn."""
         self._fetch(git_dir, "--refmap=", "--stdin", "--", url, typed="\n".join(objects))
 
     def fetch_by_name(self, url: str, git_dir: Path, *, has_all: bool) -> None:
@@ -185,7 +186,7 @@ class Git:
     def _fetch(self, git_dir: Path, *arguments: str, typed: str = "") -> None:
         self._work.check_room()
         self._run(
-            *("--git-dir", str(git_dir), "fetch", "--no-tags", "--progress"),
+            *("--git-dir", str(git_dir), "fetch", "--no-tags", "--progress", "--update-shallow"),
             *("--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"),
             *("--no-show-forced-updates", *arguments),
             typed=typed,

@@ -140,7 +140,8 @@ class GitMirror:
             peeled = {**old.peeled, **self._git.peeled(git_dir, list(unknown))}
             file.write(packed_text(objects, peeled))
         for name in list(files_of_refs(git_dir)):
-            if is_wanted(name, has_all):  # git packs neither broken nor symbolic ones
+            # git packs neither broken nor symbolic ones.
+            if is_wanted(name, has_all) and not name.endswith(LOCK):
                 (git_dir / name).unlink(missing_ok=True)
 
     def _check_server(self, git_dir: Path) -> None:

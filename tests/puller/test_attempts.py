@@ -121,6 +121,24 @@ def test_an_upstream_that_moves_on_meanwhile_is_mirrored_as_it_is_then(
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
 
 
+def test_a_shallow_upstream_is_mirrored_as_shallow_as_it_is(
+    puller: TestPuller, upstream: Upstream, root: Path
+) -> None:
+    """Also when its history begins later than it did."""
+    upstream.commit()
+    shallow = Upstream(root / "shallow.git")
+    fetch = ("fetch", "-q", "--depth", "1", upstream.path.as_uri(), "+main:main")
+    shallow.git(*fetch)
+    puller.write_list([shallow.path.as_uri()])
+    puller.once()
+    for _ in range(3):
+        tip = upstream.commit()
+    shallow.git(*fetch)
+    puller.once()
+    assert puller.refs() == {"refs/heads/main": tip}
+    git("-C", puller.mirror(), "fsck")
+
+
 def test_a_reftable_is_left_alone(puller: TestPuller, upstream: Upstream) -> None:
     """What cannot be read is not taken for empty; the reason has the remedy."""
     puller.write_list([upstream.path.as_uri()])
