@@ -60,7 +60,7 @@ def _left_behind(mirror: Path) -> list[Path]:
 def _is_of_the_dead(path: Path) -> bool:
     """If no process that can be seen works in the mirror. Ours has the lock of the mirror."""
     try:
-        if is_ours(path):
+        if path.name == OWN or is_ours(path):
             return True
         found = path.lstat()
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 PACKED = "packed-refs"
 LOCK = ".lock"
 OWN = "packed-refs.mirrorfeed"
-"""Another name of the lock while it is ours: so it is known to be after a kill."""
+"""The new file, and another name of the lock: so this is known to be ours after a kill."""
 _HEADER = "# pack-refs with: peeled fully-peeled sorted \n"
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
@@ -70,7 +70,7 @@ def rewriting(git_dir: Path) -> Iterator[BinaryIO]:
     own, lock = git_dir / OWN, git_dir / (PACKED + LOCK)
     if is_ours(lock):  # of a puller that was killed: whoever lives has the lock of the mirror
         lock.unlink()
-    own.unlink(missing_ok=True)  # it may have become what is to be replaced
+    own.unlink(missing_ok=True)
     try:
         with own.open("xb") as file:
             _take(lock, own)
@@ -78,10 +78,9 @@ def rewriting(git_dir: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                lock.rename(git_dir / PACKED)
-            except BaseException:
-                lock.unlink(missing_ok=True)
-                raise
+                own.rename(git_dir / PACKED)
+            finally:
+                lock.unlink()
     finally:
         own.unlink(missing_ok=True)
     flush_folder(git_dir)
@@ -89,15 +88,20 @@ def rewriting(git_dir: Path) -> Iterator[BinaryIO]:
 
 def _take(lock: Path, own: Path) -> None:
     try:
-        lock.hardlink_to(own)
+        try:
+            lock.hardlink_to(own)
+        except FileExistsError:
+            raise
+        except OSError:  # not every file system has them
+            lock.touch(exist_ok=False)
     except FileExistsError:
         raise is_locked(lock) from None
 
 
-def is_ours(path: Path) -> bool:
-    """Whether this package has made a file beside `packed-refs`."""
-    own = path.with_name(OWN)
-    return path.exists() and own.exists() and path.samefile(own)
+def is_ours(lock: Path) -> bool:
+    """Whether this module has made it."""
+    others = (lock.with_name(name) for name in (OWN, PACKED))
+    return lock.exists() and any(each.exists() and lock.samefile(each) for each in others)
 
 
 def is_locked(lock: Path) -> MirrorFailure:

@@ -82,6 +82,14 @@ def test_a_program_that_is_not_there_fails_the_attempt(processes: Processes) -> 
         run(processes, "no-such-program")
 
 
+def test_a_program_reads_what_is_typed(processes: Processes) -> None:
+    """All of it, though it has not fitted into a pipe, and nothing else."""
+    limits = Limits(PATIENCE_SECONDS, time.monotonic() + PATIENCE_SECONDS, PATIENCE_SECONDS)
+    for typed in (b"", b"x" * 1_000_000):
+        ended = processes.run(["wc", "-c"], environment=os.environ, limits=limits, typed=typed)
+        assert int(ended.output) == len(typed)
+
+
 def test_a_silent_program_is_ended(processes: Processes, children: Children) -> None:
     """With all that it has started."""
     with pytest.raises(MirrorFailure, match=r"sh made no progress for 0\.3 s") as failure:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfeed.puller.packed_refs import packed_text, read_packed, rewriting
+from mirrorfeed.puller.packed_refs import OWN, packed_text, read_packed, rewriting
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.refs import conflict_in, refs_listed
 from tests.upstreams import Upstream, git, refs_of
@@ -81,6 +81,37 @@ def test_nothing_changes_if_it_is_not_written_to_its_end(repository: Upstream) -
         pass
     assert failure.value.failure_class is FailureClass.LOCKED
     assert lock.exists()
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_lock_that_a_kill_has_left_is_known(repository: Upstream, is_over: bool) -> None:
+    """Before the new file has taken its place, and after."""
+    repository.git("pack-refs", "--all")
+    own, lock = repository.path / OWN, repository.path / "packed-refs.lock"
+    own.write_text("half")
+    lock.hardlink_to(repository.path / "packed-refs" if is_over else own)
+    before = read_packed(repository.path)
+    with rewriting(repository.path) as file:
+        file.write(packed_text({}, {}))
+    assert before.objects
+    assert repository.refs() == {}
+    assert not lock.exists()
+    assert not own.exists()
+
+
+def test_a_file_system_need_not_have_hard_links(
+    repository: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is one for git all the same."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with rewriting(repository.path) as file:
+        git("-C", repository.path, "pack-refs", "--all", expect=128)
+        file.write(packed_text({}, {}))
+    assert not (repository.path / "packed-refs.lock").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,6 +55,8 @@ LOCK = "error: cannot lock ref 'refs/heads/a"
         ("fatal: cannot process 'refs/heads/a' and 'refs/heads/a/b' at the same time",
          "ref-conflict"),
         (f"{LOCK}': Unable to create '/srv/1.git/refs/heads/a.lock': File exists.", "locked"),
+        ("fatal: unable to write new packed-refs: unable to create file /srv/1.git/packed-refs.new:"
+         " File exists", "locked"),
         ("error: object file objects/ab/cd is empty\nfatal: loose object abcd (stored in"
          " objects/ab/cd) is corrupt", "corrupt"),
         ("error: packfile ./objects/pack/pack-1.pack does not match index", "corrupt"),
