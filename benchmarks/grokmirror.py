@@ -3,7 +3,6 @@ environment of its own)."""
 
 import shutil
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAM = "grok-pull"
@@ -28,13 +27,11 @@ def is_installed() -> bool:
 class Grokmirror:
     """Mirrors what a site lists in a file that it can read."""
 
-    def __init__(
-        self, folder: Path, site: str, root: Path, repositories: Iterable[Path], threads: int
-    ) -> None:
-        """The site's repositories are below `root`."""
+    def __init__(self, folder: Path, site: str, root: Path, threads: int) -> None:
+        """The site's repositories are all that are in `root`."""
         self._into = folder / "grokmirror"
         manifest = folder / "manifest.js.gz"
-        subprocess.run(["grok-manifest", "-m", manifest, "-t", root, *repositories], check=True)
+        subprocess.run(["grok-manifest", "-m", manifest, "-t", root], check=True)
         self._config = folder / "grokmirror.conf"
         self._config.write_text(
             CONFIG.format(into=self._into, site=site, manifest=manifest.as_uri(), threads=threads)

@@ -57,8 +57,10 @@ def pulling(stand: Stand) -> Rows:
         ]
         if is_installed():
             root = upstreams.web.root
-            paths = [root / url.rpartition("/")[2] for url in good.values()]
-            rival = Grokmirror(folder, f"{upstreams.web.url}/git", root, paths, AT_ONCE)
+            listed = {root / url.rpartition("/")[2] for url in good.values()}
+            for path in set(root.iterdir()) - listed:
+                shutil.rmtree(path)
+            rival = Grokmirror(folder, f"{upstreams.web.url}/git", root, AT_ONCE)
             rivals = RivalRuns(stand, rival)
             for rows, run in ((first, rivals.first), (again, rivals.again)):
                 rows += [
