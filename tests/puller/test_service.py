@@ -308,7 +308,7 @@ def test_a_kill_at_any_moment_leaves_all_references_old_or_all_new(
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for round_ in range(40):
+        for round_ in range(25):
             print("go on", file=process.stdin, flush=True)
             child = int(process.stdout.readline())
             if round_ == 0:
