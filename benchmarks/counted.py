@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
+from mirrorfeed.amqp.read_frames import MAX_RECEIVED_BYTES
 from mirrorfeed.contract import events, wire
 
 BATCH = 1000
-READ_BYTES = 4096
-"""How much pika reads at once."""
+READ_BYTES = MAX_RECEIVED_BYTES
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -1,5 +1,6 @@
 """How every console script begins and ends: its help, its output, its errors, its exit code."""
 
+import gc
 import inspect
 import io
 import re
@@ -21,6 +22,9 @@ def run_program(app: typer.Typer, program: str, meaning: Meaning) -> NoReturn:
 
     An error ends it with a message on standard error; a bug keeps its traceback.
     """
+    # What is loaded stays until the end: the garbage collector need not look through it, again and
+    # again while a service runs, and once more when the process ends, which takes 0.1 s.
+    gc.freeze()
     guard_output()
     command = typer.main.get_command(app)
     complete_help(command)
@@ -31,6 +35,7 @@ def run_program(app: typer.Typer, program: str, meaning: Meaning) -> NoReturn:
             sys.stdout.flush()
     except OutputFailed as error:
         exit_code = _fail(program, str(error), exit_codes.USAGE)
+    gc.freeze()
     sys.exit(exit_code)
 
 

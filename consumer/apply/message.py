@@ -26,6 +26,7 @@ class Limits(Struct, frozen=True, gc=False):
 
 
 DEFAULT_LIMITS = Limits()
+NO_HEADERS: Mapping[str, Any] = {}
 
 
 class Rejection(Struct, frozen=True, gc=False):
@@ -83,7 +84,7 @@ def read_message(
                 f"{latest.isoformat()} is more than {limits.future_tolerance} ahead of this clock:"
                 " correct the publisher's clock",
             )
-    return Message(body, headers or {}, content, deliveries)
+    return Message(body, headers or NO_HEADERS, content, deliveries)
 
 
 def _not_counted(content: Envelope | Rejection, highest: int) -> Rejection:

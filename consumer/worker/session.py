@@ -26,7 +26,13 @@ from mirrorfeed.amqp.connections import TooFewChannels
 from mirrorfeed.amqp.read_frames import delivery_connection, properties_bytes
 from mirrorfeed.amqp.session import Session
 from mirrorfeed.consumer.apply.batch import Applier, Tally
-from mirrorfeed.consumer.apply.message import Message, read_message, redeliveries, require_user
+from mirrorfeed.consumer.apply.message import (
+    NO_HEADERS,
+    Message,
+    read_message,
+    redeliveries,
+    require_user,
+)
 from mirrorfeed.consumer.database import first_line
 from mirrorfeed.consumer.errors import ConsumerCancelled
 from mirrorfeed.consumer.partitions.assignment import Assignment
@@ -387,7 +393,7 @@ class ConsumingSession(Session):
     # In any of these threads.
 
     def _read(self, body: bytes, properties: Any, *, is_redelivered: bool = False) -> Message:
-        headers = properties.headers or {}
+        headers = properties.headers or NO_HEADERS
         message = read_message(
             body,
             headers,
