@@ -92,6 +92,11 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: site
+site: .venv/ready ## Make a site of the documents, in build/site, with every link checked
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .PHONY: hashes
 hashes: .venv/ready ## Write down what the image installs, with the hash of each file
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
