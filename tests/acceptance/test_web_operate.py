@@ -330,6 +330,22 @@ def test_what_a_killed_page_had_begun_another_page_ends(
     assert state_of(engine, 1).mirror_failures == 40
 
 
+def test_two_pages_share_the_work(
+    site: Site, database_url: str, topology: str, engine: Engine
+) -> None:
+    """What is previewed on one may be started on the other, and is done once."""
+    bury(engine, *(failed(branch, 0, "x") for branch in (1, 2, 3)))
+    register_branches(engine, 1, 2, 3)
+    with opened(database_url, topology, may_operate=True) as other:
+        for each in (1, 2, 3):
+            path = selected(site, "apply-ticked", each)
+            for page in (other, site):
+                assert begun(page.post(f"{path}/start")) == path
+        wait_for_rows(engine, "SELECT DISTINCT state FROM operation", [("done",)])
+    assert rows(engine, "SELECT DISTINCT result FROM operation") == [({"applied": 1},)]
+    assert state_of(engine, 2).mirror_failures == 1
+
+
 def test_what_a_killed_command_had_begun_waits_for_an_operator(site: Site, engine: Engine) -> None:
     """The page says so, and goes on with it when it is told to."""
     bury(engine, *(failed(1, second, "x") for second in range(5)))
