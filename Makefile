@@ -88,6 +88,11 @@ fuzz: .venv/ready ## Look for input that breaks something, guided by code covera
 	$(BIN)/python -m tests.fuzz answering
 	$(BIN)/python -m sandbox -- $(BIN)/python -m tests.fuzz applying
 
+.PHONY: release
+release: .venv/ready ## Build and check what would be published, and say how to publish it
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt twine
+	$(BIN)/python -m release
+
 format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
