@@ -11,6 +11,7 @@ import sys
 import time
 
 from sandbox import SandboxError
+from tests.bare.debian_package import try_package
 from tests.bare.install_page import type_page, type_pipx
 from tests.bare.system import USER, BareSystem, NotPossible, bare_system, check_possible
 
@@ -40,6 +41,12 @@ def main() -> int:
         action="store_true",
         help="leave out docs/install.md, and exit with 0 if this machine cannot run the rest",
     )
+    parser.add_argument(
+        "--package",
+        action="store_true",
+        help="build, install and remove the Debian package instead, for which there must be"
+        " Python 3.13: trixie",
+    )
     parser.add_argument("--run", metavar="COMMAND", help="run this in a clone instead, as root")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
@@ -47,14 +54,18 @@ def main() -> int:
         for suite in options.suites:
             check_possible(suite)
             with bare_system(suite) as system:
-                if options.run is not None:
+                if options.package:
+                    began = time.monotonic()
+                    print(try_package(system))
+                    report(suite, "the Debian package", began)
+                elif options.run is not None:
                     began = time.monotonic()
                     print(system.run(options.run, timeout_seconds=3600))
                     report(suite, options.run, began)
                 else:
                     try_all(suite, system)
             # That boots a system, which few machines that run it unasked can do.
-            if options.run is None and not options.if_possible:
+            if options.run is None and not options.package and not options.if_possible:
                 with bare_system(suite) as system:
                     try_install_page(suite, system)
                 with bare_system(suite) as system:

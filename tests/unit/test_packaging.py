@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ UNITS = sorted(PACKAGING.glob("*.service"))
 def commands(unit: Path) -> list[str]:
     lines = unit.read_text().splitlines()
     return [line.split("=", 1)[1] for line in lines if line.startswith("ExecStart=")]
+
+
+def test_the_debian_package_has_this_version() -> None:
+    """Its changelog is where Debian looks."""
+    first = (PACKAGING.parent / "debian" / "changelog").read_text().splitlines()[0]
+    assert first.startswith(f"mirrorfeed ({version('mirrorfeed')}) ")
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
