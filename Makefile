@@ -26,7 +26,7 @@ demo: .venv/ready ## Mirror three git repositories and watch the branch table (2
 play: .venv/ready ## Go on mirroring, and print the address of a page that shows it, until Ctrl-C
 	$(BIN)/python -m demo --keep
 
-test: .venv/ready $(if $(TESTS),,.venv/browser .venv/schemas) ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
+test: .venv/ready $(if $(TESTS),,.venv/browser) ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
 	$(BIN)/python -m sandbox $(if $(TESTS),,--browser)
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
@@ -122,7 +122,7 @@ clean: ## Remove .venv and what the tools leave behind
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt axe-playwright-python playwright
 	touch $@
 
-# For the files in packaging/kubernetes.
+# For the files in packaging/kubernetes: 108 MB, and only one test wants it.
 .venv/schemas: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt kubernetes-validate
 	touch $@
