@@ -21,6 +21,7 @@ from benchmarks import (
     growth,
     instructions,
     latency,
+    page,
     puller,
     pulling,
     safety,
@@ -33,7 +34,7 @@ MEASURES = (
     *(worker.drain, worker.workers, safety.dead_letters, worker.memory),
     *(puller.calls, puller.appenders, puller.forwarding, latency.latency, puller.shell),
     *(authserver.authserver, instructions.instructions, full_spool.full_spool, growth.growth),
-    pulling.pulling,
+    *(pulling.pulling, page.page),
 )
 
 

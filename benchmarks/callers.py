@@ -8,11 +8,15 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from http import HTTPStatus
+from http.client import HTTPConnection
 from importlib import import_module
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import dumps
@@ -141,6 +145,34 @@ def xmlrpc(port: str, calls: str) -> float:
         return int(calls) / (time.perf_counter() - began_at)
 
 
+def viewers(address: str, count: str, pause_seconds: str, *paths: str) -> dict[str, list[float]]:
+    """People who look at one page after the other, each beginning with another one, until SIGTERM.
+    Returns how long each look at each page took."""
+    pause = float(pause_seconds)
+    seconds: dict[str, list[float]] = {path: [] for path in paths}
+    has_ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: has_ended.set())
+
+    def look(number: int) -> None:
+        connection = HTTPConnection(address, timeout=TIMEOUT_SECONDS)
+        has_ended.wait(pause * number / int(count))
+        for path in islice(cycle(paths), number, None):
+            began_at = time.perf_counter()
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            took = time.perf_counter() - began_at
+            seconds[path].append(took)
+            if answer.status != HTTPStatus.OK:
+                raise RuntimeError(f"{path} was answered with {answer.status}")
+            if has_ended.wait(max(0.0, pause - took)):
+                return
+
+    with ThreadPoolExecutor(int(count)) as threads:
+        list(threads.map(look, range(int(count))))
+    return seconds
+
+
 def _receive_true(connection: socket.socket) -> None:
     received = b""
     while not received.endswith(END_OF_RESPONSE):
@@ -170,6 +202,6 @@ def _request(method: str, *values: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    callers: Sequence[Callable[..., object]] = (appender, puller, load, peer, xmlrpc)
+    callers: Sequence[Callable[..., object]] = (appender, puller, load, peer, xmlrpc, viewers)
     name, *arguments = sys.argv[1:]
     print(json.dumps({each.__name__: each for each in callers}[name](*arguments)), flush=True)

@@ -30,6 +30,9 @@ BRANCH_COUNTS = (1_000, 100_000, 1_000_000)
 ATTEMPT_COUNTS = (0, 1_000_000, 20_000_000)
 EVENTS = 120_000
 """All in one round: a second round's events would be older than those of the first."""
+AGO = timedelta(days=1)
+"""When the last attempt began that is in the tables."""
+HOSTS = 50
 STRIDE = 7919
 """The step from one branch to the next: a prime, so that all get their turn, far apart."""
 KEEPS = 0.7
@@ -59,20 +62,27 @@ WITH_CONSTRAINTS = """
         ADD PRIMARY KEY (branch_id, started_at),
         ADD FOREIGN KEY (branch_id) REFERENCES branch ON DELETE CASCADE
 """
-# The last attempt began a day ago. Rows are in the order of time, so that the rows of one branch
-# are far apart.
+ADD_SOURCES = """
+    WITH added AS (
+        INSERT INTO source (uri)
+        SELECT '/pullers/host-' || number || '/' || gen_random_uuid()
+        FROM generate_series(1, %(hosts)s) AS number RETURNING id
+    )
+    SELECT min(id) FROM added
+"""
+# Rows are in the order of time, so that the rows of one branch are far apart.
 ADD_ATTEMPTS = """
     INSERT INTO mirror_attempt
-        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason)
+        (branch_id, started_at, finished_at, outcome, revision_id, failure_reason, source_id)
     SELECT
         branch_id, started_at, started_at + interval '2 s',
         CASE WHEN has_failed THEN 'failed' ELSE 'completed' END,
         CASE WHEN NOT has_failed THEN left(md5(number::text) || md5('x'), 40) END,
-        CASE WHEN has_failed THEN %(reason)s END
+        CASE WHEN has_failed THEN %(reason)s END, %(first_source)s + branch_id %% {hosts}
     FROM generate_series(1, %(attempts)s) AS number
     CROSS JOIN LATERAL (SELECT
         {branch_id} AS branch_id,
-        now() - interval '1 day' - %(step)s * (%(attempts)s - number) AS started_at
+        now() - %(ago)s - %(step)s * (%(attempts)s - number) AS started_at
     ) AS attempt
     CROSS JOIN LATERAL (SELECT {has_failed} AS has_failed) AS outcome
 """
@@ -81,9 +91,12 @@ ADD_ATTEMPTS = """
 OF_ALL = ADD_ATTEMPTS.format(
     branch_id="number %% %(branches)s + 1",
     has_failed="branch_id %% 50 = 0 OR abs(hashint8(number)) %% 20 = 0",
+    hosts=HOSTS,
 )
 # The older half completed, and none after that.
-OF_FAILING = ADD_ATTEMPTS.format(branch_id="%(branch_id)s", has_failed="number > %(attempts)s / 2")
+OF_FAILING = ADD_ATTEMPTS.format(
+    branch_id="%(branch_id)s", has_failed="number > %(attempts)s / 2", hosts=HOSTS
+)
 
 
 @measure("growth", rounds=1, takes_minutes=True)
@@ -128,17 +141,17 @@ def growth(stand: Stand) -> Rows:
 
 def _rate(stand: Stand, branches: int, attempts: int) -> float:
     """The worker's rate with this many branches and attempts in the tables."""
-    _live(stand, branches, attempts)
+    live(stand, branches, attempts)
     return _drain_rate(stand, [number * STRIDE % branches + 1 for number in range(branches)])
 
 
 def _failing_rate(stand: Stand, failures: int) -> float:
-    _live(stand, BRANCHES, OTHER_ATTEMPTS)
+    live(stand, BRANCHES, OTHER_ATTEMPTS)
     if failures:
         step = timedelta(seconds=10)
         values = {"branch_id": FAILING, "attempts": failures, "step": step, "reason": REASON}
-        stand.ask(OF_FAILING, values)
-        _settle(stand)
+        stand.ask(OF_FAILING, {**values, "ago": AGO, "first_source": None})
+        settle(stand)
     others = FAILING - 1
     return _drain_rate(
         stand,
@@ -152,13 +165,15 @@ def _drain_rate(stand: Stand, branch_ids: Sequence[int]) -> float:
     return drain_rate(stand, batch)
 
 
-def _live(stand: Stand, branches: int, attempts: int) -> None:
-    """Empties the tables, then fills them with this many branches and attempts."""
+def live(stand: Stand, branches: int, attempts: int, ago: timedelta = AGO) -> None:
+    """Empties the tables, then fills them with this many branches and attempts, which HOSTS
+    reported."""
     stand.clear(branches)
     if attempts:
+        (first_source,) = stand.ask(ADD_SOURCES, {"hosts": HOSTS})
         values = {"attempts": attempts, "branches": branches, "step": STEP, "reason": REASON}
         stand.ask(WITHOUT_CONSTRAINTS)
-        stand.ask(OF_ALL, values)
+        stand.ask(OF_ALL, {**values, "ago": ago, "first_source": first_source})
         stand.ask(WITH_CONSTRAINTS)
         engine = open_engine(stand.database_url)
         for first in range(1, branches + 1, PROJECTED_AT_ONCE):
@@ -166,10 +181,10 @@ def _live(stand: Stand, branches: int, attempts: int) -> None:
             with engine.begin() as connection:
                 connection.execute(PROJECT_BRANCHES, {"branch_ids": ids})
         engine.dispose()
-    _settle(stand)
+    settle(stand)
 
 
-def _settle(stand: Stand) -> None:
+def settle(stand: Stand) -> None:
     """Makes sure that the rows are on disk, and that no vacuum or checkpoint is due for them."""
     stand.ask("VACUUM ANALYZE branch, mirror_attempt")
     stand.ask("CHECKPOINT")

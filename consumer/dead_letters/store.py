@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from mirrorfeed.consumer.errors import LetterError
 from mirrorfeed.consumer.tables import DeadLetter
@@ -116,6 +117,30 @@ def latest(
     if before_id is not None:
         query = query.where(LETTERS.c.id < before_id)
     return list(connection.execute(query.order_by(LETTERS.c.id.desc()).limit(selection.limit)))
+
+
+def of_branch(
+    connection: Connection, branch_id: int, limit: int
+) -> dict[LetterState, tuple[int, list[Row[Any]]]]:
+    """How many letters of each state a branch has, and the latest of them without their messages.
+
+    One pass over the letters, which have no index by branch.
+    """
+    ids = func.array_agg(aggregate_order_by(LETTERS.c.id, LETTERS.c.id.desc()))
+    query = (
+        select(LETTERS.c.state, func.count().label("letters"), ids.label("ids"))
+        .where(LETTERS.c.branch_id == branch_id)
+        .group_by(LETTERS.c.state)
+    )
+    counted = {LetterState(row.state): row for row in connection.execute(query)}
+    return {
+        state: (
+            row.letters,
+            latest(connection, Selection(ids=tuple(row.ids[:limit]), state=state)),
+        )
+        for state in LetterState
+        if (row := counted.get(state)) is not None
+    }
 
 
 def late_letters(connection: Connection, branch_id: int) -> dict[datetime, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ from mirrorfeed.contract.secrets import mask_secrets
 RIGHTS_SECONDS = 10.0
 FRESH_SECONDS = 2.0
 """How long viewers of one page share what was read for it."""
+
+SHORT = 100
+"""The longest text that is remembered with what masking it gave."""
 
 T = TypeVar("T")
 
@@ -57,7 +61,6 @@ class Context(Struct, frozen=True):
         read: Callable[[Connection], T],
         *,
         fresh_seconds: float = FRESH_SECONDS,
-        usable_seconds: float = 0.0,
     ) -> T:
         """What `read` gives in a transaction of its own, or gave for this key a moment ago.
 
@@ -68,9 +71,7 @@ class Context(Struct, frozen=True):
             with self.engine.begin() as connection:
                 return read(connection)
 
-        return self.shared.get(
-            key, in_transaction, fresh_seconds=fresh_seconds, usable_seconds=usable_seconds
-        )
+        return self.shared.get(key, in_transaction, fresh_seconds=fresh_seconds)
 
 
 class Page(Struct, frozen=True):
@@ -86,13 +87,17 @@ class Page(Struct, frozen=True):
     status: HTTPStatus = HTTPStatus.OK
 
 
+# Half of the time that a page takes: names and states come again and again.
+_short_masked = lru_cache(maxsize=8192)(mask_secrets)
+
+
 def without_secrets(value: Any) -> Any:
     """The same document, with every text in it masked, wherever it came from."""
     match value:
         case Markup():  # ours
             return value
         case str():
-            return mask_secrets(value)
+            return _short_masked(value) if len(value) <= SHORT else mask_secrets(value)
         case dict():
             return {name: without_secrets(each) for name, each in value.items()}
         case list() | tuple():

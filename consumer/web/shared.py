@@ -1,4 +1,8 @@
-"""What pages share: whoever asks first reads, and others get the same for a few seconds."""
+"""What pages share: whoever asks first reads, and others get the same for a while.
+
+What is expensive to read is kept the longer, so that however many look, and at however much, the
+worker keeps its processors.
+"""
 
 import logging
 from collections import OrderedDict
@@ -11,6 +15,12 @@ from typing import Any, TypeVar
 MOST_ENTRIES = 200
 CHEAP_SECONDS = 0.05
 """What took less to read is read again rather than shown old."""
+EFFORT = 0.005
+"""How much of its time one reading may be under way."""
+MOST_SECONDS = 60.0
+"""How long anything is kept, however expensive it is."""
+GRACE_SECONDS = 15.0
+"""How much longer than that something is shown while it is read again."""
 
 T = TypeVar("T")
 
@@ -26,32 +36,29 @@ class Shared:
         self._lock = Lock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
-    def get(
-        self,
-        key: Hashable,
-        read: Callable[[], T],
-        *,
-        fresh_seconds: float,
-        usable_seconds: float = 0.0,
-    ) -> T:
-        """What `read` gave less than `fresh_seconds` ago, else what it gives now. What is older,
-        but less than `usable_seconds` old, is given at once if it was not cheap, and read again
-        meanwhile.
+    def get(self, key: Hashable, read: Callable[[], T], *, fresh_seconds: float) -> T:
+        """What `read` gave less than `fresh_seconds` ago, or longer if it is so expensive that
+        EFFORT demands it; else what it gives now. What is little older is given at once if it was
+        not cheap, and read again meanwhile. With 0, what it gives now in any case.
 
         Raises what `read` raises.
         """
         entry = self._entry(key)
-        age = monotonic() - entry.read_at
-        if age < fresh_seconds:
+        age, kept_seconds = monotonic() - entry.read_at, entry.kept_seconds(fresh_seconds)
+        if age < kept_seconds:
             return entry.value  # type: ignore[no-any-return]
-        if age < usable_seconds and entry.took_seconds >= CHEAP_SECONDS:
+        if (
+            kept_seconds > 0
+            and age < kept_seconds + GRACE_SECONDS
+            and entry.took_seconds >= CHEAP_SECONDS
+        ):
             value = entry.value
             if entry.lock.acquire(blocking=False):
                 entry.lock.release()
                 self._threads.submit(self._renew, entry, read, fresh_seconds)
             return value  # type: ignore[no-any-return]
         with entry.lock:
-            if monotonic() - entry.read_at >= fresh_seconds:
+            if monotonic() - entry.read_at >= entry.kept_seconds(fresh_seconds):
                 entry.renew(read)
             return entry.value  # type: ignore[no-any-return]
 
@@ -71,7 +78,7 @@ class Shared:
     @staticmethod
     def _renew(entry: "_Entry", read: Callable[[], Any], fresh_seconds: float) -> None:
         with entry.lock:
-            if monotonic() - entry.read_at < fresh_seconds:
+            if monotonic() - entry.read_at < entry.kept_seconds(fresh_seconds):
                 return
             try:
                 entry.renew(read)
@@ -86,9 +93,18 @@ class _Entry:
         self.value: Any = None
         self.read_at = float("-inf")
         self.took_seconds = 0.0
+        self._takes_seconds = 0.0
+
+    def kept_seconds(self, fresh_seconds: float) -> float:
+        """How long the value is shown before it is read again."""
+        if not fresh_seconds:
+            return 0.0
+        return max(fresh_seconds, min(self._takes_seconds / EFFORT, MOST_SECONDS))
 
     def renew(self, read: Callable[[], Any]) -> None:
         began_at = monotonic()
         self.value = read()
         self.read_at = began_at
-        self.took_seconds = monotonic() - began_at
+        # What was slow once, such as the first time, need not be so again.
+        before, self.took_seconds = self.took_seconds, monotonic() - began_at
+        self._takes_seconds = min(before, self.took_seconds)

@@ -11,7 +11,7 @@ from mirrorfeed.consumer.branches.register import find
 from mirrorfeed.consumer.branches.status import attempts, branch_states
 from mirrorfeed.consumer.database import database_now, duration_seconds
 from mirrorfeed.consumer.dead_letters import store as letters
-from mirrorfeed.consumer.dead_letters.store import LetterState, Selection, late_letters
+from mirrorfeed.consumer.dead_letters.store import LetterState, late_letters
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.charts import Bar, chart
 from mirrorfeed.consumer.web.context import Context, Page
@@ -37,8 +37,8 @@ def read(context: Context, request: Request) -> Page:
         )
         found = attempts(connection, branch_id, SHOWN_ATTEMPTS + 1, before=before)
         recent = recent_attempts(connection, [branch_id], DRAWN_ATTEMPTS)[branch_id]
-        late = late_letters(connection, branch_id)
-        selection = Selection(branch_id=branch_id)
+        told = letters.of_branch(connection, branch_id, SHOWN_LETTERS)
+        late = late_letters(connection, branch_id) if LetterState.REPLAYED in told else {}
         document = {
             "branch": {**branch, **of_attempts(recent, branch["last_mirrored_id"])},
             "recent": [
@@ -56,15 +56,8 @@ def read(context: Context, request: Request) -> Page:
             if len(found) > SHOWN_ATTEMPTS
             else None,
             "letters": {
-                "dead": letters.count(connection, selection),
-                "latest": [
-                    dict(row._mapping)
-                    for state in LetterState
-                    for row in letters.latest(
-                        connection,
-                        Selection(branch_id=branch_id, state=state, limit=SHOWN_LETTERS),
-                    )
-                ],
+                "dead": told[LetterState.DEAD][0] if LetterState.DEAD in told else 0,
+                "latest": [dict(row._mapping) for _, latest in told.values() for row in latest],
             },
         }
         return now, document

@@ -21,7 +21,7 @@ from mirrorfeed.consumer.branches.listing import (
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web import query
-from mirrorfeed.consumer.web.context import FRESH_SECONDS, Context, Page, without_secrets
+from mirrorfeed.consumer.web.context import Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages.rows import with_attempts
 from mirrorfeed.contract.wire import timestamp
 
@@ -52,35 +52,9 @@ def read(context: Context, request: Request) -> Page:
     asked = request.query_params
     chosen, sort, is_reversed = asked_for(request)
     after = query.place(asked, "after")
-    patience = context.settings.patience
-
-    def read_page(connection: Connection) -> tuple[datetime, list[dict[str, Any]], list[str]]:
-        now = database_now(connection)
-        found = page(
-            connection,
-            chosen,
-            now,
-            sort=sort,
-            is_reversed=is_reversed,
-            after=after,
-            limit=PAGE + 1,
-            patience=patience,
-        )
-        shown = found[:PAGE]
-        following = shown[-1]["place"] if len(found) > PAGE else []
-        return now, with_attempts(connection, shown, now), following
-
-    def count(connection: Connection) -> Census:
-        return census(connection, chosen, database_now(connection), patience=patience)
-
-    kept = {"fresh_seconds": FRESH_SECONDS, "usable_seconds": 10.0}
-    if chosen.hostname:  # each branch's latest attempt must be looked up
-        kept = {"fresh_seconds": 5.0, "usable_seconds": 60.0}
-    now, branches, following = context.read(
-        ("branches", chosen, sort, is_reversed, tuple(after or ())), read_page, **kept
-    )
+    now, branches, following = listed(context, chosen, sort, is_reversed, after)
     anywhere = structs.replace(chosen, states=(), is_stale=False, is_in_need=False)
-    counted = context.read(("census", anywhere), count, **kept)
+    _, counted = counts(context, anywhere)
     document = {
         "branches": branches,
         "total": _matching(chosen, counted),
@@ -100,6 +74,45 @@ def read(context: Context, request: Request) -> Page:
         "change": lambda **changes: query.changed(asked, **changes),
     }
     return Page("branches.html", "Branches", now, document, extra)
+
+
+def listed(
+    context: Context,
+    chosen: Filter,
+    sort: Sort = Sort.ATTENTION,
+    is_reversed: bool = False,
+    after: list[str] | None = None,
+) -> tuple[datetime, list[dict[str, Any]], list[str]]:
+    """When it was so, the next branches, and the place of those that follow, if there are any.
+    Raises ValueError for a place of another order, and SQLAlchemyError."""
+
+    def read_page(connection: Connection) -> tuple[datetime, list[dict[str, Any]], list[str]]:
+        now = database_now(connection)
+        found = page(
+            connection,
+            chosen,
+            now,
+            sort=sort,
+            is_reversed=is_reversed,
+            after=after,
+            limit=PAGE + 1,
+            patience=context.settings.patience,
+        )
+        shown = found[:PAGE]
+        following = shown[-1]["place"] if len(found) > PAGE else []
+        return now, with_attempts(connection, shown, now), following
+
+    return context.read(("branches", chosen, sort, is_reversed, tuple(after or ())), read_page)
+
+
+def counts(context: Context, chosen: Filter) -> tuple[datetime, Census]:
+    """When it was so, and how many branches there are. Raises SQLAlchemyError."""
+
+    def count(connection: Connection) -> tuple[datetime, Census]:
+        now = database_now(connection)
+        return now, census(connection, chosen, now, patience=context.settings.patience)
+
+    return context.read(("census", chosen), count)
 
 
 def asked_for(request: Request) -> tuple[Filter, Sort, bool]:

@@ -10,7 +10,7 @@ from mirrorfeed.consumer.sources.audit import Audit, SourceAccount, audit
 from mirrorfeed.consumer.sources.silence import Heard, silent_hosts
 from mirrorfeed.consumer.web.context import Context
 
-FRESH_SECONDS, USABLE_SECONDS = 5.0, 30.0
+FRESH_SECONDS = 5.0
 LISTED_RANGES = 200
 
 
@@ -41,4 +41,4 @@ def ledger(context: Context) -> Ledger:
         silent = silent_hosts(accounts, now, context.settings.silent_after)
         return Ledger(now, audited, accounts, silent)
 
-    return context.read("ledger", read, fresh_seconds=FRESH_SECONDS, usable_seconds=USABLE_SECONDS)
+    return context.read("ledger", read, fresh_seconds=FRESH_SECONDS)

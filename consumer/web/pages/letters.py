@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from starlette.requests import Request
 
 from mirrorfeed.consumer.database import database_now
@@ -40,12 +40,7 @@ def read(context: Context, request: Request) -> Page:
     selection = selection_of(asked, query.choice(asked, "state", LetterState, LetterState.DEAD))
     by = query.choice(asked, "by", GroupBy, GroupBy.REASON) if query.text(asked, "by") else None
     before = query.number(asked, "before")
-    groups = context.read(
-        ("letter groups", selection, by),
-        lambda connection: store.group(connection, selection, by),
-        fresh_seconds=3.0,
-        usable_seconds=10.0,
-    )
+    groups = grouped(context, selection, by)
 
     def read_list(connection: Connection) -> tuple[Any, ...]:
         wanted = msgspec.structs.replace(selection, limit=PAGE + 1)
@@ -82,6 +77,15 @@ def read(context: Context, request: Request) -> Page:
         "change": lambda **changes: query.changed(asked, **changes),
     }
     return Page("letters.html", "Letters", now, document, extra)
+
+
+def grouped(context: Context, selection: Selection, by: GroupBy | None = None) -> list[Row[Any]]:
+    """The groups of these letters. Raises SQLAlchemyError."""
+    return context.read(
+        ("letter groups", selection, by),
+        lambda connection: store.group(connection, selection, by),
+        fresh_seconds=3.0,
+    )
 
 
 def selection_of(given: query.Given, state: LetterState) -> Selection:

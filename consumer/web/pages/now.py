@@ -9,18 +9,18 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 
 from mirrorfeed.consumer.branches.activity import Minute, attempts_by_minute
-from mirrorfeed.consumer.branches.listing import Census, Filter, census, page
+from mirrorfeed.consumer.branches.listing import Filter
 from mirrorfeed.consumer.branches.scripts import Rhythm, rhythms
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.database import database_now
-from mirrorfeed.consumer.dead_letters import store as letters
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.operations.store import Operation, under_way
 from mirrorfeed.consumer.web.charts import Bar, chart
 from mirrorfeed.consumer.web.context import Context, Page
+from mirrorfeed.consumer.web.pages.branches import counts, listed
 from mirrorfeed.consumer.web.pages.ledger import Ledger, ledger
+from mirrorfeed.consumer.web.pages.letters import grouped
 from mirrorfeed.consumer.web.pages.operations import shown_as
-from mirrorfeed.consumer.web.pages.rows import with_attempts
 from mirrorfeed.consumer.web.partitions import partitions, workers
 from mirrorfeed.consumer.web.verdict import Facts, remarks
 from mirrorfeed.consumer.web.watch import View
@@ -33,34 +33,20 @@ SHOWN_GROUPS = 8
 def read(context: Context, request: Request) -> Page:
     """Raises SQLAlchemyError."""
     settings, view, known = context.settings, context.watch.latest(), ledger(context)
-    groups = context.read(
-        "letter groups",
-        lambda connection: letters.group(connection, Selection()),
-        fresh_seconds=5.0,
-        usable_seconds=30.0,
-    )
+    groups = grouped(context, Selection())
     minutes: list[Minute] = context.read(
         "last hour",
         lambda connection: attempts_by_minute(connection, database_now(connection)),
         fresh_seconds=20.0,
-        usable_seconds=120.0,
     )
-
-    def read_branches(
-        connection: Connection,
-    ) -> tuple[datetime, Census, list[dict[str, Any]]]:
-        now = database_now(connection)
-        counted = census(connection, Filter(), now, patience=settings.patience)
-        chosen = Filter(is_in_need=True)
-        found = page(connection, chosen, now, limit=SHOWN_BRANCHES, patience=settings.patience)
-        return now, counted, with_attempts(connection, found, now)
 
     def read_rest(connection: Connection) -> tuple[list[Rhythm], list[Operation]]:
         known = rhythms(connection, database_now(connection))
         return [each for each in known if each.is_overdue], under_way(connection)
 
-    now, counted, found = context.read("branches now", read_branches, usable_seconds=10.0)
-    overdue, operations = context.read("overdue", read_rest, usable_seconds=10.0)
+    now, counted = counts(context, Filter())
+    found = listed(context, Filter(is_in_need=True))[1][:SHOWN_BRANCHES]
+    overdue, operations = context.read("overdue", read_rest)
     total_letters = sum(group.letters for group in groups)
     facts = Facts(
         now=now,
