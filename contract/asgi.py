@@ -5,8 +5,43 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
-from uvicorn import Config
+from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mirrorfeed.contract.supervision import Supervisor
+
+
+class SupervisedServer(Server):
+    """Tells systemd how its service is, and leaves clients that do not complete a request's head:
+    uvicorn has no deadline for that."""
+
+    def __init__(self, config: Config, supervisor: Supervisor) -> None:
+        """Clients are looked at as often as `config` has it: who is still at the same head as last
+        time is left."""
+        super().__init__(config)
+        config.callback_notify = self.on_look
+        self._supervisor = supervisor
+        self._silent: set[tuple[H11Protocol, object]] = set()
+
+    async def on_look(self) -> None:
+        silent = {
+            (connection, connection.cycle)
+            for connection in self.server_state.connections
+            if isinstance(connection, H11Protocol)
+            and (connection.cycle is None or connection.cycle.response_complete)
+        }
+        for connection, _ in silent & self._silent:
+            connection.transport.abort()
+        self._silent = silent
+
+    async def on_tick(self, counter: int) -> bool:
+        # In the loop that serves, so that a watchdog notices if that hangs.
+        self._supervisor.tell()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._supervisor.stopping()
+        await super().shutdown(sockets)
 
 
 def listener(host: str, port: int, *, connections: int) -> socket.socket:
@@ -29,16 +64,15 @@ def server_config(
     *,
     connections: int,
     keep_alive_seconds: int,
+    head_seconds: int,
     end_seconds: int,
-    tick_seconds: int,
-    on_tick: Callable[[], Awaitable[None]] | None = None,
     protocol: type[H11Protocol] = H11Protocol,
     tls: ssl.SSLContext | None = None,
 ) -> Config:
     """Unlike uvicorn's defaults, this does not depend on which other packages are installed.
 
-    `on_tick` is called every `tick_seconds`. Once the server is told to end, requests in hand may
-    take `end_seconds`.
+    A SupervisedServer leaves a client that does not complete a request's head after one to two
+    times `head_seconds`. Once the server is told to end, requests in hand may take `end_seconds`.
     """
     return Config(
         app,
@@ -55,7 +89,6 @@ def server_config(
         limit_concurrency=connections,
         timeout_keep_alive=keep_alive_seconds,
         timeout_graceful_shutdown=end_seconds,
-        timeout_notify=tick_seconds,
-        callback_notify=on_tick,
+        timeout_notify=head_seconds,
         ssl_context_factory=None if tls is None else lambda *_: tls,
     )

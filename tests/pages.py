@@ -25,7 +25,7 @@ VOID = {"meta", "link", "input", "br", "rect", "line", "path"}
 class Unshared(Shared):
     """Each page reads for itself, so that a test sees at once what it has changed."""
 
-    def get(self, key: Any, read: Callable[[], Any], **seconds: float) -> Any:
+    def get(self, key: Any, read: Callable[[], Any], *, fresh_seconds: float) -> Any:
         return read()
 
 

@@ -5,19 +5,20 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import Engine
-from uvicorn import Config, Server
 
-from mirrorfeed.consumer.web.access import Access
+from mirrorfeed.consumer.web.access import Access, App
 from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
 from mirrorfeed.consumer.web.operator import Operator
 from mirrorfeed.consumer.web.shared import Shared
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract import asgi
-from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
+from mirrorfeed.contract.supervision import Supervisor
 
 MOST_CONNECTIONS = 256
 KEEP_ALIVE_SECONDS = 15
+HEAD_SECONDS = 15
+"""A client that does not complete a request's head is dropped after one to two times this."""
 END_SECONDS = 3
 """How long requests in hand may take once the server is told to end."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,8 +40,7 @@ def serve(
     context = Context(engine, watch, Shared(threads), settings, operator)
     with asgi.listener(host, port, connections=MOST_CONNECTIONS) as sock:
         where = f"http://{asgi.place_of(sock, host)}{settings.prefix}/"
-        supervisor = Supervisor(watch)
-        server = Server(_config(context, access, supervisor))
+        server = page_server(application(context, access), Supervisor(watch))
         for number in SIGNALS:
             signal.signal(number, server.handle_exit)
         watch.start()
@@ -50,7 +50,6 @@ def serve(
                 operator.start()
             server.run([sock])
         finally:
-            supervisor.stopping()
             watch.stop()
             if operator is not None:
                 operator.stop()
@@ -59,16 +58,13 @@ def serve(
             engine.dispose()
 
 
-def _config(context: Context, access: Access, supervisor: Supervisor) -> Config:
-    async def tell() -> None:
-        # In the loop that serves, so that a watchdog notices if that hangs.
-        supervisor.tell()
-
-    return asgi.server_config(
-        application(context, access),
+def page_server(app: App, supervisor: Supervisor) -> asgi.SupervisedServer:
+    """uvicorn within the page's limits."""
+    config = asgi.server_config(
+        app,
         connections=MOST_CONNECTIONS,
         keep_alive_seconds=KEEP_ALIVE_SECONDS,
+        head_seconds=HEAD_SECONDS,
         end_seconds=END_SECONDS,
-        tick_seconds=round(TELL_SECONDS),
-        on_tick=tell,
     )
+    return asgi.SupervisedServer(config, supervisor)

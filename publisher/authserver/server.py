@@ -8,14 +8,13 @@ import asyncio
 import base64
 import hmac
 import logging
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from xmlrpc.client import Fault
 
-from uvicorn import Config, Server
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mirrorfeed.contract import asgi
@@ -56,7 +55,7 @@ Send = Callable[[Message], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 
-class Authserver(Server):
+class Authserver(asgi.SupervisedServer):
     """uvicorn, set up for many small calls.
 
     If there is a `token`, it must be the password of every request (HTTP Basic, any user). If it
@@ -76,10 +75,8 @@ class Authserver(Server):
         /-/metrics."""
         state = State()
         app = App(XmlRpcCalls(client), GroupCommit(client), probes, token, state.refusals)
-        super().__init__(server_config(app, tls, Connection, self._on_tick))
-        self._supervisor = Supervisor(service)
+        super().__init__(server_config(app, tls, Connection), Supervisor(service))
         self.server_state: State = state
-        self._silent: set[tuple[H11Protocol, object]] = set()
 
     def listen(self, host: str, port: int) -> None:
         """Serves until `should_exit` is set or a signal comes, then finishes the requests in hand.
@@ -92,45 +89,23 @@ class Authserver(Server):
             self.run([sock])
         self.server_state.refusals.log()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._supervisor.stopping()
-        await super().shutdown(sockets)
-
-    async def on_tick(self, counter: int) -> bool:
-        self._supervisor.tell()
-        return await super().on_tick(counter)
-
-    async def _on_tick(self) -> None:
+    async def on_look(self) -> None:
         self.server_state.refusals.log()
-        self._leave_silent_clients()
-
-    def _leave_silent_clients(self) -> None:
-        """uvicorn has no deadline for a head: drop clients still at the same one as last time."""
-        silent = {
-            (connection, connection.cycle)
-            for connection in self.server_state.connections
-            if isinstance(connection, H11Protocol)
-            and (connection.cycle is None or connection.cycle.response_complete)
-        }
-        for connection, _ in silent & self._silent:
-            connection.transport.abort()
-        self._silent = silent
+        await super().on_look()
 
 
 def server_config(
     app: Callable[..., Awaitable[None]],
     tls: ssl.SSLContext | None = None,
     protocol: type[H11Protocol] = H11Protocol,
-    on_tick: Callable[[], Awaitable[None]] | None = None,
 ) -> Config:
     """uvicorn within the authserver's limits."""
     return asgi.server_config(
         app,
         connections=MAX_CONNECTIONS,
         keep_alive_seconds=HEAD_SECONDS,
+        head_seconds=HEAD_SECONDS,
         end_seconds=END_SECONDS,
-        tick_seconds=HEAD_SECONDS,
-        on_tick=on_tick,
         protocol=protocol,
         tls=tls,
     )

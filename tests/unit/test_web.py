@@ -2,9 +2,14 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from itertools import count
 from pathlib import Path
-from threading import Barrier
+from socket import create_connection
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
@@ -19,13 +24,33 @@ from mirrorfeed.consumer.sources.silence import Heard
 from mirrorfeed.consumer.web.charts import Bar, chart
 from mirrorfeed.consumer.web.pages.letters import commands
 from mirrorfeed.consumer.web.rendering import lines, with_code
-from mirrorfeed.consumer.web.shared import Shared
+from mirrorfeed.consumer.web.server import page_server
+from mirrorfeed.consumer.web.shared import CHEAP_SECONDS, EFFORT, MOST_SECONDS, Shared
 from mirrorfeed.consumer.web.verdict import Facts, Level, remarks
 from mirrorfeed.consumer.web.watch import Progress, View
+from mirrorfeed.contract import asgi
 from mirrorfeed.contract.reasons import Reason
+from mirrorfeed.contract.supervision import Supervisor
 
 NOW = datetime(2026, 7, 5, 19, 32, tzinfo=UTC)
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+class Idle:
+    """A service of which there is nothing to say."""
+
+    def why_not_live(self) -> str | None:
+        return None
+
+    def why_not_ready(self) -> str | None:
+        return None
+
+
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that `Shared` sees, for a test to move."""
+    times = [1000.0]
+    monkeypatch.setattr("mirrorfeed.consumer.web.shared.monotonic", lambda: times[0])
+    return times
 
 
 def view(*problems: Problem, broker_is_away: str | None = None, age_seconds: float = 1.0) -> View:
@@ -119,23 +144,81 @@ def test_many_who_ask_at_once_read_once() -> None:
 
 def test_what_gets_old_is_shown_while_it_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it; but what is cheap is never old."""
+    times = clock(monkeypatch)
     with ThreadPoolExecutor(1) as threads:
-        cheap = Shared(threads)
-        for number in range(2):
-            read = iter([number]).__next__
-            assert cheap.get("key", read, fresh_seconds=0, usable_seconds=60) == number
-    monkeypatch.setattr("mirrorfeed.consumer.web.shared.CHEAP_SECONDS", 0.0)
-    values = iter([1, 2])
-    with ThreadPoolExecutor(1) as threads:
-        shared = Shared(threads)
+        cheap, shared = Shared(threads), Shared(threads)
+        readings = count(1)
 
-        def get() -> int:
-            return shared.get("key", lambda: next(values), fresh_seconds=0, usable_seconds=60)
+        def read() -> int:
+            times[0] += 2 * CHEAP_SECONDS
+            return next(readings)
 
-        assert get() == 1
-        assert get() == 1
+        assert cheap.get("key", lambda: 1, fresh_seconds=2) == 1
+        assert shared.get("key", read, fresh_seconds=2) == 1
+        times[0] += 3
+        assert cheap.get("key", lambda: 2, fresh_seconds=2) == 2
+        assert shared.get("key", read, fresh_seconds=2) == 1
         threads.submit(int).result()  # after what was read again
-        assert shared.get("key", lambda: 0, fresh_seconds=60) == 2
+        assert shared.get("key", read, fresh_seconds=2) == 2
+        times[0] += 3600
+        assert shared.get("key", read, fresh_seconds=2) == 3
+
+
+@pytest.mark.parametrize(("takes", "kept"), [(0.005, 2.0), (0.1, 0.1 / EFFORT), (9, MOST_SECONDS)])
+def test_what_is_expensive_is_kept_longer(
+    monkeypatch: pytest.MonkeyPatch, takes: float, kept: float
+) -> None:
+    """But not because it was slow once, and not for ever."""
+    times = clock(monkeypatch)
+    with ThreadPoolExecutor(1) as threads:
+        shared, readings = Shared(threads), count()
+
+        def read() -> int:
+            number = next(readings)
+            times[0] += takes if number else 9.0
+            return number
+
+        def seen_at(age: float) -> int:
+            """What is shown after whoever looked at that age has made it new."""
+            times[0] = read_at + age
+            shared.get("key", read, fresh_seconds=2)
+            threads.submit(int).result()
+            return shared.get("key", read, fresh_seconds=2)
+
+        read_at = times[0]
+        assert shared.get("key", read, fresh_seconds=2) == 0
+        assert seen_at(9.1) == 1
+        read_at += 9.1
+        assert seen_at(kept - 0.1) == 1
+        assert seen_at(kept + 0.1) == 2
+
+
+def test_who_never_completes_a_head_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a head, or nothing at all, keeps a connection for a while only."""
+    monkeypatch.setattr("mirrorfeed.consumer.web.server.HEAD_SECONDS", 1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    server = page_server(app, Supervisor(Idle(), {}))
+    with asgi.listener("127.0.0.1", 0, connections=8) as listening:
+        serving = Thread(target=server.run, args=([listening],))
+        serving.start()
+        try:
+            address = listening.getsockname()
+            with create_connection(address, 30) as slow, create_connection(address, 30) as silent:
+                slow.sendall(b"GET / HTTP/1.1\r\n")
+                viewer = HTTPConnection(*address)
+                viewer.request("GET", "/")
+                assert viewer.getresponse().status == 204
+                viewer.close()
+                for each in (slow, silent):
+                    with suppress(ConnectionResetError):
+                        assert each.recv(1) == b""
+        finally:
+            server.should_exit = True
+            serving.join()
 
 
 def test_an_error_is_everybodys_own() -> None:
