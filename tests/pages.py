@@ -10,12 +10,14 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlencode
 
+from mirrorfeed.consumer.branches.survey import Survey, survey
 from mirrorfeed.consumer.web.access import Access, App
 from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
 from mirrorfeed.consumer.web.operator import Operator, operating_engine
 from mirrorfeed.consumer.web.reading import page_engine
 from mirrorfeed.consumer.web.shared import Shared
+from mirrorfeed.consumer.web.surveys import Surveys
 from mirrorfeed.consumer.web.watch import Watch
 
 VOID = {"meta", "link", "input", "br", "rect", "line", "path"}
@@ -27,6 +29,13 @@ class Unshared(Shared):
 
     def get(self, key: Any, read: Callable[[], Any], *, fresh_seconds: float) -> Any:
         return read()
+
+
+class Unkept(Surveys):
+    """The same of the branches' order."""
+
+    def latest(self) -> Survey | None:
+        return survey(self._engine)
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,8 @@ def opened(
     with ThreadPoolExecutor(1) as threads:
         shared = Shared(threads) if is_shared else Unshared(threads)
         operator = Operator(operating_engine(database_url), amqp_url) if may_operate else None
-        context = Context(engine, watch, shared, settings or Settings(), operator)
+        surveys = Surveys(engine, threads) if is_shared else Unkept(engine, threads)
+        context = Context(engine, watch, shared, surveys, settings or Settings(), operator)
         watch.start()
         if operator:
             operator.start()

@@ -137,6 +137,7 @@ KNOWN = """
             CAST(:hostname AS text) IS NULL
             OR latest.source_id IN (SELECT id FROM source WHERE hostname = :hostname)
         )
+        AND (CAST(:ids AS bigint[]) IS NULL OR branch.id = ANY (CAST(:ids AS bigint[])))
     ),
     judged AS (
         SELECT known.*, last_mirror_attempt IS NOT NULL AND (
@@ -179,10 +180,11 @@ def page(
     is_reversed: bool = False,
     after: Sequence[str] | None = None,
     limit: int = PAGE,
+    ids: Sequence[int] | None = None,
     patience: Patience,
 ) -> list[dict[str, Any]]:
-    """The next branches in that order: their columns, `state`, `is_stale`,
-    `last_success_age_seconds`, and `place`, which as `after` gives those that follow.
+    """The next branches in that order, of all or of those with these ids: their columns, `state`,
+    `is_stale`, `last_success_age_seconds`, and `place`, which as `after` gives those that follow.
 
     Raises ValueError if `after` is no place in this order, DBAPIError if its values are none.
     """
@@ -196,6 +198,7 @@ def page(
         {
             **given,
             "limit": limit,
+            "ids": None if ids is None else list(ids),
             "states": [str(state) for state in chosen.states or BranchState],
             "stale": chosen.is_stale,
             "in_need": chosen.is_in_need,
@@ -238,6 +241,7 @@ def _parameters(chosen: Filter, now: datetime, patience: Patience) -> dict[str, 
         "stale_since": now - patience.stale_after,
         "name": chosen.name,
         "hostname": chosen.hostname,
+        "ids": None,
         "success_before": None if chosen.older_than is None else now - chosen.older_than,
     }
 

@@ -14,6 +14,7 @@ from mirrorfeed.consumer.branches.listing import Patience
 from mirrorfeed.consumer.sources.silence import SILENT_AFTER
 from mirrorfeed.consumer.web.operator import Operator, why_not
 from mirrorfeed.consumer.web.shared import Shared
+from mirrorfeed.consumer.web.surveys import Surveys
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract.secrets import mask_secrets
 
@@ -45,6 +46,7 @@ class Context(Struct, frozen=True):
     engine: Engine
     watch: Watch
     shared: Shared
+    surveys: Surveys
     settings: Settings
     operator: Operator | None = None
     """None if the page only reads."""

@@ -11,6 +11,7 @@ from mirrorfeed.consumer.web.app import application
 from mirrorfeed.consumer.web.context import Context, Settings
 from mirrorfeed.consumer.web.operator import Operator
 from mirrorfeed.consumer.web.shared import Shared
+from mirrorfeed.consumer.web.surveys import Surveys
 from mirrorfeed.consumer.web.watch import Watch
 from mirrorfeed.contract import asgi
 from mirrorfeed.contract.supervision import Supervisor
@@ -37,7 +38,8 @@ def serve(
 ) -> None:
     """Serves the page until SIGINT or SIGTERM. Raises OSError if it cannot listen there."""
     threads = ThreadPoolExecutor(2, thread_name_prefix="renewal")
-    context = Context(engine, watch, Shared(threads), settings, operator)
+    surveys = Surveys(engine, threads)
+    context = Context(engine, watch, Shared(threads), surveys, settings, operator)
     with asgi.listener(host, port, connections=MOST_CONNECTIONS) as sock:
         where = f"http://{asgi.place_of(sock, host)}{settings.prefix}/"
         server = page_server(application(context, access), Supervisor(watch))
@@ -54,6 +56,7 @@ def serve(
             if operator is not None:
                 operator.stop()
                 operator.engine.dispose()
+            surveys.stop()
             threads.shutdown(wait=False, cancel_futures=True)
             engine.dispose()
 

@@ -155,12 +155,34 @@ def test_the_address_says_which_branches(site: Site, history: Engine) -> None:
     assert "state=failing&amp;sort=name" in site.html("/branches?state=failing")
 
 
+def test_branches_are_sorted_by_what_their_attempts_say(site: Site, history: Engine) -> None:
+    """The page and the CSV are in the same order, and the page says when it was so."""
+    lists = {"share": [2, 1, 4, 3, 5], "duration": [1, 2, 4, 3, 5], "changed": [1, 2, 4, 3, 5]}
+    for sort, ids in lists.items():
+        found = site.document(f"/branches.json?sort={sort}")
+        assert [each["id"] for each in found["branches"]] == ids
+        assert found["order"]["by"] == sort
+        lines = csv.DictReader(io.StringIO(site.ask(f"/branches.csv?sort={sort}").text))
+        assert [int(line["id"]) for line in lines] == ids
+    assert "In the order of what the latest 14 attempts" in site.html("/branches?sort=share")
+
+
+def test_an_order_that_is_not_known_yet_is_not_made_up(
+    site: Site, history: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says what it waits for."""
+    monkeypatch.setattr("tests.pages.Unkept.latest", lambda self: None)
+    assert "are being looked up, for this order" in site.html("/branches?sort=share")
+    assert site.document("/branches.json?sort=share")["order"]["at"] is None
+
+
 @pytest.mark.parametrize(
     "query",
     [
         "state=well",
         "older=6",
         "sort=luck",
+        "sort=share&after=WyJhIl0=",
         "after=x",
         "after=WyJhIl0=",
         "name=%00",

@@ -1,6 +1,9 @@
 """Branches a page at a time say the same as all of them at once."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import islice
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -16,6 +19,8 @@ from mirrorfeed.consumer.branches.listing import (
     recent_attempts,
 )
 from mirrorfeed.consumer.branches.status import BranchState, branch_states
+from mirrorfeed.consumer.branches.survey import Ranking, ranked_page, survey
+from mirrorfeed.consumer.web.pages.rows import with_attempts
 from tests.builders import at, completed, failed, messages, started
 from tests.servers import register_branches
 
@@ -79,6 +84,85 @@ def test_page_by_page_each_branch_comes_once(
     assert sorted(found) == list(range(1, 61))
     other = walked(branches, Filter(), sort, not is_reversed)
     assert found == other[::-1]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("ranking", Ranking)
+def test_what_attempts_say_is_an_order(
+    branches: Engine, ranking: Ranking, is_reversed: bool
+) -> None:
+    """Page by page each branch comes once, by what its row says; filters hold."""
+    surveyed = survey(branches)
+    assert surveyed is not None
+
+    def ranked(chosen: Filter, after: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        return ranked_page(
+            connection,
+            surveyed,
+            ranking,
+            chosen,
+            NOW,
+            is_reversed=is_reversed,
+            after=after,
+            limit=7,
+            patience=PATIENCE,
+        )
+
+    with branches.connect() as connection:
+        found = after = ranked(Filter())
+        while after := ranked(Filter(), after[-1]["place"]):
+            found = found + after
+        keys = [
+            (_rank(ranking, each), each["id"]) for each in with_attempts(connection, found, NOW)
+        ]
+        assert keys == sorted(keys, reverse=is_reversed)
+        assert sorted(each["id"] for each in found) == list(range(1, 61))
+        failing = ranked(Filter(states=(BranchState.FAILING,), hostname="mir"))
+        ids = [each["id"] for each in found if each["state"] == BranchState.FAILING]
+        assert [each["id"] for each in failing] == ids[:7]
+
+
+def _rank(ranking: Ranking, branch: dict[str, Any]) -> tuple[bool, bool, float]:
+    """What comes first is lowest."""
+    changed_at = branch["revision_changed_at"]
+    value, is_older = {
+        Ranking.SHARE: (branch["success_share"], False),
+        Ranking.DURATION: (branch["mean_seconds"] and -branch["mean_seconds"], False),
+        Ranking.CHANGED: (changed_at and -changed_at.timestamp(), branch["revision_is_older"]),
+    }[ranking]
+    return value is None, value is not None and is_older, value or 0.0
+
+
+def test_a_revision_changed_when_the_first_of_the_same_came(branches: Engine) -> None:
+    """What was there before a change counts as little as what was mirrored twice."""
+    register_branches(branches, 61, 62)
+    revisions = {61: "aabbb", 62: "abaaa"}
+    Applier(branches).apply(
+        messages(
+            *(
+                completed(branch_id, 100 * number, revision)
+                for branch_id, each in revisions.items()
+                for number, revision in enumerate(each)
+            )
+        )
+    )
+    surveyed = survey(branches)
+    assert surveyed is not None
+    first = islice(surveyed.following(Ranking.CHANGED, False, None), 2)
+    places = {branch_id: float(place[0]) for branch_id, place in first}
+    assert places == {61: -at(200).timestamp(), 62: -at(200).timestamp()}
+
+
+def test_a_place_of_an_earlier_survey_will_do(branches: Engine) -> None:
+    """The list goes on after the same values."""
+    earlier, later = survey(branches), survey(branches)
+    assert earlier is not None
+    assert later is not None
+    whole = list(earlier.following(Ranking.SHARE, False, None))
+    assert list(later.following(Ranking.SHARE, False, whole[9][1])) == whole[10:]
+    for wrong in (["x", "1"], ["nan", "1"], ["1"]):
+        with pytest.raises(ValueError, match="does not belong to this order"):
+            later.following(Ranking.SHARE, False, wrong)
 
 
 def test_the_order_by_need_is_that_of_status(branches: Engine) -> None:

@@ -19,11 +19,14 @@ from mirrorfeed.consumer.branches.listing import (
     page,
 )
 from mirrorfeed.consumer.branches.status import BranchState
+from mirrorfeed.consumer.branches.survey import LATEST, Ranking, Survey, ranked_page, survey
 from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.context import Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages.rows import with_attempts
 from mirrorfeed.contract.wire import timestamp
+
+Order = Sort | Ranking
 
 CSV_CHUNK = 2000
 COLUMNS = (
@@ -52,7 +55,8 @@ def read(context: Context, request: Request) -> Page:
     asked = request.query_params
     chosen, sort, is_reversed = asked_for(request)
     after = query.place(asked, "after")
-    now, branches, following = listed(context, chosen, sort, is_reversed, after)
+    surveyed = context.surveys.latest() if isinstance(sort, Ranking) else None
+    now, branches, following = listed(context, chosen, sort, is_reversed, after, surveyed)
     anywhere = structs.replace(chosen, states=(), is_stale=False, is_in_need=False)
     _, counted = counts(context, anywhere)
     document = {
@@ -60,11 +64,14 @@ def read(context: Context, request: Request) -> Page:
         "total": _matching(chosen, counted),
         "states": {str(state): count for state, count in counted.states.items()},
         "next": query.placed(following) if following else None,
+        "order": {"by": sort, "at": _ordered_at(sort, now, surveyed)},
     }
     extra = {
         "chosen": chosen,
         "asked": {name: asked.get(name, "") for name in ("name", "host", "older")},
         "sort": sort,
+        "is_surveyed": isinstance(sort, Ranking),
+        "latest": LATEST,
         "is_reversed": is_reversed,
         "all": counted.total,
         "in_need": counted.in_need,
@@ -79,20 +86,23 @@ def read(context: Context, request: Request) -> Page:
 def listed(
     context: Context,
     chosen: Filter,
-    sort: Sort = Sort.ATTENTION,
+    sort: Order = Sort.ATTENTION,
     is_reversed: bool = False,
     after: list[str] | None = None,
+    surveyed: Survey | None = None,
 ) -> tuple[datetime, list[dict[str, Any]], list[str]]:
-    """When it was so, the next branches, and the place of those that follow, if there are any.
-    Raises ValueError for a place of another order, and SQLAlchemyError."""
+    """When it was so, the next branches, and the place of those that follow, if there are any; no
+    branches in an order that needs a survey before there is one. Raises ValueError for a place of
+    another order, and SQLAlchemyError."""
 
     def read_page(connection: Connection) -> tuple[datetime, list[dict[str, Any]], list[str]]:
         now = database_now(connection)
-        found = page(
+        found = _ordered(
             connection,
             chosen,
             now,
-            sort=sort,
+            sort,
+            surveyed,
             is_reversed=is_reversed,
             after=after,
             limit=PAGE + 1,
@@ -102,7 +112,30 @@ def listed(
         following = shown[-1]["place"] if len(found) > PAGE else []
         return now, with_attempts(connection, shown, now), following
 
-    return context.read(("branches", chosen, sort, is_reversed, tuple(after or ())), read_page)
+    ordered_at = surveyed and surveyed.at
+    key = ("branches", chosen, sort, ordered_at, is_reversed, tuple(after or ()))
+    return context.read(key, read_page)
+
+
+def _ordered(
+    connection: Connection,
+    chosen: Filter,
+    now: datetime,
+    sort: Order,
+    surveyed: Survey | None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    if isinstance(sort, Sort):
+        return page(connection, chosen, now, sort=sort, **options)
+    if surveyed is None:
+        return []
+    return ranked_page(connection, surveyed, sort, chosen, now, **options)
+
+
+def _ordered_at(sort: Order, now: datetime, surveyed: Survey | None) -> datetime | None:
+    if isinstance(sort, Sort):
+        return now
+    return None if surveyed is None else surveyed.at
 
 
 def counts(context: Context, chosen: Filter) -> tuple[datetime, Census]:
@@ -115,7 +148,7 @@ def counts(context: Context, chosen: Filter) -> tuple[datetime, Census]:
     return context.read(("census", chosen), count)
 
 
-def asked_for(request: Request) -> tuple[Filter, Sort, bool]:
+def asked_for(request: Request) -> tuple[Filter, Order, bool]:
     """Which branches, and in which order. Raises ValueError."""
     asked = request.query_params
     chosen = Filter(
@@ -126,7 +159,11 @@ def asked_for(request: Request) -> tuple[Filter, Sort, bool]:
         is_stale=query.text(asked, "stale") is not None,
         is_in_need=query.text(asked, "need") is not None,
     )
-    sort = query.choice(asked, "sort", Sort, Sort.ATTENTION)
+    sort: Order
+    if query.text(asked, "sort") in list(Ranking):
+        sort = Ranking(asked["sort"].strip())
+    else:
+        sort = query.choice(asked, "sort", Sort, Sort.ATTENTION)
     return chosen, sort, bool(query.text(asked, "reverse"))
 
 
@@ -136,18 +173,22 @@ def as_csv(context: Context, request: Request) -> Iterator[str]:
     return _lines(context, chosen, sort, is_reversed)
 
 
-def _lines(context: Context, chosen: Filter, sort: Sort, is_reversed: bool) -> Iterator[str]:
+def _lines(context: Context, chosen: Filter, sort: Order, is_reversed: bool) -> Iterator[str]:
     yield _line(COLUMNS)
+    surveyed = None
+    if isinstance(sort, Ranking):
+        surveyed = context.surveys.latest() or survey(context.engine)
     after: list[str] | None = None
     while True:
         # Not one long transaction, which would keep the tables from being vacuumed.
         with context.engine.begin() as connection:
             now = database_now(connection)
-            found = page(
+            found = _ordered(
                 connection,
                 chosen,
                 now,
-                sort=sort,
+                sort,
+                surveyed,
                 is_reversed=is_reversed,
                 after=after,
                 limit=CSV_CHUNK,

@@ -8,10 +8,8 @@ from sqlalchemy import Connection
 
 from mirrorfeed.consumer.branches.listing import recent_attempts
 from mirrorfeed.consumer.branches.status import BranchState
+from mirrorfeed.consumer.branches.survey import LATEST
 from mirrorfeed.consumer.database import duration_seconds
-
-STRIP = 14
-"""How many of a branch's latest attempts a row shows."""
 
 
 def with_attempts(
@@ -20,7 +18,7 @@ def with_attempts(
     """The branches with `label` (the state, or `stale`), the `attempts` of late, the earliest
     first, and from these `hostname`, `success_share`, `mean_seconds` of those that completed, and
     `revision_changed_at`, with `revision_is_older` if it changed even before that."""
-    attempts = recent_attempts(connection, [branch["id"] for branch in branches], STRIP)
+    attempts = recent_attempts(connection, [branch["id"] for branch in branches], LATEST)
     return [_row(branch, attempts[branch["id"]]) for branch in branches]
 
 
