@@ -34,6 +34,8 @@ PATHS = (
     "/branches?name=77",
     "/branches?host=host-7",
     "/branches?sort=name",
+    "/branches?sort=share",
+    "/branches?sort=changed&state=failing",
     "/branches/17",
     "/letters",
     "/letters?by=host",
@@ -48,7 +50,7 @@ HURRIED_SECONDS = 1.0
 USUAL_SECONDS = 5.0
 P95_MS = 100.0
 ROUNDS = 5
-EVENTS = 200_000
+EVENTS = 120_000
 KEEPS = 0.97
 """The share of its rate that the worker must keep."""
 

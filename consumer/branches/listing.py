@@ -147,6 +147,12 @@ KNOWN = """
     )
 """
 
+CHOSEN = """
+    state = ANY (CAST(:states AS text[]))
+    AND (NOT CAST(:stale AS boolean) OR is_stale)
+    AND (NOT CAST(:in_need AS boolean) OR is_stale OR state IN ('stuck', 'failing'))
+"""
+MATCHING = text(f"WITH {KNOWN} SELECT id FROM judged WHERE {CHOSEN}")
 COUNT = text(f"""
     WITH {KNOWN}
     SELECT
@@ -195,16 +201,16 @@ def page(
     given |= {f"after_{index}": value for index, value in enumerate(after or ())}
     rows = connection.execute(
         _statement(sort, is_reversed, after is not None),
-        {
-            **given,
-            "limit": limit,
-            "ids": None if ids is None else list(ids),
-            "states": [str(state) for state in chosen.states or BranchState],
-            "stale": chosen.is_stale,
-            "in_need": chosen.is_in_need,
-        },
+        {**given, "limit": limit, "ids": None if ids is None else list(ids)},
     )
     return [_branch(row._mapping, now, len(keys)) for row in rows]
+
+
+def matching(
+    connection: Connection, chosen: Filter, now: datetime, *, patience: Patience
+) -> list[int]:
+    """The ids of all branches that meet the criteria, in no order."""
+    return list(connection.scalars(MATCHING, _parameters(chosen, now, patience)))
 
 
 def census(
@@ -243,6 +249,9 @@ def _parameters(chosen: Filter, now: datetime, patience: Patience) -> dict[str, 
         "hostname": chosen.hostname,
         "ids": None,
         "success_before": None if chosen.older_than is None else now - chosen.older_than,
+        "states": [str(state) for state in chosen.states or BranchState],
+        "stale": chosen.is_stale,
+        "in_need": chosen.is_in_need,
     }
 
 
@@ -257,11 +266,7 @@ def _statement(sort: Sort, is_reversed: bool, is_following: bool) -> TextClause:
     # The places outside, where they are only made of the branches that are given.
     return text(f"""
         WITH {KNOWN}, chosen AS (
-            SELECT * FROM judged
-            WHERE state = ANY (CAST(:states AS text[]))
-                AND (NOT CAST(:stale AS boolean) OR is_stale)
-                AND (NOT CAST(:in_need AS boolean) OR is_stale OR state IN ('stuck', 'failing'))
-                {following if is_following else ""}
+            SELECT * FROM judged WHERE {CHOSEN} {following if is_following else ""}
             ORDER BY {order} LIMIT :limit
         )
         SELECT chosen.*, {selected} FROM chosen ORDER BY {order}

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from math import inf, isnan
+from math import isnan
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, text
 
-from mirrorfeed.consumer.branches.listing import Filter, Patience, Sort, page
+from mirrorfeed.consumer.branches.listing import Filter, Patience, Sort, matching, page
 from mirrorfeed.consumer.database import database_now
 
 LATEST = 14
 """How many of a branch's attempts count."""
 CHUNK = 4000
-"""Branches of one transaction, which takes a tenth of a second."""
+"""Branches of one transaction, which takes less than a tenth of a second."""
 LONG_AGO = 1e12
 """Seconds; more than any time since 1970."""
 
@@ -38,15 +38,21 @@ class Ranking(StrEnum):
     """Latest change of the revision first; then those that did not change within these attempts."""
 
 
+# Of each order what is compared: what comes first is lowest. It is worked out here, because Python
+# would keep all threads waiting for it.
 READ = text("""
     SELECT
-        chunk.id, CAST(completed AS float) / nullif(finished, 0) AS success_share,
-        CAST(extract(epoch FROM mean) AS float) AS mean_seconds,
-        CAST(extract(epoch FROM (
-            SELECT min(started_at) FROM pg_catalog.unnest(same) AS started_at
-            WHERE other IS NULL OR started_at > other
-        )) AS float) AS changed_at,
-        other IS NULL AS is_older
+        chunk.id,
+        coalesce(CAST(completed AS float) / nullif(finished, 0), 'Infinity') AS share,
+        coalesce(-CAST(extract(epoch FROM mean) AS float), 'Infinity') AS duration,
+        coalesce(
+            CASE WHEN other IS NULL THEN CAST(:long_ago AS float) ELSE 0 END
+            - CAST(extract(epoch FROM (
+                SELECT min(started_at) FROM pg_catalog.unnest(same) AS started_at
+                WHERE other IS NULL OR started_at > other
+            )) AS float),
+            'Infinity'
+        ) AS changed
     FROM (
         SELECT id, last_mirrored_id FROM branch WHERE id > :after ORDER BY id LIMIT :limit
     ) chunk
@@ -75,19 +81,17 @@ READ = text("""
 class Survey:
     """What the attempts of all branches said at one time. It is complete, and does not change."""
 
-    def __init__(self, at: datetime, rows: Iterator[Row[Any]]) -> None:
-        """`rows` are by id."""
+    def __init__(self, at: datetime, chunks: Iterator[Sequence[Row[Any]]]) -> None:
+        """The rows of `chunks` are by id."""
         self.at = at
         self._ids = array("q")
         self._keys = {ranking: array("d") for ranking in Ranking}
-        for row in rows:
-            self._ids.append(row.id)
-            for ranking, keys in self._keys.items():
-                keys.append(_key(ranking, row))
-        self._orders = {
-            ranking: array("q", sorted(range(len(self._ids)), key=keys.__getitem__))
-            for ranking, keys in self._keys.items()
-        }
+        self._orders: dict[Ranking, array[int]] = {}
+        for rows in chunks:
+            ids, *keys = zip(*rows, strict=True)
+            self._ids.extend(ids)
+            for ranking, each in zip(Ranking, keys, strict=True):
+                self._keys[ranking].extend(each)
 
     def following(
         self, ranking: Ranking, is_reversed: bool, after: Sequence[str] | None
@@ -96,7 +100,7 @@ class Survey:
 
         Raises ValueError for what is no place.
         """
-        order, keys = self._orders[ranking], self._keys[ranking]
+        order, keys = self._order(ranking), self._keys[ranking]
 
         def compared(index: int) -> tuple[float, int]:
             return keys[index], self._ids[index]
@@ -111,24 +115,32 @@ class Survey:
             indexes = (order[index] for index in range(first, len(order)))
         return ((self._ids[index], [repr(keys[index]), str(self._ids[index])]) for index in indexes)
 
+    def _order(self, ranking: Ranking) -> "array[int]":
+        if ranking not in self._orders:
+            # Stable, so that of two branches alike the one with the lower id comes first.
+            indexes = sorted(range(len(self._ids)), key=self._keys[ranking].__getitem__)
+            self._orders[ranking] = array("q", indexes)
+        return self._orders[ranking]
+
 
 def survey(engine: Engine, is_cancelled: Callable[[], bool] = lambda: False) -> Survey | None:
     """Reads the latest attempts of all branches. None if it was cancelled meanwhile."""
     with engine.begin() as connection:
         at = database_now(connection)
 
-    def rows() -> Iterator[Row[Any]]:
+    def chunks() -> Iterator[Sequence[Row[Any]]]:
         after = 0
+        given = {"limit": CHUNK, "latest": LATEST, "long_ago": LONG_AGO}
         while not is_cancelled():
             with engine.begin() as connection:
-                given = {"after": after, "limit": CHUNK, "latest": LATEST}
-                chunk = list(connection.execute(READ, given))
-            yield from chunk
-            if len(chunk) < CHUNK:
+                rows = connection.execute(READ, {**given, "after": after}).all()
+            if rows:
+                yield rows
+                after = rows[-1].id
+            if len(rows) < CHUNK:
                 return
-            after = chunk[-1].id
 
-    found = Survey(at, rows())
+    found = Survey(at, chunks())
     return None if is_cancelled() else found
 
 
@@ -146,35 +158,25 @@ def ranked_page(
 ) -> list[dict[str, Any]]:
     """The next branches in that order, as `listing.page` gives them: what they are like is of now,
     only their order is of the survey. Raises ValueError for what is no place."""
-    found: list[dict[str, Any]] = []
     ranked = surveyed.following(ranking, is_reversed, after)
-    pieces = limit
-    while len(found) < limit and (piece := dict(islice(ranked, pieces))):
+    if chosen != Filter():
+        wanted = set(matching(connection, chosen, now, patience=patience))
+        ranked = (each for each in ranked if each[0] in wanted)
+    found: list[dict[str, Any]] = []
+    # Some may not be registered any more.
+    while len(found) < limit and (places := dict(islice(ranked, limit))):
         those = page(
             connection,
             chosen,
             now,
             sort=Sort.ID,
-            limit=len(piece),
-            ids=list(piece),
+            limit=limit,
+            ids=list(places),
             patience=patience,
         )
         known = {branch["id"]: branch for branch in those}
-        found += [{**known[each], "place": place} for each, place in piece.items() if each in known]
-        pieces *= 8  # few are chosen: so that not too many statements look for them
+        found += [{**known[each], "place": places[each]} for each in places if each in known]
     return found[:limit]
-
-
-def _key(ranking: Ranking, row: Row[Any]) -> float:
-    """What comes first is lowest."""
-    match ranking:
-        case Ranking.SHARE:
-            value = row.success_share
-        case Ranking.DURATION:
-            value = None if row.mean_seconds is None else -row.mean_seconds
-        case Ranking.CHANGED:
-            value = None if row.changed_at is None else row.is_older * LONG_AGO - row.changed_at
-    return inf if value is None else float(value)
 
 
 def _place(after: Sequence[str]) -> tuple[float, int]:

@@ -12,7 +12,7 @@ from mirrorfeed.consumer.web.shared import CHEAP_SECONDS
 
 EFFORT = 0.03
 """How much of the time a survey may be under way, while somebody looks."""
-WAIT_SECONDS = 2.0
+WAIT_SECONDS = 0.5
 """How long a viewer waits for the first one, or for a newer one if the last is old."""
 OLD_SECONDS = 120.0
 
