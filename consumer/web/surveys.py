@@ -12,9 +12,10 @@ from mirrorfeed.consumer.web.shared import CHEAP_SECONDS
 
 EFFORT = 0.03
 """How much of the time a survey may be under way, while somebody looks."""
+LATE_SECONDS = 60.0
+"""How much later than it should be renewed one is shown at once: nobody has looked meanwhile."""
 WAIT_SECONDS = 0.5
-"""How long a viewer waits for the first one, or for a newer one if the last is old."""
-OLD_SECONDS = 120.0
+"""How long a viewer waits otherwise, before the last one is shown, or that there is none yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,13 @@ class Surveys:
         Raises SQLAlchemyError if the first one failed.
         """
         with self._lock:
-            age = monotonic() - self._made_at
-            if age < self._took_seconds / EFFORT:
+            late = monotonic() - self._made_at - self._took_seconds / EFFORT
+            if late < 0:
                 return self._latest
             if self._under_way is None or self._under_way.done():
                 self._under_way = self._threads.submit(self._make)
             under_way = self._under_way
-        if age > OLD_SECONDS or self._took_seconds < CHEAP_SECONDS:
+        if late > LATE_SECONDS or self._took_seconds < CHEAP_SECONDS:
             try:
                 under_way.result(WAIT_SECONDS)
             except TimeoutError:

@@ -34,16 +34,16 @@ def read(context: Context, request: Request) -> Page:
     """Raises SQLAlchemyError."""
     settings, view, known = context.settings, context.watch.latest(), ledger(context)
     groups = grouped(context, Selection())
-    minutes: list[Minute] = context.read(
-        "last hour",
-        lambda connection: attempts_by_minute(connection, database_now(connection)),
-        fresh_seconds=20.0,
-    )
+
+    def read_hour(connection: Connection) -> tuple[datetime, list[Minute]]:
+        now = database_now(connection)
+        return now, attempts_by_minute(connection, now)
 
     def read_rest(connection: Connection) -> tuple[list[Rhythm], list[Operation]]:
         known = rhythms(connection, database_now(connection))
         return [each for each in known if each.is_overdue], under_way(connection)
 
+    hour_ended_at, minutes = context.read("last hour", read_hour, fresh_seconds=20.0)
     now, counted = counts(context, Filter())
     found = listed(context, Filter(is_in_need=True))[1][:SHOWN_BRANCHES]
     overdue, operations = context.read("overdue", read_rest)
@@ -94,7 +94,7 @@ def read(context: Context, request: Request) -> Page:
         "waiting": list(view.waiting) if view else [],
     }
     extra = {
-        "charts": _charts(now, minutes, view),
+        "charts": _charts(hour_ended_at, minutes, view),
         "stale_after": span(settings.patience.stale_after.total_seconds()),
     }
     return Page("now.html", "Now", now, document, extra)
@@ -113,9 +113,11 @@ def _missing(known: Ledger) -> list[dict[str, Any]]:
     ]
 
 
-def _charts(now: datetime, minutes: Sequence[Minute], view: View | None) -> list[dict[str, Any]]:
+def _charts(
+    ended_at: datetime, minutes: Sequence[Minute], view: View | None
+) -> list[dict[str, Any]]:
     """Each with a title, what it says in words, and the drawing."""
-    times = [now - timedelta(minutes=len(minutes) - index) for index in range(len(minutes))]
+    times = [ended_at - timedelta(minutes=len(minutes) - index) for index in range(len(minutes))]
     completed = sum(each.completed for each in minutes)
     failed = sum(each.failed for each in minutes)
     waiting = view.waiting if view else []
