@@ -147,7 +147,8 @@ def xmlrpc(port: str, calls: str) -> float:
 
 def viewers(address: str, count: str, pause_seconds: str, *paths: str) -> dict[str, list[float]]:
     """People who look at one page after the other, each beginning with another one, until SIGTERM.
-    Returns how long each look at each page took."""
+    Returns how long each look at each page took. One that was refused, as if the database takes too
+    long, counts as TIMEOUT_SECONDS."""
     pause = float(pause_seconds)
     seconds: dict[str, list[float]] = {path: [] for path in paths}
     has_ended = threading.Event()
@@ -162,8 +163,9 @@ def viewers(address: str, count: str, pause_seconds: str, *paths: str) -> dict[s
             answer = connection.getresponse()
             answer.read()
             took = time.perf_counter() - began_at
-            seconds[path].append(took)
-            if answer.status != HTTPStatus.OK:
+            is_refused = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            seconds[path].append(TIMEOUT_SECONDS if is_refused else took)
+            if answer.status != HTTPStatus.OK and not is_refused:
                 raise RuntimeError(f"{path} was answered with {answer.status}")
             if has_ended.wait(max(0.0, pause - took)):
                 return

@@ -49,7 +49,7 @@ HURRIED_SECONDS = 1.0
 """Between two looks of one viewer: five times as often as a browser asks."""
 USUAL_SECONDS = 5.0
 P95_MS = 100.0
-ROUNDS = 5
+ROUNDS = 3
 EVENTS = 120_000
 KEEPS = 0.97
 """The share of its rate that the worker must keep."""

@@ -12,6 +12,8 @@ from threading import Lock
 from time import monotonic
 from typing import Any, TypeVar
 
+from mirrorfeed.consumer.web.trouble import in_words
+
 MOST_ENTRIES = 200
 CHEAP_SECONDS = 0.05
 """What took less to read is read again rather than shown old."""
@@ -84,7 +86,7 @@ class Shared:
                 entry.renew(read)
             except Exception as error:
                 # Nobody waits for it here; once it is too old, whoever asks gets the error.
-                logger.info("a reading could not be renewed", extra={"because": str(error)})
+                logger.info("a reading could not be renewed", extra={"because": in_words(error)})
 
 
 class _Entry:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from mirrorfeed.consumer.branches.survey import Survey, survey
 from mirrorfeed.consumer.web.shared import CHEAP_SECONDS
+from mirrorfeed.consumer.web.trouble import in_words
 
 EFFORT = 0.03
 """How much of the time a survey may be under way, while somebody looks."""
@@ -64,7 +65,7 @@ class Surveys:
         try:
             made = survey(self._engine, self._stopping.is_set)
         except Exception as error:
-            logger.info("the branches could not be surveyed", extra={"because": str(error)})
+            logger.info("the branches could not be surveyed", extra={"because": in_words(error)})
             raise
         if made is not None:
             with self._lock:
