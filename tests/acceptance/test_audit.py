@@ -285,9 +285,9 @@ def test_prune_forgets_only_what_decides_nothing(
             FROM pg_catalog.unnest('{true,false}'::boolean[]) AS is_old
             """)
         )
-    nothing = {"attempts": 0, "letters": 0, "overflow": 0, "suspects": 0}
+    nothing = {"attempts": 0, "letters": 0, "overflow": 0, "suspects": 0, "operations": 0}
     assert told(shell, "prune", "--keep", "30000") == nothing
-    pruned = {"attempts": 4, "letters": 1, "overflow": 1, "suspects": 1}
+    pruned = {"attempts": 4, "letters": 1, "overflow": 1, "suspects": 1, "operations": 1}
     assert told(shell, "prune", "--keep", "0") == pruned
     assert told(shell, "prune", "--keep", "0") == nothing
     assert told(shell, "rebuild")["differed"] == []

@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
 from socket import create_connection
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -202,9 +202,11 @@ def test_who_never_completes_a_head_is_left(monkeypatch: pytest.MonkeyPatch) -> 
         await send({"type": "http.response.body"})
 
     server = page_server(app, Supervisor(Idle(), {}))
-    with asgi.listener("127.0.0.1", 0, connections=8) as listening:
-        serving = Thread(target=server.run, args=([listening],))
-        serving.start()
+    with (
+        asgi.listener("127.0.0.1", 0, connections=8) as listening,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        serving = threads.submit(server.run, [listening])
         try:
             address = listening.getsockname()
             with create_connection(address, 30) as slow, create_connection(address, 30) as silent:
@@ -218,7 +220,7 @@ def test_who_never_completes_a_head_is_left(monkeypatch: pytest.MonkeyPatch) -> 
                         assert each.recv(1) == b""
         finally:
             server.should_exit = True
-            serving.join()
+            serving.result()
 
 
 def test_an_error_is_everybodys_own() -> None:
