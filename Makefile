@@ -74,7 +74,7 @@ bench-growth: .venv/ready ## Measure speed with years of data in the tables (15 
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m benchmarks growth
 
-bench-peers: .venv/ready ## Compare with Celery, Dramatiq and FastStream (7 min)
+bench-peers: .venv/ready ## Compare with consumers written by hand, Celery, Dramatiq and FastStream (17 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		asyncpg celery dramatiq 'faststream[rabbit]' greenlet matplotlib psutil uvloop
 	$(BIN)/python -m benchmarks.peers

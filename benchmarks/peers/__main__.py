@@ -13,18 +13,18 @@ from statistics import median
 
 from benchmarks.harness import in_turns
 from benchmarks.pages import check_can_draw, new_figure, save, write_measured
-from benchmarks.peers import contest
-from benchmarks.peers.contest import CPU, P50, P99, RATE, WRONG_ROWS, Numbers
-from benchmarks.peers.contestants import OTHERS, OURS
-from benchmarks.stand import open_stand
+from benchmarks.peers import built, contest
+from benchmarks.peers.contest import CPU, P50, P99, RATE, TOGETHER, WRONG_ROWS, Numbers
+from benchmarks.peers.contestants import OTHERS, OURS, Contestant
+from benchmarks.stand import Stand, open_stand
 
-ROUNDS = 2
-PACKAGES = ("celery", "dramatiq", "faststream", "SQLAlchemy", "asyncpg")
+ROUNDS = 5
+PACKAGES = ("aio-pika", "celery", "dramatiq", "faststream", "SQLAlchemy", "asyncpg")
 FORMATS = {
-    **dict.fromkeys(CPU, ".3f"),
+    **dict.fromkeys((*CPU, TOGETHER), ",.0f"),
     **{contest.MEMORY: ".0f", P50: ".1f", P99: ".1f", WRONG_ROWS: ",.0f"},
 }
-HEADINGS = ("", f"{RATE} (both rounds)", "ours is, times as fast", *FORMATS)
+HEADINGS = ("", f"{RATE} (least, most)", "ours is, times as fast", *FORMATS, "less than ours")
 Seen = Mapping[str, float]
 """The medians."""
 
@@ -32,9 +32,11 @@ Seen = Mapping[str, float]
 def main() -> None:
     check_can_draw()
     with open_stand() as stand:
+        made, versions, missing = _make_others(stand)
+        everyone = [OURS, *made, *OTHERS]
         runs: dict[str, Callable[[], Numbers]] = {
             **{name: partial(contest.run_limit, stand, name) for name in contest.LIMITS},
-            **{each.name: partial(contest.run_contestant, stand, each) for each in (OURS, *OTHERS)},
+            **{each.name: partial(contest.run_contestant, stand, each) for each in everyone},
         }
         try:
             given = in_turns(ROUNDS, runs, back_and_forth=True)
@@ -46,22 +48,39 @@ def main() -> None:
         name: {column: median(each[column] for each in rounds) for column in rounds[0]}
         for name, rounds in given.items()
     }
-    table = [HEADINGS]
+    lacks = {each.name: each.lacks for each in everyone}
+    rows = []
     for name, rounds in given.items():
-        rates = ", ".join(f"{each[RATE]:,.0f}" for each in rounds)
+        rates = [each[RATE] for each in rounds]
         times_as_fast = seen[OURS.name][RATE] / seen[name][RATE]
         values = [(seen[name].get(column, math.nan), spec) for column, spec in FORMATS.items()]
         cells = ["" if math.isnan(value) else format(value, spec) for value, spec in values]
-        first = (name, f"{seen[name][RATE]:,.0f} ({rates})", f"{times_as_fast:.2g}")
-        table.append((*first, *cells))
-    print(write_measured("benchmarks.md", stand.servers, PACKAGES, table))
+        spread = f"{seen[name][RATE]:,.0f} ({min(rates):,.0f}, {max(rates):,.0f})"
+        rows.append((name, spread, f"{times_as_fast:.2g}", *cells, lacks.get(name, "")))
+    absent = [(name, f"not measured: {why}", *[""] * len(HEADINGS[2:])) for name, why in missing]
+    servers = (*stand.servers, *versions)
+    print(write_measured("benchmarks.md", servers, PACKAGES, [HEADINGS, *absent, *rows]))
     contestants = {name: each for name, each in seen.items() if P50 in each}
     _draw("rate", RATE, seen, {"": lambda each: each[RATE]})
     if not any(map(math.isnan, seen[OURS.name].values())):
         of_whom = {column.split(",")[0]: itemgetter(column) for column in CPU}
-        _draw("cpu", "processor seconds for 1,000 events", contestants, of_whom)
+        _draw("cpu", "µs of processor an event", contestants, of_whom)
     parts = {"p50": lambda each: each[P50], "up to p99": lambda each: each[P99] - each[P50]}
     _draw("delay", "ms from publication to the committed row", contestants, parts)
+
+
+def _make_others(stand: Stand) -> tuple[list[Contestant], list[str], list[tuple[str, str]]]:
+    """Those that could be made, their versions, and what the rest lacks."""
+    made, versions, missing = [], [], []
+    for number, name in enumerate(built.MAKERS):
+        try:
+            contestant, version = built.make(name, stand.folder / f"built-{number}")
+        except built.Missing as why:
+            missing.append((name, str(why)))
+        else:
+            made.append(contestant)
+            versions.append(version)
+    return made, versions, missing
 
 
 def _draw(

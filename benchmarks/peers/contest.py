@@ -40,7 +40,8 @@ LIMITS: dict[str, Callable[[Stand, int], float]] = {
     "limit: … and COPY of the bodies": drain_raw,
 }
 RATE = "events/s"
-CPU = ("consumer, CPU s", "broker, CPU s", "database, CPU s")
+CPU = ("consumer, µs", "broker, µs", "database, µs")
+TOGETHER = "together, µs"
 MEMORY = "memory, MB"
 P50, P99 = "p50, ms", "p99, ms"
 WRONG_ROWS = f"wrong rows of {QUICK_BRANCHES}"
@@ -64,7 +65,8 @@ def run_contestant(stand: Stand, contestant: Contestant) -> Numbers:
 
 
 def _drained(events: int, seconds: float, meter: Meter) -> Numbers:
-    return {RATE: events / seconds, **dict(zip(CPU, meter.read(events), strict=True))}
+    used = meter.read(events)
+    return {RATE: events / seconds, **dict(zip(CPU, used, strict=True)), TOGETHER: sum(used)}
 
 
 def _drain(stand: Stand, contestant: Contestant) -> Numbers:
@@ -148,7 +150,7 @@ def _consuming(
     """Consumes the events published before. Leaves no process behind, whatever happens."""
     stand.clear()
     forget_peers(stand)
-    if contestant.module is None:
+    if contestant.module is None or not contestant.queues:
         publish(stand.amqp_url, batch)
     else:
         with stand.calling("peer", contestant.module, _file(stand, batch)) as publisher:

@@ -21,10 +21,10 @@ class Meter:
         self._before = list(map(_cpu_seconds, self._roots))
 
     def read(self, events: int) -> list[float]:
-        """Seconds since then per 1,000 events: the consumer's, the broker's, the database's. NaN
-        for a server that does not run on this machine."""
+        """Microseconds since then per event: the consumer's, the broker's, the database's. NaN for
+        a server that does not run on this machine."""
         now = map(_cpu_seconds, self._roots)
-        return [1000 * (end - begin) / events for begin, end in zip(self._before, now, strict=True)]
+        return [1e6 * (end - begin) / events for begin, end in zip(self._before, now, strict=True)]
 
 
 def megabytes(root: int) -> float:
