@@ -194,12 +194,13 @@ class PublishingSession(Session):
         try:
             with self._writer:
                 while (event := self._pipeline.take()) is not None:
+                    # A lone event is sent without delay.
+                    if count and self._pace.is_called(time.monotonic()):
+                        time.sleep(GIVE_WAY_SECONDS)
                     self._publish(event)
                     count += 1
                     if told is not None:
                         told.append(event.body)
-                    if self._pace.is_called(time.monotonic()):
-                        time.sleep(GIVE_WAY_SECONDS)
         except SpoolError as error:
             self._end(error)
         if self._spans is not None and told:
