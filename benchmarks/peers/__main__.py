@@ -1,12 +1,13 @@
-"""Compare mirrorfeed with its peers: `python -m benchmarks.peers`.
+"""Compare mirrorfeed with its peers: `python -m benchmarks.peers [WORD...]`.
 
-Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. Fails if an event is
-lost.
+Writes the measured part of `docs/benchmarks.md` and its charts, and prints it. With words, only
+what has one of them in its name is measured beside mirrorfeed, and nothing is written. Fails if an
+event is lost.
 """
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from statistics import median
@@ -29,14 +30,19 @@ Seen = Mapping[str, float]
 """The medians."""
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     check_can_draw()
     with open_stand() as stand:
         made, versions, missing = _make_others(stand)
         everyone = [OURS, *made, *OTHERS]
-        runs: dict[str, Callable[[], Numbers]] = {
+        every_run: dict[str, Callable[[], Numbers]] = {
             **{name: partial(contest.run_limit, stand, name) for name in contest.LIMITS},
             **{each.name: partial(contest.run_contestant, stand, each) for each in everyone},
+        }
+        runs = {
+            name: run
+            for name, run in every_run.items()
+            if not words or name == OURS.name or any(word in name for word in words)
         }
         try:
             given = in_turns(ROUNDS, runs, back_and_forth=True)
@@ -58,8 +64,12 @@ def main() -> None:
         spread = f"{seen[name][RATE]:,.0f} ({min(rates):,.0f}, {max(rates):,.0f})"
         rows.append((name, spread, f"{times_as_fast:.2g}", *cells, lacks.get(name, "")))
     absent = [(name, f"not measured: {why}", *[""] * len(HEADINGS[2:])) for name, why in missing]
+    table = [HEADINGS, *absent, *rows]
+    if words:
+        print(*(" | ".join(cells) for cells in table), sep="\n")
+        return
     servers = (*stand.servers, *versions)
-    print(write_measured("benchmarks.md", servers, PACKAGES, [HEADINGS, *absent, *rows]))
+    print(write_measured("benchmarks.md", servers, PACKAGES, table))
     contestants = {name: each for name, each in seen.items() if P50 in each}
     _draw("rate", RATE, seen, {"": lambda each: each[RATE]})
     if not any(map(math.isnan, seen[OURS.name].values())):
@@ -106,4 +116,4 @@ def _draw(
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

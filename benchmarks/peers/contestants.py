@@ -29,7 +29,7 @@ class Contestant:
     """In what it is less than ours."""
 
 
-BATCH_BACKLOG = 150_000
+BATCH_BACKLOG = 100_000
 PEER_BACKLOG = 6_000
 BATCH_LACKS = (
     "no ledger, no letters; an event that comes late or twice makes a row wrong; one that the"
