@@ -25,3 +25,8 @@ def exact_span(seconds: float) -> str:
 def plural(count: int, noun: str, several: str | None = None) -> str:
     """The number and the noun, which gets an s unless `several` is given."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"
+
+
+def capitalised(text: str) -> str:
+    """As a sentence begins; the rest stays as it is."""
+    return text[:1].upper() + text[1:]

@@ -215,7 +215,7 @@ def apply(
         skipped = len(planned) - len(outcomes)
         show_outcomes(outcomes, skipped, as_json_document, changes)
     else:
-        _carry_out(engine, selection, planned, rate, believed, outcomes, as_json_document)
+        outcomes = _carry_out(engine, selection, planned, rate, believed, as_json_document)
     undone = {each.id for each in planned} - {each.id for each in outcomes}
     with engine.connect() as connection:
         still_dead = letters.count(connection, Selection(ids=tuple(undone))) if undone else 0
@@ -229,10 +229,10 @@ def _carry_out(
     planned: Sequence[Planned],
     rate: float | None,
     believed: Limits,
-    outcomes: list[Outcome],
     as_json_document: bool,
-) -> None:
-    """As an operation that others see and can stop; adds to `outcomes`."""
+) -> list[Outcome]:
+    """As an operation that others see and can stop."""
+    outcomes: list[Outcome] = []
     done = 0
     try:
         with until_signal() as stopping, progress_bar() as bar:
@@ -254,6 +254,7 @@ def _carry_out(
         if done < len(planned):
             rest = plural(len(planned) - done, "letter")
             print(f"{PROGRAM}: stopped; {rest} left as before", file=sys.stderr)
+    return outcomes
 
 
 @app.command("operations")

@@ -89,13 +89,8 @@ def apply_letters(
     """Applies the letters in the caller's transaction, in this order, and says what became of each.
     Letters are missing from that if they are in another operator's hands, were edited since they
     were planned, or are no longer dead."""
-    branch_ids = {each.branch_id for each in letters if each.branch_id is not None}
-    lock_branches(connection, branch_ids)
-    return [
-        outcome
-        for piece in pieces(letters, _bytes_to_read)
-        for outcome in _apply_piece(connection, piece, limits)
-    ]
+    _lock_branches(connection, letters)
+    return _apply_locked(connection, letters, limits)
 
 
 def try_letters(
@@ -116,11 +111,10 @@ def try_letters(
 
 def try_together(engine: Engine, letters: Sequence[Planned], limits: Limits) -> Trial:
     """The same in one transaction. Raises DBAPIError."""
-    branch_ids = {each.branch_id for each in letters if each.branch_id is not None}
     with engine.begin() as connection:
-        lock_branches(connection, branch_ids)
+        branch_ids = _lock_branches(connection, letters)
         before = mirror_states(connection, branch_ids)
-        outcomes = apply_letters(connection, letters, limits=limits)
+        outcomes = _apply_locked(connection, letters, limits)
         after = mirror_states(connection, branch_ids)
         connection.rollback()
     return Trial(outcomes, len(letters) - len(outcomes), differences(before, after))
@@ -149,6 +143,23 @@ def with_retries(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         reraise=True,
     )
     return retry(step, *args, **kwargs)
+
+
+def _lock_branches(connection: Connection, letters: Sequence[Planned]) -> set[int]:
+    """Returns the branches that the letters are about."""
+    branch_ids = {each.branch_id for each in letters if each.branch_id is not None}
+    lock_branches(connection, branch_ids)
+    return branch_ids
+
+
+def _apply_locked(
+    connection: Connection, letters: Sequence[Planned], limits: Limits
+) -> list[Outcome]:
+    return [
+        outcome
+        for piece in pieces(letters, _bytes_to_read)
+        for outcome in _apply_piece(connection, piece, limits)
+    ]
 
 
 def _apply_piece(connection: Connection, piece: Sequence[Planned], limits: Limits) -> list[Outcome]:

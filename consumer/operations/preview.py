@@ -13,7 +13,7 @@ from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS, Limits
 from mirrorfeed.consumer.branches.mirror_state import Difference
 from mirrorfeed.consumer.database import is_lock_timeout
 from mirrorfeed.consumer.dead_letters.plan import LOOKED_AT_BYTES, Planned, plan
-from mirrorfeed.consumer.dead_letters.replay import Outcome, try_together, whole_branches
+from mirrorfeed.consumer.dead_letters.replay import Trial, try_together, whole_branches
 from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, count
 from mirrorfeed.consumer.errors import OperationError
 from mirrorfeed.consumer.operations import store
@@ -29,7 +29,7 @@ SHOWN_BRANCHES = 100
 SHOWN_REASONS = 10
 
 
-class Trial(Struct):
+class Summary(Struct):
     """What a dry run has shown so far."""
 
     tried: int = 0
@@ -42,15 +42,17 @@ class Trial(Struct):
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Of the letters that would stay dead: reason and error."""
 
-    def add(self, outcomes: Sequence[Outcome], skipped: int, changed: list[Difference]) -> None:
-        self.tried += len(outcomes) + skipped
-        self.outcomes.update(each.outcome for each in outcomes)
-        if skipped:
-            self.outcomes["skipped"] += skipped
-        self.branches += len(changed)
-        self.differences += changed[: SHOWN_BRANCHES - len(self.differences)]
+    def add(self, trial: Trial) -> None:
+        self.tried += len(trial.outcomes) + trial.skipped
+        self.outcomes.update(each.outcome for each in trial.outcomes)
+        if trial.skipped:
+            self.outcomes["skipped"] += trial.skipped
+        self.branches += len(trial.differences)
+        self.differences += trial.differences[: SHOWN_BRANCHES - len(self.differences)]
         self.reasons.update(
-            (str(each.reason), each.detail or "") for each in outcomes if each.outcome == "dead"
+            (str(each.reason), each.detail or "")
+            for each in trial.outcomes
+            if each.outcome == "dead"
         )
 
     def as_document(self, letters: int) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def preview(
             letters = [(each.id, each.digest) for each in planned]
         else:
             planned, letters = [], identified(connection, selection)
-    trial = _try(engine, planned, limits).as_document(len(planned)) if planned else None
+    shown = _try(engine, planned, limits).as_document(len(planned)) if planned else None
     with engine.begin() as connection:
         return store.begin(
             connection,
@@ -97,7 +99,7 @@ def preview(
             letters,
             actor,
             state=State.PREVIEWED,
-            preview=trial,
+            preview=shown,
         )
 
 
@@ -133,18 +135,18 @@ def _check(letters: int) -> None:
         )
 
 
-def _try(engine: Engine, planned: Sequence[Planned], limits: Limits) -> Trial:
+def _try(engine: Engine, planned: Sequence[Planned], limits: Limits) -> Summary:
     began_at = monotonic()
-    trial = Trial()
+    summary = Summary()
     for chunk in whole_branches(planned[:MOST_TRIED], AT_ONCE):
         if monotonic() - began_at > TRIED_SECONDS:
             break
         try:
-            shown = try_together(engine, chunk, limits)
+            trial = try_together(engine, chunk, limits)
         except DBAPIError as error:
             if not is_lock_timeout(error):
                 raise
-            trial.locked += len(chunk)
+            summary.locked += len(chunk)
         else:
-            trial.add(shown.outcomes, shown.skipped, shown.differences)
-    return trial
+            summary.add(trial)
+    return summary

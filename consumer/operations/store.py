@@ -5,16 +5,16 @@ transaction what it has done. A second runner, or one that was stopped meanwhile
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import islice
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from mirrorfeed.consumer.dead_letters.store import pieces
 from mirrorfeed.consumer.errors import OperationError, UnknownOperation
 
 PIECE = 1000
@@ -24,12 +24,12 @@ LEASE = timedelta(seconds=15)
 
 BEGIN = text("""
     INSERT INTO operation (
-        kind, state, asked, letters, note, actor, ended_at, preview, rate, unattended, runner,
-        renewed_at, result
+        kind, state, asked, letters, note, actor, ended_at, preview, rate, runner, renewed_at,
+        result
     )
     VALUES (
         :kind, :state, CAST(:asked AS jsonb), :letters, :note, :actor,
-        CASE WHEN :state = 'done' THEN now() END, CAST(:preview AS jsonb), :rate, :unattended,
+        CASE WHEN :state = 'done' THEN now() END, CAST(:preview AS jsonb), :rate,
         CAST(:runner AS text), CASE WHEN CAST(:runner AS text) IS NOT NULL THEN now() END,
         CAST(:result AS jsonb)
     )
@@ -206,7 +206,6 @@ def begin(
     note: str | None = None,
     preview: Mapping[str, Any] | None = None,
     rate: float | None = None,
-    unattended: bool = False,
     runner: str | None = None,
     outcome: str | None = None,
 ) -> int:
@@ -224,12 +223,11 @@ def begin(
             "actor": actor,
             "preview": None if preview is None else _json(preview),
             "rate": rate,
-            "unattended": unattended,
             "runner": runner,
             "result": _json({outcome: len(letters)} if outcome else {}),
         },
     ).scalar_one()
-    pieces = [
+    rows = [
         {
             "operation_id": operation_id,
             "number": number,
@@ -237,10 +235,10 @@ def begin(
             "digests": [digest for _, digest in piece],
             "outcomes": [outcome] * len(piece) if outcome else [],
         }
-        for number, piece in enumerate(_batches(letters))
+        for number, piece in enumerate(pieces(letters, lambda _: 0, PIECE))
     ]
-    if pieces:
-        connection.execute(ADD_PIECE, pieces)
+    if rows:
+        connection.execute(ADD_PIECE, rows)
     return operation_id
 
 
@@ -361,12 +359,6 @@ def _operation(row: Any) -> Operation:
     if fields["state"] is State.RUNNING and not row.unattended and is_gone:
         fields["state"] = State.INTERRUPTED
     return Operation(**fields)
-
-
-def _batches(letters: Sequence[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:
-    remaining = iter(letters)
-    while piece := list(islice(remaining, PIECE)):
-        yield piece
 
 
 def _json(document: Mapping[str, Any]) -> str:

@@ -138,13 +138,13 @@ class Gate:
         if users.remembers(name, password) or await asyncio.to_thread(users.are, name, password):
             scope["user"] = name
             return True
-        logger.warning("refused: a wrong name or password", extra={"address": _peer(scope)})
+        logger.warning("refused: a wrong name or password", extra={"address": peer_of(scope)})
         await asyncio.sleep(UNAUTHORISED_SECONDS)
         return False
 
     def _is_proxy(self, scope: Scope) -> bool:
         try:
-            address = ip_address(_peer(scope))
+            address = ip_address(peer_of(scope))
         except ValueError:
             return False
         return any(address in network for network in self._access.proxies)
@@ -159,7 +159,8 @@ def _is_same_origin(scope: Scope) -> bool:
     return bool(host) and _header(scope, b"origin").lower().partition("://")[2] == host
 
 
-def _peer(scope: Scope) -> str:
+def peer_of(scope: Scope) -> str:
+    """The address of whoever asks; empty if that is not known."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 

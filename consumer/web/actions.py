@@ -21,6 +21,7 @@ from mirrorfeed.consumer.operations.store import Kind, State
 from mirrorfeed.consumer.partitions.layout import Stage, read_layout
 from mirrorfeed.consumer.sources import decisions
 from mirrorfeed.consumer.web import query
+from mirrorfeed.consumer.web.access import peer_of
 from mirrorfeed.consumer.web.context import Context, Page
 from mirrorfeed.consumer.web.forms import Form, FormTooLarge, read_form
 from mirrorfeed.consumer.web.operator import Operator
@@ -68,7 +69,10 @@ def endpoint(
         try:
             if (because := context.why_not()) is not None or context.operator is None:
                 raise Refused(because)
-            actor = request.scope["user"] or f"somebody at {_peer(request)}"
+            actor = (
+                request.scope["user"]
+                or f"somebody at {peer_of(request.scope) or 'an unknown address'}"
+            )
             done = act(Action(context, context.operator, request, form, actor))
             context.shared.forget()
         except Exception as error:
@@ -258,7 +262,3 @@ def _needed_note(action: Action) -> str:
     if note is None:
         raise ValueError("say why: it is kept with the decision")
     return f"{note} ({action.actor}, on the page)"
-
-
-def _peer(request: Request) -> str:
-    return request.client.host if request.client else "an unknown address"

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mirrorfeed.consumer.web.context import Page
-from mirrorfeed.consumer.words import exact_span, plural, span
+from mirrorfeed.consumer.words import capitalised, exact_span, plural, span
 from mirrorfeed.contract.printing import printable, printable_lines
 
 ROOM = Path(__file__).parent
@@ -97,7 +97,7 @@ class Renderer:
         )
         self._environment.filters.update(
             {
-                "capitalize_first": lambda text: text[:1].upper() + text[1:],
+                "capitalised": capitalised,
                 "code": with_code,
                 "exact_span": exact_span,
                 "lines": lines,

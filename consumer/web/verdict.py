@@ -15,7 +15,7 @@ from mirrorfeed.consumer.operations.words import described
 from mirrorfeed.consumer.sources.silence import Heard
 from mirrorfeed.consumer.web.partitions import named
 from mirrorfeed.consumer.web.watch import View
-from mirrorfeed.consumer.words import plural, span
+from mirrorfeed.consumer.words import capitalised, plural, span
 
 OLD_VIEW_SECONDS = 30.0
 """A look that is older than this is no news of the workers."""
@@ -93,7 +93,7 @@ def in_a_sentence(problem: Problem) -> str:
     """Such as: Partition 2 stands still: no worker consumes it."""
     subject = named(problem.subject)
     if problem.kind is Kind.LIVE or subject == problem.subject:
-        return f"{subject[:1].upper()}{subject[1:]}: {problem.because}."
+        return f"{capitalised(subject)}: {problem.because}."
     state = "stands still" if problem.kind is Kind.PROGRESS else "is not ready"
     return f"{subject} {state}: {problem.because}."
 

@@ -18,9 +18,10 @@ from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.operations.preview import preview
 from mirrorfeed.consumer.operations.store import Kind
-from mirrorfeed.contract.events import Envelope, MirrorFailed
+from mirrorfeed.contract.events import MirrorFailed
 from tests.builders import envelope, failed, messages
 from tests.commands import Shell
+from tests.letters import bury
 from tests.servers import (
     register_branches,
     rows,
@@ -109,11 +110,6 @@ def tab(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
 def fail(engine: Engine, reason: str) -> None:
     event = MirrorFailed(1, datetime.now(UTC) - timedelta(seconds=5), reason)
     Applier(engine).apply(messages(envelope(event, event.started_at + timedelta(seconds=1))))
-
-
-def bury(engine: Engine, *envelopes: Envelope) -> None:
-    """Letters of events whose branches are not registered yet."""
-    assert Applier(engine).apply(messages(*envelopes)).applied == 0
 
 
 def wait_for_attempts(address: str, count: int) -> None:

@@ -24,6 +24,7 @@ from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope
 from tests.builders import at, completed, failed, messages
 from tests.commands import Shell
+from tests.letters import bury
 from tests.pages import Answer, Site, opened
 from tests.servers import (
     PATIENCE_SECONDS,
@@ -44,11 +45,6 @@ def site(database_url: str, topology: str, engine: Engine) -> Iterator[Site]:
     settings = Settings(grace_seconds=0)
     with opened(database_url, topology, settings=settings, may_operate=True) as site:
         yield site
-
-
-def bury(engine: Engine, *envelopes: Envelope) -> None:
-    """Letters of events whose branches are not registered yet."""
-    assert Applier(engine).apply(messages(*envelopes)).applied == 0
 
 
 def begun(answer: Answer) -> str:

@@ -29,16 +29,11 @@ from mirrorfeed.contract.events import Envelope, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from tests.builders import at, bodies, completed, failed, messages, script_run, started
+from tests.letters import bury
 from tests.reference import BranchState, fold
 from tests.servers import fresh_branch_ids, refuse_in_database, register_branches, rows, state_of
 
 STATES = "SELECT branch_id, state FROM dead_letter ORDER BY id"
-
-
-def bury(engine: Engine, *envelopes: Envelope) -> None:
-    """Applies events of branches that are not registered."""
-    tally = Applier(engine).apply(messages(*envelopes))
-    assert tally.applied == 0
 
 
 def planned_letters(engine: Engine, selection: Selection | None = None) -> list[Planned]:

@@ -96,17 +96,8 @@ def listed(
     another order, and SQLAlchemyError."""
 
     def read_page(connection: Connection) -> tuple[datetime, list[dict[str, Any]], list[str]]:
-        now = database_now(connection)
-        found = _ordered(
-            connection,
-            chosen,
-            now,
-            sort,
-            surveyed,
-            is_reversed=is_reversed,
-            after=after,
-            limit=PAGE + 1,
-            patience=context.settings.patience,
+        now, found = _following(
+            connection, context, chosen, sort, surveyed, is_reversed, after, PAGE + 1
         )
         shown = found[:PAGE]
         following = shown[-1]["place"] if len(found) > PAGE else []
@@ -117,19 +108,29 @@ def listed(
     return context.read(key, read_page)
 
 
-def _ordered(
+def _following(
     connection: Connection,
+    context: Context,
     chosen: Filter,
-    now: datetime,
     sort: Order,
     surveyed: Survey | None,
-    **options: Any,
-) -> list[dict[str, Any]]:
+    is_reversed: bool,
+    after: list[str] | None,
+    limit: int,
+) -> tuple[datetime, list[dict[str, Any]]]:
+    """When it was so, and the branches after that place, whichever order it is in."""
+    now = database_now(connection)
+    options: dict[str, Any] = {
+        "is_reversed": is_reversed,
+        "after": after,
+        "limit": limit,
+        "patience": context.settings.patience,
+    }
     if isinstance(sort, Sort):
-        return page(connection, chosen, now, sort=sort, **options)
+        return now, page(connection, chosen, now, sort=sort, **options)
     if surveyed is None:
-        return []
-    return ranked_page(connection, surveyed, sort, chosen, now, **options)
+        return now, []
+    return now, ranked_page(connection, surveyed, sort, chosen, now, **options)
 
 
 def _ordered_at(sort: Order, now: datetime, surveyed: Survey | None) -> datetime | None:
@@ -182,17 +183,8 @@ def _lines(context: Context, chosen: Filter, sort: Order, is_reversed: bool) -> 
     while True:
         # Not one long transaction, which would keep the tables from being vacuumed.
         with context.engine.begin() as connection:
-            now = database_now(connection)
-            found = _ordered(
-                connection,
-                chosen,
-                now,
-                sort,
-                surveyed,
-                is_reversed=is_reversed,
-                after=after,
-                limit=CSV_CHUNK,
-                patience=context.settings.patience,
+            now, found = _following(
+                connection, context, chosen, sort, surveyed, is_reversed, after, CSV_CHUNK
             )
             rows = with_attempts(connection, found, now)
         yield "".join(_line([_cell(row[name]) for name in COLUMNS]) for row in rows)

@@ -94,8 +94,7 @@ GRANT INSERT, DELETE ON ledger_forgotten TO mirrorfeed_operator;
 -- A lock needs the right to the whole table.
 GRANT UPDATE ON topology TO mirrorfeed_operator;
 -- Operations are kept. Who did one, as the database knows them, is the database's word.
-GRANT INSERT (kind, state, asked, letters, note, actor, ended_at, preview, rate, first_alone, unattended, runner,
-        renewed_at, result),
+GRANT INSERT (kind, state, asked, letters, note, actor, ended_at, preview, rate, runner, renewed_at, result),
     UPDATE (state, note, ended_at, rate, first_alone, unattended, runner, renewed_at, result, detail),
     DELETE ON operation TO mirrorfeed_operator;
 GRANT INSERT, UPDATE (outcomes), DELETE ON operation_piece TO mirrorfeed_operator;
