@@ -23,6 +23,8 @@ LATEST = 14
 """How many of a branch's attempts count."""
 CHUNK = 4000
 """Branches of one transaction, which takes less than a tenth of a second."""
+FIRST_LOOK = 1000
+"""Branches among which those that meet a filter are looked for, before all that do are read."""
 LONG_AGO = 1e12
 """Seconds; more than any time since 1970."""
 
@@ -159,23 +161,29 @@ def ranked_page(
     """The next branches in that order, as `listing.page` gives them: what they are like is of now,
     only their order is of the survey. Raises ValueError for what is no place."""
     ranked = surveyed.following(ranking, is_reversed, after)
-    if chosen != Filter():
-        wanted = set(matching(connection, chosen, now, patience=patience))
-        ranked = (each for each in ranked if each[0] in wanted)
+    is_sought = chosen != Filter()
     found: list[dict[str, Any]] = []
-    # Some may not be registered any more.
-    while len(found) < limit and (places := dict(islice(ranked, limit))):
+    while len(found) < limit:
+        size = FIRST_LOOK if is_sought else limit
+        places = dict(islice(ranked, size))
+        if not places:
+            break
         those = page(
             connection,
             chosen,
             now,
             sort=Sort.ID,
-            limit=limit,
+            limit=size,
             ids=list(places),
             patience=patience,
         )
+        # Some may not be registered any more.
         known = {branch["id"]: branch for branch in those}
         found += [{**known[each], "place": places[each]} for each in places if each in known]
+        if is_sought and len(found) < limit:
+            wanted = set(matching(connection, chosen, now, patience=patience))
+            ranked = (each for each in ranked if each[0] in wanted)
+            is_sought = False
     return found[:limit]
 
 

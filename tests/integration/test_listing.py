@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.branches import survey as surveys
 from mirrorfeed.consumer.branches.activity import attempts_by_minute
 from mirrorfeed.consumer.branches.listing import (
     Filter,
@@ -86,12 +87,19 @@ def test_page_by_page_each_branch_comes_once(
     assert found == other[::-1]
 
 
+@pytest.mark.parametrize("first_look", [5, 1000])
 @pytest.mark.parametrize("is_reversed", [False, True])
 @pytest.mark.parametrize("ranking", Ranking)
 def test_what_attempts_say_is_an_order(
-    branches: Engine, ranking: Ranking, is_reversed: bool
+    branches: Engine,
+    ranking: Ranking,
+    is_reversed: bool,
+    first_look: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Page by page each branch comes once, by what its row says; filters hold."""
+    """Page by page each branch comes once, by what its row says; filters hold, however far down
+    the branches are that meet them."""
+    monkeypatch.setattr(surveys, "FIRST_LOOK", first_look)
     surveyed = survey(branches)
     assert surveyed is not None
 
