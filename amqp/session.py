@@ -7,6 +7,19 @@ from typing import Any
 import pika
 from pika.exceptions import ChannelClosedByClient, ConnectionClosedByClient, ConnectionOpenAborted
 
+CLOSE_SECONDS = 120.0
+"""How long the broker may take to confirm that a connection is closed. One that has gone away, so
+that no heartbeats come, is noticed before."""
+
+
+class CloseUnanswered(Exception):
+    """The broker did not confirm the end of a connection, and pika cannot do without."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the broker has not confirmed for {CLOSE_SECONDS:.0f} s that a connection is closed"
+        )
+
 
 class Session(ABC):
     """A connection that never recovers: any failure ends all of it.
@@ -16,7 +29,9 @@ class Session(ABC):
 
     def __init__(self, connect: Callable[..., Any], parameters: pika.URLParameters) -> None:
         self.error: BaseException | None = None
-        """The first failure, which ended it; None if it was told to end."""
+        """The first failure, which ended it; None if it was told to end. CloseUnanswered if the
+        connection may still be there."""
+        self._is_ending = False
         self._connection = connect(
             parameters,
             on_open_callback=self._on_connection_open,
@@ -42,5 +57,15 @@ class Session(ABC):
         self.error = self.error or error
         if self._connection.is_closed:
             self._ioloop.stop()
-        elif not self._connection.is_closing:
-            self._connection.close()  # also closes the socket of a connection that is still opening
+        elif not self._is_ending:
+            self._is_ending = True
+            self._ioloop.call_later(CLOSE_SECONDS, self._on_close_unanswered)
+            self._close()
+
+    def _close(self) -> None:
+        # Also closes the socket of a connection that is still opening.
+        self._connection.close()
+
+    def _on_close_unanswered(self) -> None:
+        self.error = CloseUnanswered()
+        self._ioloop.stop()

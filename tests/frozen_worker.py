@@ -1,8 +1,9 @@
 """A worker in which one thing stops at a message, while all else goes on:
-`python -m tests.frozen_worker applier|io|deaf`.
+`python -m tests.frozen_worker applier|io|deaf|closing`.
 
 applier: the applier thread hangs. io: the I/O thread hangs. deaf: the connection is lost, and on
-the next one the broker is never asked for messages.
+the next one the broker is never asked for messages. closing: the connection is to be closed, which
+the broker does not confirm.
 """
 
 import sys
@@ -14,6 +15,7 @@ from unittest.mock import patch
 from pika.channel import Channel
 from pika.exceptions import StreamLostError
 
+from mirrorfeed.amqp import session
 from mirrorfeed.consumer.apply.batch import Applier
 from mirrorfeed.consumer.commands.main import main
 from mirrorfeed.consumer.worker import service
@@ -44,6 +46,17 @@ class DeafSession(ConsumingSession):
         return super()._read(body, *arguments, **options)
 
 
+class ClosingSession(ConsumingSession):
+    def _read(self, body: bytes, *arguments: Any, **options: Any) -> Any:
+        if FREEZING.encode() in body:
+            patch.object(session, "CLOSE_SECONDS", 1.0).start()
+            self.fail(StreamLostError("lost"))
+        return super()._read(body, *arguments, **options)
+
+    def _close(self) -> None:
+        """As if it was never heard."""
+
+
 if __name__ == "__main__":
     (what,) = sys.argv[1:]
     sys.argv = ["mirror-consumer", "run"]
@@ -51,6 +64,7 @@ if __name__ == "__main__":
         "applier": ("Applier", FreezingApplier),
         "io": ("ConsumingSession", FreezingSession),
         "deaf": ("ConsumingSession", DeafSession),
+        "closing": ("ConsumingSession", ClosingSession),
     }
     with patch.object(service, *stopping[what]):
         main()

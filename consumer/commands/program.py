@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import BrokerUnavailable
+from mirrorfeed.amqp.session import CloseUnanswered
 from mirrorfeed.consumer.database import check_database, meaning, open_engine
 from mirrorfeed.consumer.errors import ConsumerError, ServerUnavailable, UsageError
 
@@ -32,7 +33,7 @@ def as_consumer_error(error: Exception) -> ConsumerError | None:
             return error
         case DBAPIError():
             return meaning(error)
-        case BrokerUnavailable():
+        case BrokerUnavailable() | CloseUnanswered():
             return ServerUnavailable(str(error))
         case ValueError():
             return UsageError(str(error))

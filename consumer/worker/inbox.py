@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mirrorfeed.amqp.channels import forget_consumers
+from mirrorfeed.amqp.channels import begin_to_close
 from mirrorfeed.consumer.apply.message import Message
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -32,7 +32,7 @@ class Subscription:
 
     @property
     def is_open(self) -> bool:
-        return self.channel is not None and bool(self.channel.is_open)
+        return self.channel is not None and bool(self.channel.is_open) and not self.is_given_back
 
     @property
     def in_hand(self) -> int:
@@ -41,10 +41,9 @@ class Subscription:
 
     def give_back(self) -> None:
         """Ends it; unacked messages go back to the front of the queue, in order."""
-        self.is_given_back = True
-        if self.is_open:
-            forget_consumers(self.channel)
-            self.channel.close()
+        is_open, self.is_given_back = self.is_open, True
+        if is_open:
+            begin_to_close(self.channel)
 
 
 class Suspect(Struct, frozen=True, gc=False):

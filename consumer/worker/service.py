@@ -94,7 +94,7 @@ class Worker:
         """A service keeps trying forever. A drain gives up after some seconds without a server.
 
         Raises BrokerUnavailable or ServerUnavailable if a drain gives up, SchemaMissing if
-        `mirror-consumer init` was never run.
+        `mirror-consumer init` was never run, CloseUnanswered if a connection does not end.
         """
         give_up = stop_after_delay(DRAIN_PATIENCE_SECONDS) if self._settings.drain else stop_never
         retry = Retrying(
@@ -281,7 +281,9 @@ class Worker:
             case AMQPConnectorException() | AMQPError() | OSError():
                 trouble = BrokerUnavailable(f"the broker at {why_unreachable(address, error)}")
             case _:
-                raise error  # a bug: the process ends, and its deliveries go back
+                # A bug, or a connection that may still be there: the process ends, and with it the
+                # connection, so that its deliveries go back.
+                raise error
         if session.applied + session.buried == 0:
             raise trouble
         self._outage.goes_on(str(trouble))

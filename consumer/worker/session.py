@@ -21,7 +21,6 @@ import pika
 from pika.exceptions import NoFreeChannels
 from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.amqp.channels import forget_consumers
 from mirrorfeed.amqp.connections import TooFewChannels
 from mirrorfeed.amqp.read_frames import delivery_connection, properties_bytes
 from mirrorfeed.amqp.session import Session
@@ -103,6 +102,10 @@ class ConsumingSession(Session):
         self._stop_by = 0.0
         self._assignment: Assignment | None = None
         self._subscriptions: dict[str, Subscription] = {}
+        self._channels = 0
+        """How many are open, or not closed yet."""
+        self._drain_check: object = None
+        """The latest one; answers to an earlier one do not count."""
         self._received = 0
         self._counting = threading.Lock()
         self.applied = 0
@@ -210,7 +213,7 @@ class ConsumingSession(Session):
 
     def _take_assignment(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        if not self._connection.is_open:
+        if not self._connection.is_open or self._is_ending:
             return
         for queue in self._queues:
             subscription = self._subscriptions.get(queue)
@@ -221,26 +224,32 @@ class ConsumingSession(Session):
                 del self._subscriptions[queue]
                 subscription.give_back()
                 self._has_news.set()
+                if self._settings.drain:
+                    self._check_drained()  # an earlier check may get no answer on that channel
 
     def _subscribe(self, queue: str) -> None:
         subscription = self._progress.counts.subscribed(queue, self._prefetch)
         self._subscriptions[queue] = subscription
 
         def on_channel_open(channel: Any) -> None:
+            self._channels += 1
+            channel.add_on_close_callback(on_channel_closed)
             if subscription.is_given_back:
                 channel.close()
                 return
             subscription.channel = channel
             self._progress.has_moved(subscription.queue)
-            channel.add_on_close_callback(on_channel_closed)
             channel.add_on_cancel_callback(partial(self._on_cancelled, subscription.queue))
             channel.basic_qos(prefetch_count=subscription.prefetch)
             channel.basic_consume(subscription.queue, partial(self._receive, subscription))
             self._has_news.set()
 
         def on_channel_closed(channel: Any, reason: Exception) -> None:
+            self._channels -= 1
             if not subscription.is_given_back:
                 self._on_channel_closed(channel, reason)
+            elif self._is_ending:
+                self._close()
 
         if not self._connection.is_open:
             return
@@ -312,12 +321,13 @@ class ConsumingSession(Session):
         One round is not enough: a message that has left its queue may not have arrived here yet.
         It arrives before the same channel's answer to the next question.
         """
+        self._drain_check = this_check = object()
         received_before = self._received
         waiting: dict[str, int] = {}
 
         def on_answer(queue: str, frame: Any) -> None:
             waiting[queue] = frame.method.message_count
-            if len(waiting) < len(self._queues) + 1:
+            if self._drain_check is not this_check or len(waiting) < len(self._queues) + 1:
                 return
             is_idle = self._applying.is_idle and not self._in_hand.has_large
             is_clean = is_idle and self._received == received_before
@@ -346,12 +356,14 @@ class ConsumingSession(Session):
     def _on_cancelled(self, queue: str, frame: Any) -> None:
         self._end(ConsumerCancelled(f"the broker cancelled the subscription to {queue}"))
 
-    def _end(self, error: BaseException | None = None) -> None:
-        if self._connection.is_open:
-            for subscription in self._subscriptions.values():
-                if subscription.is_open:
-                    forget_consumers(subscription.channel)
-        super()._end(error)
+    def _close(self) -> None:
+        """Gives back all queues. The connection is closed once all channels are."""
+        self._close_inbox()
+        for subscription in self._subscriptions.values():
+            if not subscription.is_given_back:
+                subscription.give_back()
+        if not (self._channels or self._connection.is_closing or self._connection.is_closed):
+            super()._close()
 
     def _on_thread_ended(self, error: BaseException | None) -> None:
         """Ends the session once both have ended: what they have in hand must be acked first."""

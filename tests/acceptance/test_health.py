@@ -16,7 +16,7 @@ from mirrorfeed.amqp.connections import Addresses, broker_channel, connection_pa
 from mirrorfeed.consumer.apply.message import Limits
 from mirrorfeed.consumer.worker import service
 from mirrorfeed.consumer.worker.settings import Settings
-from mirrorfeed.contract import routing
+from mirrorfeed.contract import exit_codes, routing
 from tests.builders import completed, failed, started
 from tests.commands import Shell
 from tests.frozen_worker import FREEZING
@@ -161,6 +161,24 @@ def test_what_a_worker_consumes_is_known_at_once(
         finally:
             worker.stop()
         running.result(PATIENCE_SECONDS)
+
+
+def test_a_connection_that_does_not_end_ends_the_worker(
+    shell: Shell, engine: Engine, topology: str
+) -> None:
+    """Else its queues would stay with that connection, and no other worker would get them."""
+    register_branches(engine, BRANCH)
+    publish_events(topology, failed(BRANCH, 0, FREEZING))
+    worker = subprocess.run(
+        [sys.executable, "-m", "tests.frozen_worker", "closing"],
+        env=shell.environment(),
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert worker.returncode == exit_codes.UNREACHABLE
+    assert "mirror-consumer: the broker has not confirmed for 1 s that" in worker.stderr
 
 
 def test_nagios_hears_what_is_the_matter(shell: Shell, engine: Engine, topology: str) -> None:

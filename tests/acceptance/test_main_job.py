@@ -250,3 +250,15 @@ def test_two_workers_share_and_take_over(shell: Shell, engine: Engine, topology:
         publish_events(topology, *(failed(number, 1, "x") for number in range(1, 41)))
         wait_for_rows(engine, "SELECT count(*) FROM mirror_attempt", [(80,)])
     assert rows(engine, "SELECT DISTINCT mirror_failures FROM branch") == [(2,)]
+
+
+def test_drains_that_share_the_queues_all_end(shell: Shell, engine: Engine, topology: str) -> None:
+    """Each gives queues back while it asks whether they are empty."""
+    branches = range(1, 41)
+    register_branches(engine, *branches)
+    publish_events(topology, *(failed(branch, n, "x") for n in range(50) for branch in branches))
+    drains = [shell.start("mirror-consumer", "run", "--drain") for _ in range(3)]
+    for drain in drains:
+        _, log = drain.communicate(timeout=PATIENCE_SECONDS)
+        assert drain.returncode == 0, log
+    assert rows(engine, "SELECT sum(mirror_failures) FROM branch") == [(50 * len(branches),)]
