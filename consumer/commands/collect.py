@@ -1,7 +1,6 @@
 """`mirror-consumer collect`: the metrics of what only the database and the broker know."""
 
 import signal
-import time
 from datetime import timedelta
 from typing import Annotated
 
@@ -14,12 +13,12 @@ from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.errors import UsageError
 from mirrorfeed.contract import environment
 from mirrorfeed.contract.durations import duration
+from mirrorfeed.contract.ending import ended_by
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
 from mirrorfeed.contract.options import AmqpUrlOption, LogFormatOption, LogLevelOption
-from mirrorfeed.contract.supervision import Supervisor
+from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-POLL_SECONDS = 0.5
 LEAST_INTERVAL = timedelta(seconds=5)
 
 app = typer.Typer(rich_markup_mode=None)
@@ -83,11 +82,9 @@ def collect(
     reader = Reader(open_engine(database_url), addresses, watching)
     collecting = Collecting(reader, duration(interval))
     supervisor = Supervisor(collecting)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    told_to_end = ended_by(SIGNALS)
     probes = Probes(collecting, [CollectorMetrics(collecting.readings)])
     with serving(http, probes), collecting.readings:
-        # sigtimedwait would do, but Python 3.11's takes a SIGCONT for a signal.
-        while not signal.sigpending() & set(SIGNALS):
+        while not told_to_end.wait(TELL_SECONDS):
             supervisor.tell()
-            time.sleep(POLL_SECONDS)
         supervisor.stopping()

@@ -42,6 +42,7 @@ from mirrorfeed.consumer.partitions.assignment import Share
 from mirrorfeed.consumer.worker.service import Worker
 from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import environment, routing
+from mirrorfeed.contract.ending import ended_by
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
 from mirrorfeed.contract.options import (
     AmqpUrlOption,
@@ -50,13 +51,12 @@ from mirrorfeed.contract.options import (
     LogLevelOption,
 )
 from mirrorfeed.contract.program import run_program
-from mirrorfeed.contract.supervision import Supervisor
+from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
 from mirrorfeed.contract.tracing import spans_of
 from mirrorfeed.version import root
 
 PROGRAM = "mirror-consumer"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-POLL_SECONDS = 0.1
 LOCK_TIMEOUT_SECONDS = 1.0
 """How long a worker waits for a lock before it applies everything else first."""
 STOP_SECONDS = 9.0
@@ -141,6 +141,7 @@ def run(
       mirror-consumer run --share 1/2
     """
     log_to_standard_error(log_format, log_level)
+    ended = ended_by(SIGNALS)
     settings = Settings(
         batch_size=batch_size,
         limits=limits(future_tolerance_seconds, highest_sequence),
@@ -166,7 +167,7 @@ def run(
 
             probes = Probes(worker, [WorkerMetrics(worker.progress)])
             stack.enter_context(serving(http, probes))
-        run_until_signal(worker)
+        run_until_set(worker, ended)
 
 
 def main() -> None:
@@ -183,8 +184,8 @@ def read_share(share: str | None) -> Share | None:
     return Share(int(match[1]), int(match[2]))
 
 
-def run_until_signal(worker: Worker) -> None:
-    """Runs the worker in a thread of its own, so that no signal handler interrupts its locks."""
+def run_until_set(worker: Worker, ended: threading.Event) -> None:
+    """Runs the worker in a thread of its own, while this one tells systemd how it is."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -192,15 +193,14 @@ def run_until_signal(worker: Worker) -> None:
             worker.run()
         except BaseException as error:
             failures.append(error)
+        finally:
+            ended.set()
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     supervisor = Supervisor(worker)
     thread = threading.Thread(target=run, name="worker", daemon=True)
     thread.start()
-    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
-    while thread.is_alive() and not signal.sigpending() & set(SIGNALS):
+    while not ended.wait(TELL_SECONDS):
         supervisor.tell()
-        thread.join(POLL_SECONDS)
     supervisor.stopping()
     worker.stop()
     thread.join(STOP_SECONDS)

@@ -1,6 +1,6 @@
 """`mirror-publisher forward`: the service that sends the spool to the broker."""
 
-import signal
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ import typer
 
 from mirrorfeed.contract import environment, exit_codes
 from mirrorfeed.contract.durations import duration
+from mirrorfeed.contract.ending import ended_by
 from mirrorfeed.contract.logs import LogFormat, LogLevel, log_to_standard_error
 from mirrorfeed.contract.options import (
     AmqpUrlOption,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mirrorfeed.publisher.forward.forwarder import Forwarder
 
 POLL_SECONDS = 0.1
+"""How often a drain looks whether the spool is empty."""
 
 app = typer.Typer()
 
@@ -81,7 +83,7 @@ def forward(
       mirror-publisher forward --drain
     """
     # No other command needs to import these.
-    from mirrorfeed.contract.supervision import Supervisor
+    from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
     from mirrorfeed.publisher.forward.forwarder import Forwarder
     from mirrorfeed.publisher.forward.heartbeat import beat_if_quiet
 
@@ -91,6 +93,7 @@ def forward(
     waiting = Spool(path, limit_bytes=spool_limit_bytes)
     if retry_refused:
         waiting.restore_refused()
+    told_to_end = ended_by(SIGNALS)
     forwarder = Forwarder(
         path,
         amqp_url,
@@ -100,7 +103,6 @@ def forward(
         spans=spans_of(PROGRAM),
     )
     supervisor = Supervisor(forwarder)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with ExitStack() as stack:
         # A drain may find the variable of a service that has the port.
         if http is not None and not drain:
@@ -114,18 +116,20 @@ def forward(
         stack.callback(forwarder.stop)
         forwarder.wake()
         if drain:
-            _drain(waiting, forwarder, stall_seconds)
-        while not drain and not told_to_end(forwarder):
+            _drain(waiting, forwarder, stall_seconds, told_to_end)
+        while not drain and not told_to_end.wait(TELL_SECONDS):
             supervisor.tell()
             if not forwarder.is_running:
                 refuse("the forwarder ended unexpectedly; see the log", exit_codes.NOT_MET)
         supervisor.stopping()
 
 
-def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
+def _drain(
+    spool: Spool, forwarder: "Forwarder", stall_seconds: float, told_to_end: threading.Event
+) -> None:
     account = spool.status()
     progress_at = time.monotonic()
-    while spool.pending(after=0, limit=1) and not told_to_end(forwarder):
+    while spool.pending(after=0, limit=1) and not told_to_end.wait(POLL_SECONDS):
         now = time.monotonic()
         before, account = account, spool.status()
         if account.confirmed > before.confirmed or account.refused > before.refused:
@@ -140,10 +144,3 @@ def _drain(spool: Spool, forwarder: "Forwarder", stall_seconds: float) -> None:
     if waiting := spool.status().pending:
         who = "the broker" if forwarder.holds_spool else forwarder.who_holds_spool
         refuse(f"events that {who} did not take: {waiting}", exit_codes.NOT_MET)
-
-
-def told_to_end(forwarder: "Forwarder") -> bool:
-    """Waits a moment for a signal. Signals must be blocked, so that none interrupts a lock."""
-    # sigtimedwait would do both, but Python 3.11's takes a SIGCONT for a signal.
-    forwarder.join(POLL_SECONDS)
-    return bool(signal.sigpending() & set(SIGNALS))
