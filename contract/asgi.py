@@ -1,19 +1,27 @@
 """uvicorn as our services run it. Needs an extra that brings it: only what serves imports this."""
 
+import asyncio
 import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mirrorfeed.contract.supervision import Supervisor
 
+TICK_SECONDS = 1.0
+TICKS_OF_UVICORN = 10
+"""As many it makes in that time. Every tenth does what is to be done once a second."""
+
 
 class SupervisedServer(Server):
     """Tells systemd how its service is, and leaves clients that do not complete a request's head:
-    uvicorn has no deadline for that."""
+    uvicorn has no deadline for that. And it does not look ten times a second whether it is to end.
+    """
 
     def __init__(self, config: Config, supervisor: Supervisor) -> None:
         """Clients are looked at as often as `config` has it: who is still at the same head as last
@@ -22,6 +30,24 @@ class SupervisedServer(Server):
         config.callback_notify = self.on_look
         self._supervisor = supervisor
         self._silent: set[tuple[H11Protocol, object]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_to_end = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            ticks = 0
+            while not await self.on_tick(ticks):
+                ticks += TICKS_OF_UVICORN
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._told_to_end.wait(), TICK_SECONDS)
+        finally:
+            self._loop = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:  # else the first tick sees it, or it has ended
+            self._loop.call_soon_threadsafe(self._told_to_end.set)
 
     async def on_look(self) -> None:
         silent = {
