@@ -35,6 +35,7 @@ RECORD = text("""
 # Whoever may only read cannot hold it; noting an arrival and reading do not wait for it.
 LOCK = text("LOCK TABLE ledger_range IN SHARE ROW EXCLUSIVE MODE")
 TRY_LOCK = text(f"{LOCK.text} NOWAIT")
+HAS_NOTES = text("SELECT EXISTS (SELECT FROM ledger_arrival)")
 
 
 def islands(piece: str, island: str) -> str:
@@ -223,6 +224,11 @@ def note_of(arrivals: Arrivals) -> str:
         for source, (sequences, ids) in arrivals.items()
     ]
     return msgspec.json.encode(rows).decode()
+
+
+def has_notes(connection: Connection) -> bool:
+    """Whether there is anything to fold."""
+    return bool(connection.scalar(HAS_NOTES))
 
 
 def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:

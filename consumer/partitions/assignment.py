@@ -9,12 +9,14 @@ consumer of each queue keeps the order.
 
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
+
+T = TypeVar("T")
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10
@@ -32,26 +34,37 @@ JOIN = text("""
     SELECT number, pg_try_advisory_lock(:lock_class, number) FROM joined
 """)
 
-SPEAK = text("""
-    UPDATE worker SET seen_at = now(), queues = :queues, report = CAST(:report AS jsonb)
-    WHERE number = :number
-""")
+SAID = """number, hostname, pid, share_index, share_count, queues, version, report,
+        CAST(extract(epoch FROM now() - seen_at) AS float) AS silent_seconds"""
 
 # PostgreSQL soon ends the process that serves a worker when that has ended.
-FORGET_DEAD = text("""
-    DELETE FROM worker WHERE number <> :number AND (
+IS_DEAD = """(
         seen_at < now() - pg_catalog.make_interval(secs => :silent_seconds)
         OR CASE
             WHEN backend_pid IS NULL THEN pg_try_advisory_xact_lock_shared(:lock_class, number)
             ELSE backend_pid NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
         END
+    )"""
+
+# Most of the time this is all that a beat does: one round trip. What the worker itself has just
+# said cannot be read from the table yet.
+SPEAK = text(f"""
+    WITH spoken AS (
+        UPDATE worker SET seen_at = now(), queues = :queues, report = CAST(:report AS jsonb)
+        WHERE number = :number
+        RETURNING *
     )
+    SELECT {SAID}, false AS is_dead FROM spoken
+    UNION ALL
+    SELECT {SAID}, {IS_DEAD} AS is_dead FROM worker WHERE number <> :number
+    ORDER BY number
 """)
 
+FORGET_DEAD = text(f"DELETE FROM worker WHERE number <> :number AND {IS_DEAD}")
+
 # What runs on the primary server is not to be seen on a standby.
-MEMBERS = text("""
-    SELECT number, hostname, pid, share_index, share_count, queues, version, report,
-        CAST(extract(epoch FROM now() - seen_at) AS float) AS silent_seconds
+MEMBERS = text(f"""
+    SELECT {SAID}
     FROM worker
     WHERE seen_at >= now() - pg_catalog.make_interval(secs => :silent_seconds) AND (
         backend_pid IS NULL OR pg_is_in_recovery()
@@ -138,6 +151,20 @@ class Membership:
         self._connection: Connection | None = None
         self._number = 0
 
+    def ask(self, question: Callable[[Connection], T]) -> T | None:
+        """Asks the database something else, through the same connection: for what happens once a
+        second, that costs less than one from the pool. None if there is no connection right now.
+
+        Raises DBAPIError if the database cannot be reached.
+        """
+        if self._connection is None:
+            return None
+        try:
+            return question(self._connection)
+        except BaseException:
+            self._disconnect()
+            raise
+
     def take_part(
         self, subscribed: Collection[str], queues: Sequence[str], report: str = "null"
     ) -> Assignment:
@@ -148,20 +175,21 @@ class Membership:
         """
         try:
             connection = self._connection or self._join()
-            said = {"number": self._number, "queues": sorted(subscribed), "report": report}
-            if not connection.execute(SPEAK, said).rowcount:
+            ours = {
+                "number": self._number,
+                "silent_seconds": SILENT_SECONDS,
+                "lock_class": LOCK_CLASS,
+            }
+            said = {"queues": sorted(subscribed), "report": report}
+            rows = connection.execute(SPEAK, {**ours, **said}).all()
+            members = [_member(row) for row in rows if not row.is_dead]
+            if all(member.number != self._number for member in members):
                 # This worker was frozen for so long that the others took it for dead.
                 self._disconnect()
                 return self.take_part(subscribed, queues, report)
-            connection.execute(
-                FORGET_DEAD,
-                {
-                    "number": self._number,
-                    "silent_seconds": SILENT_SECONDS,
-                    "lock_class": LOCK_CLASS,
-                },
-            )
-            return assignment_of(self._number, queues, living(connection))
+            if len(members) < len(rows):
+                connection.execute(FORGET_DEAD, ours)
+            return assignment_of(self._number, queues, members)
         except BaseException:
             self._disconnect()
             raise
@@ -199,16 +227,17 @@ class Membership:
 
 def living(connection: Connection) -> list[Member]:
     """The workers that have not been found dead, the oldest first."""
-    return [
-        Member(
-            row.number,
-            row.hostname,
-            row.pid,
-            Share(row.share_index, row.share_count) if row.share_index else None,
-            frozenset(row.queues),
-            row.version,
-            row.report,
-            row.silent_seconds,
-        )
-        for row in connection.execute(MEMBERS, {"silent_seconds": SILENT_SECONDS})
-    ]
+    return list(map(_member, connection.execute(MEMBERS, {"silent_seconds": SILENT_SECONDS})))
+
+
+def _member(row: Row[Any]) -> Member:
+    return Member(
+        row.number,
+        row.hostname,
+        row.pid,
+        Share(row.share_index, row.share_count) if row.share_index else None,
+        frozenset(row.queues),
+        row.version,
+        row.report,
+        row.silent_seconds,
+    )

@@ -4,7 +4,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
 
 import msgspec
 import pika
@@ -33,7 +32,7 @@ from mirrorfeed.amqp.connections import (
 )
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
 from mirrorfeed.consumer.apply.batch import Applier
-from mirrorfeed.consumer.apply.ledger import fold
+from mirrorfeed.consumer.apply.ledger import fold, has_notes
 from mirrorfeed.consumer.database import check_database, check_sessions, first_line, unavailable
 from mirrorfeed.consumer.errors import DatabaseUnavailable, ServerUnavailable
 from mirrorfeed.consumer.health import WorkerState, why_not_live, why_not_ready
@@ -211,7 +210,7 @@ class Worker:
                 if self._has_ended:
                     return
                 self._consult(membership)
-                self._fold(self._has_news, next_beat_at)
+                self._fold_new(membership, next_beat_at)
                 self._has_news.wait(next_beat_at - time.monotonic())
         except Exception as error:  # passed to the thread that can end the session
             self._beat_error = error
@@ -228,7 +227,7 @@ class Worker:
         said = msgspec.json.encode(report).decode()
         try:
             assignment = membership.take_part(subscribed, queues, said)
-            queues_now = self._queues_now() if is_connected else queues
+            layout = membership.ask(read_layout) if is_connected else None
         except DBAPIError as error:
             if self._settings.drain and session is not None:
                 session.fail(error)
@@ -245,15 +244,18 @@ class Worker:
             self._outage.is_over()
             self.progress.outage.ends()
             logger.info("consuming", extra={"partitions": len(queues)})
-        if queues_now != queues:
-            logger.info("the queues have changed", extra={"partitions": len(queues_now)})
+        if layout is not None and layout.queues != queues:
+            logger.info("the queues have changed", extra={"partitions": len(layout.queues)})
             session.stop()
         else:
             session.rebalance(assignment)
 
-    def _queues_now(self) -> Sequence[str]:
-        with self._engine.connect() as connection:
-            return read_layout(connection).queues
+    def _fold_new(self, membership: Membership, until: float) -> None:
+        try:
+            if membership.ask(has_notes):
+                self._fold(self._has_news, until)
+        except DBAPIError as error:  # the next beat will not get through either, or end it
+            self._beat_outage.goes_on(first_line(error))
 
     def _fold(self, enough: threading.Event, until: float = math.inf) -> None:
         try:
