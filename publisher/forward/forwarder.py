@@ -32,6 +32,7 @@ from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, beat_if_qu
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
+from mirrorfeed.publisher.forward.watch import SpoolWatch
 from mirrorfeed.publisher.kept import KEEP_LIMIT_BYTES, KEEP_SECONDS, KeptEvents
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
@@ -146,6 +147,12 @@ class Forwarder:
         return session is not None and session.is_open
 
     @property
+    def rests(self) -> bool:
+        """Whether it is connected, has nothing to do, and is told when that changes."""
+        session = self._session
+        return session is not None and session.is_open and session.rests
+
+    @property
     def held_keys(self) -> int:
         """Of how many partition keys the broker did not take an event. From any thread, at once."""
         session = self._session
@@ -181,6 +188,7 @@ class Forwarder:
         self._refused_keys: set[str] = set()
         self._names_user = True
         self._said = ""
+        self._is_unwatched = False
         self._waits = ""
         self._turned_at = monotonic()
         self._removed = threading.Condition()
@@ -241,6 +249,7 @@ class Forwarder:
         kept = KeptEvents(
             self._spool_path, keep_seconds=self._keep_seconds, limit_bytes=self._keep_limit_bytes
         )
+        watch = self._new_watch()
         try:
             pipeline = Pipeline(
                 spool,
@@ -258,6 +267,7 @@ class Forwarder:
                 on_turn=self._turned,
                 on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
+                watch=watch,
                 names_user=self._names_user,
                 spans=self._spans,
             )
@@ -277,8 +287,20 @@ class Forwarder:
                 raise SessionFailed(why_unreachable(address, session.error))
             self._is_away(why_unreachable(address, session.error))
         finally:
+            if watch is not None:
+                watch.close()
             kept.close()
             spool.close()
+
+    def _new_watch(self) -> SpoolWatch | None:
+        """None, and a word in the log once, if nothing can be watched."""
+        try:
+            return SpoolWatch(self._spool_path)
+        except OSError as error:
+            if not self._is_unwatched:
+                logger.info("the spool cannot be watched, so it is looked at often: %s", error)
+            self._is_unwatched = True
+            return None
 
     def _say(self, waits: str) -> None:
         """Once, not at each try."""

@@ -14,6 +14,8 @@ LINGER_EVENTS = 4
 """This many in that time are 200 a second. At a lower rate, gathering ends."""
 CALLS_SECONDS = 0.01
 """How long after a call more calls are expected."""
+LULL_SECONDS = 1.0
+"""How long without a call before none is expected."""
 STALL_SECONDS = 1.0
 """How long without a confirm before the events behind the unconfirmed ones are read anyway."""
 
@@ -28,7 +30,7 @@ class Pace:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._has_appended = False
-        self._appended_at = 0.0
+        self._appended_at = -LULL_SECONDS
         self._confirmed_at = 0.0
         self._lingers = False
 
@@ -72,3 +74,7 @@ class Pace:
     def is_called(self, now: float) -> bool:
         """Whether calls are coming in, and should get the interpreter between two events."""
         return now - self._appended_at < CALLS_SECONDS
+
+    def is_lull(self, now: float) -> bool:
+        """Whether no calls have come in for a while, so that it may be others who append."""
+        return now - self._appended_at >= LULL_SECONDS

@@ -18,13 +18,13 @@ from mirrorfeed.contract.tracing import Spans
 from mirrorfeed.publisher.errors import SpoolError
 from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, STALL_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
+from mirrorfeed.publisher.forward.rhythm import POLL_SECONDS, Rhythm
+from mirrorfeed.publisher.forward.watch import SpoolWatch
 from mirrorfeed.publisher.kept import KeptEvents
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 
 USER_REFUSED = "user_id property set to"
 """RabbitMQ's reply contains this if a message names a user other than the connection's."""
-POLL_SECONDS = 0.1
-"""How often the spool is checked for events that other processes appended."""
 TURN_SECONDS = 1.0
 GIVE_WAY_SECONDS = 50e-6
 """How long a call in this process gets the interpreter between two events."""
@@ -54,12 +54,14 @@ class PublishingSession(Session):
         on_turn: Callable[[], object],
         on_poll: Callable[[], object],
         is_at_its_path: Callable[[], bool],
+        watch: SpoolWatch | None = None,
         names_user: bool = True,
         spans: Spans | None = None,
     ) -> None:
         """`on_ready` is called once events can be sent, `on_poll` now and then from then on, and
         `on_turn` every second. The session ends once the spool is not at its path any more, but not
-        before it has sent what it can.
+        before it has sent what it can. A `watch` of the spool's files spares it looking at them
+        often while nothing happens.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
@@ -70,6 +72,12 @@ class PublishingSession(Session):
         self._on_poll = on_poll
         self._is_at_its_path = is_at_its_path
         self._removed_at: float | None = None
+        self._watch = watch
+        self._is_armed = False
+        self._rhythm = Rhythm(time.monotonic())
+        self._poll_timer: object = None
+        self.rests = False
+        """Whether it leaves it to the watch to notice what others append. Any thread may ask."""
         self._pipeline = pipeline
         self._kept = kept
         self._to_keep: list[SpooledEvent] = []
@@ -92,6 +100,7 @@ class PublishingSession(Session):
             self._ioloop.start()
         finally:
             self._remove_confirmed()
+            self._watch_no_more()
             self._ioloop.close()
 
     def wake(self) -> None:
@@ -142,6 +151,8 @@ class PublishingSession(Session):
         logger.info("connected to the broker")
         self._tell_ready()
         self.was_open = True
+        if self._watch is not None:
+            self._ioloop.add_handler(self._watch.fileno(), self._on_written, self._ioloop.READ)
         self._channel = channel
         self._writer = message_writer(
             channel,
@@ -155,13 +166,59 @@ class PublishingSession(Session):
         self._poll()
 
     def _poll(self) -> None:
+        self._poll_timer = None
         now = time.monotonic()
         if self._pace.is_stalled(now):
             self._pipeline.read_on()
         self._on_poll()
-        self._look()
+        self._arm(now)
+        found = self._look()
+        if found and self.rests:
+            self._check_watch()
         self._leave_if_removed(now)
-        self._ioloop.call_later(POLL_SECONDS, self._poll)
+        is_busy = not self._pipeline.is_idle or self._pipeline.confirmed
+        may_rest = self._is_armed and not is_busy and self._removed_at is None
+        pause = self._rhythm.looked(now, has_found=found > 0, may_rest=may_rest)
+        self.rests = pause > POLL_SECONDS
+        self._poll_in(pause)
+
+    def _poll_in(self, seconds: float) -> None:
+        if self._poll_timer is not None:
+            self._ioloop.remove_timeout(self._poll_timer)
+        self._poll_timer = self._ioloop.call_later(seconds, self._poll)
+
+    def _arm(self, now: float) -> None:
+        """Before looking, so that nothing is missed. Calls in this process need no watch."""
+        if self._watch is None or self._is_armed or self._rhythm.is_in_haste:
+            return
+        if self._pace.is_lull(now):
+            try:
+                self._watch.arm()
+            except OSError:  # a file is not there: `_leave_if_removed` sees that, too
+                return
+            self._is_armed = True
+
+    def _disarm(self) -> bool:
+        """Whether the watch has told of something."""
+        has_told = self._watch is not None and self._watch.disarm()
+        self._is_armed = self._is_armed and not has_told
+        return has_told
+
+    def _on_written(self, _descriptor: int, _events: int) -> None:
+        if self._disarm():
+            self.rests = False
+            self._poll_in(self._rhythm.written(time.monotonic()))
+
+    def _check_watch(self) -> None:
+        """There are new events, of which it should have told."""
+        if not self._disarm():
+            logger.warning("nobody tells when the spool is written to: looking at it all the time")
+            self._watch_no_more()
+
+    def _watch_no_more(self) -> None:
+        if self._watch is not None and self.was_open:
+            self._ioloop.remove_handler(self._watch.fileno())
+        self._watch, self._is_armed = None, False
 
     def _leave_if_removed(self, now: float) -> None:
         """What calls put into the file before it was removed can still be read and sent."""
@@ -174,11 +231,13 @@ class PublishingSession(Session):
         if self._pipeline.is_idle or not waits:
             self._end()
 
-    def _look(self) -> None:
-        """Reads the spool for new events, then publishes."""
+    def _look(self) -> int:
+        """Reads the spool for new events, then publishes; returns how many were published."""
         self._pace.begin_look()
-        if self._pace.end_look(self._pump()):
+        published = self._pump()
+        if self._pace.end_look(published):
             self._ioloop.call_later(LINGER_SECONDS, self._end_lingering)
+        return published
 
     def _end_lingering(self) -> None:
         if self._pace.end_lingering():
@@ -226,7 +285,7 @@ class PublishingSession(Session):
         self._await_held()
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
-            self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._remove_confirmed)
+            self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._tidy_up)
         if self._pace.confirmed(time.monotonic()):
             self._look()
         else:
@@ -247,6 +306,13 @@ class PublishingSession(Session):
         self._pipeline.retry_held()
         self._pump()
 
+    def _tidy_up(self) -> None:
+        self._remove_confirmed()
+        self._rhythm.stirred(time.monotonic())
+        # This was written by us. Should anybody else have written meanwhile, a look finds it.
+        if self._disarm() or self.rests:
+            self._poll_in(0.0)
+
     def _remove_confirmed(self) -> None:
         self._remove_timer = None
         try:
@@ -259,8 +325,6 @@ class PublishingSession(Session):
         except SpoolError as error:
             # Nothing is wrong yet: at worst they are sent again. A full disk must not stop sending.
             logger.warning("confirmed events stay in the spool for now: %s", error)
-            self._remove_timer = self._ioloop.call_later(
-                RETRY_REMOVE_SECONDS, self._remove_confirmed
-            )
+            self._remove_timer = self._ioloop.call_later(RETRY_REMOVE_SECONDS, self._tidy_up)
         else:
             self._pipeline.confirmed.clear()
