@@ -14,7 +14,7 @@ FAST_PATHS := tests/unit/test_channels.py tests/unit/test_fast_paths.py tests/un
 COMPILE := pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 --constraint constraints.txt \
 	--custom-compile-command 'make hashes'
 
-.PHONY: help demo test test-plain-pika test-pika-versions lint types imports check bench bench-growth bench-peers fuzz format clean
+.PHONY: help demo test test-plain-pika test-pika-versions lint types imports check bench bench-growth bench-hosts bench-peers fuzz format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bench: .venv/ready ## Measure speed and memory, side by side with their limits (
 bench-growth: .venv/ready ## Measure speed with years of data in the tables (15 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m benchmarks growth
+
+bench-hosts: .venv/ready ## Measure a thousand hosts on one broker, and what idle services cost (3 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
+	$(BIN)/python -m benchmarks hosts
 
 bench-peers: .venv/ready ## Compare with consumers written by hand, Celery, Dramatiq and FastStream (17 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \

@@ -19,6 +19,7 @@ from benchmarks import (
     authserver,
     full_spool,
     growth,
+    hosts,
     instructions,
     latency,
     page,
@@ -34,7 +35,7 @@ MEASURES = (
     *(worker.drain, worker.workers, safety.dead_letters, worker.memory),
     *(puller.calls, puller.appenders, puller.forwarding, latency.latency, puller.shell),
     *(authserver.authserver, instructions.instructions, full_spool.full_spool, growth.growth),
-    *(pulling.pulling, page.page),
+    *(pulling.pulling, page.page, hosts.hosts),
 )
 
 

@@ -25,12 +25,14 @@ import msgspec
 
 from benchmarks.load import BRANCHES, publications, publish
 from mirrorfeed.publisher import BranchStatusClient
+from mirrorfeed.publisher.forward.forwarder import Forwarder
 from mirrorfeed.publisher.spool import Spool
 from sandbox import wait_until
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CONNECTIONS = 8
 TIMEOUT_SECONDS = 60.0
+HOSTS_SECONDS = 300.0
 END_OF_RESPONSE = b"</methodResponse>\n"
 TRUE = b"<boolean>1</boolean>"
 
@@ -84,6 +86,46 @@ def puller(spool: str, rate: str, calls: str, first_branch: str) -> dict[str, fl
                 due_at[f"ended {branch_id}"] = due
         wait_until(lambda: is_empty(view), TIMEOUT_SECONDS, "the forwarder to send all")
     return due_at
+
+
+def hosts(folder: str, first: str, count: str, amqp_url: str) -> list[tuple[float, int, int]]:
+    """Hosts with a spool and a forwarder each. Once an event of each is confirmed, it says that it
+    is ready, waits for SIGUSR1, and reports another one of each. Returns, again and again until all
+    are confirmed, the time and how many are connected and confirmed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    numbers = range(int(first), int(first) + int(count))
+    spools = [Path(folder) / f"host-{number}.db" for number in numbers]
+    with ExitStack() as opened:
+        clients = [
+            opened.enter_context(closing(BranchStatusClient(spool, forward=False)))
+            for spool in spools
+        ]
+        forwarders = [Forwarder(spool, amqp_url) for spool in spools]
+
+        def report() -> None:
+            for branch_id, client in zip(numbers, clients, strict=True):
+                client.start_mirroring(branch_id)
+
+        def confirmed(events: int) -> int:
+            return sum(client.status().confirmed >= events for client in clients)
+
+        report()
+        for forwarder in forwarders:
+            opened.callback(forwarder.stop)
+            forwarder.wake()
+        wait_until(lambda: confirmed(1) == len(clients), TIMEOUT_SECONDS, "the first confirms")
+        print("ready", flush=True)
+        signal.sigwait([signal.SIGUSR1])
+        report()
+        seen: list[tuple[float, int, int]] = []
+
+        def are_all_confirmed() -> bool:
+            connected = sum(forwarder.is_connected for forwarder in forwarders)
+            seen.append((time.monotonic(), connected, confirmed(2)))
+            return seen[-1][-1] == len(clients)
+
+        wait_until(are_all_confirmed, HOSTS_SECONDS, "the second confirms")
+        return seen
 
 
 def is_empty(spool: Spool) -> bool:
@@ -204,6 +246,14 @@ def _request(method: str, *values: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    callers: Sequence[Callable[..., object]] = (appender, puller, load, peer, xmlrpc, viewers)
+    callers: Sequence[Callable[..., object]] = (
+        appender,
+        puller,
+        load,
+        peer,
+        xmlrpc,
+        viewers,
+        hosts,
+    )
     name, *arguments = sys.argv[1:]
     print(json.dumps({each.__name__: each for each in callers}[name](*arguments)), flush=True)
