@@ -49,6 +49,11 @@ test-pika-versions: .venv/ready ## Compare the fast paths with each version of p
 faults: .venv/ready ## Run random faults against all of it, and check the result (3 min)
 	$(BIN)/python -m tests.faults.campaign
 
+.PHONY: soak
+soak: .venv/ready ## Run everything for an hour, faults and upkeep included, and see what grows
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
+	$(BIN)/python -m tests.faults.soak --cluster
+
 .PHONY: test-lowest
 test-lowest: .venv-lowest/ready ## Run unit and integration tests with the oldest dependencies (4 min)
 	.venv-lowest/bin/pytest --numprocesses auto --dist loadfile \

@@ -17,7 +17,9 @@ END = "<!-- measured: and above -->\n"
 def check_can_draw() -> None:
     """Ends the program before it measures anything in vain."""
     if find_spec("matplotlib") is None:
-        raise SystemExit("this draws with matplotlib: `make bench-growth` or `bench-peers` has it")
+        raise SystemExit(
+            "this draws with matplotlib: `make bench-growth`, `bench-peers` or `soak` has it"
+        )
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -31,7 +33,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, name: str) -> None:
-    figure.savefig(DOCS / "benchmarks" / f"{name}.svg", metadata={"Date": None})
+    save_as(figure, DOCS / "benchmarks" / f"{name}.svg")
+
+
+def save_as(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={"Date": None})
 
 
 def write_measured(

@@ -67,6 +67,10 @@ class PrivatePostgreSQL(PrivateServer):
                     "PostgreSQL does not run as root, and there is no user postgres: add one"
                     f" (useradd --system {self._user}), or run this as another user"
                 ) from None
+        self._fill(folder, programs)
+
+    def _fill(self, folder: PrivateFolder, programs: Path) -> None:
+        """Makes what `data` holds before the first start."""
         initdb = folder.spawn(
             [
                 programs / "initdb",

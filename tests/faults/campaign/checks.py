@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from textwrap import shorten
 from typing import Any
 
+from mirrorfeed.consumer.partitions.repartition import MARKER_NAME
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import (
     Envelope,
@@ -18,8 +19,7 @@ from mirrorfeed.contract.events import (
     ScriptRun,
 )
 from tests.faults.campaign.history import SHARED_BRANCHES, steps
-from tests.faults.campaign.schedule import PARTITIONS
-from tests.faults.campaign.stand import Stand
+from tests.faults.campaign.stand import Stand, taken
 from tests.faults.campaign.witness import BRANCHES, Witness, state_of
 from tests.reference import BranchState, fold
 from tests.servers import rows
@@ -33,7 +33,7 @@ SHOWN_CHARACTERS = 500
 
 def told_by(stand: Stand) -> list[list[Envelope]]:
     """What each spool ever took, in order."""
-    return [[wire.decode(body) for body in puller.taken()] for puller in stand.pullers]
+    return [[wire.decode(body) for body in taken(spool)] for spool in stand.all_spools]
 
 
 def complaints(stand: Stand, seed: int, told: list[list[Envelope]], witness: Witness) -> list[str]:
@@ -59,7 +59,7 @@ def complaints(stand: Stand, seed: int, told: list[list[Envelope]], witness: Wit
 
 def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]:
     """Every call that returned is in the spool, as it was made, and nothing else is."""
-    for number, (puller, envelopes) in enumerate(zip(stand.pullers, told, strict=True)):
+    for number, (puller, envelopes) in enumerate(zip(stand.pullers, told, strict=False)):
         status = status_of(puller.spool)
         counts = (puller.board.returned, status.spooled, status.confirmed, len(envelopes))
         if set(counts) != {stand.calls}:
@@ -72,6 +72,10 @@ def spools(stand: Stand, seed: int, told: list[list[Envelope]]) -> Iterator[str]
         ):
             if envelope.sequence != sequence or not step.is_told_by(envelope.event):
                 yield f"puller-{number}, call {sequence}: {step} became {envelope}"
+    for spool, envelopes in zip(stand.spools, told[len(stand.pullers) :], strict=True):
+        status = status_of(spool)
+        if not status.spooled == status.confirmed == len(envelopes):
+            yield f"{spool.name} kept {len(envelopes)} events, and says {status}"
 
 
 def accounts(stand: Stand) -> Iterator[str]:
@@ -80,8 +84,8 @@ def accounts(stand: Stand) -> Iterator[str]:
     if audit["missing_total"]:
         yield f"the audit misses {audit}"
     heard = {each["source"]: (each["highest"], each["received"]) for each in audit["sources"]}
-    for puller in stand.pullers:
-        status = status_of(puller.spool)
+    for spool in stand.all_spools:
+        status = status_of(spool)
         if heard.pop(status.source, None) != (status.spooled, status.spooled):
             yield f"{status.source} spooled {status.spooled}, the audit says {audit}"
     if heard:
@@ -103,23 +107,29 @@ def branch_rows(stand: Stand, history: list[Envelope]) -> Iterator[str]:
 
 
 def attempts(stand: Stand, history: list[Envelope]) -> Iterator[str]:
-    """There is a row for each attempt, and for nothing else."""
+    """There is a row for each attempt, unless it was pruned, and for nothing else."""
     expected = {
         (envelope.event.branch_id, envelope.event.started_at)
         for envelope in history
         if isinstance(envelope.event, MirrorEvent)
     }
     found = set(map(tuple, rows(stand.engine, "SELECT branch_id, started_at FROM mirror_attempt")))
+    if stand.kept is not None:
+        since = datetime.now(UTC) - stand.kept
+        expected = {each for each in expected if each in found or each[1] > since}
     yield from differences("attempt", expected, found)
 
 
 def script_runs(stand: Stand, history: list[Envelope]) -> Iterator[str]:
-    """There is a row for each run, and for nothing else."""
+    """There is a row for each run, and for nothing else but the markers of moves."""
     runs = [each.event for each in history if isinstance(each.event, ScriptRun)]
     expected = {
         (run.name, run.hostname, run.started_at, run.completed_at) for run in [*runs, *stand.probes]
     }
-    query = "SELECT name, hostname, date_started, date_completed FROM script_activity"
+    query = f"""
+        SELECT name, hostname, date_started, date_completed FROM script_activity
+        WHERE name <> '{MARKER_NAME}'
+    """
     yield from differences("script run", expected, set(map(tuple, rows(stand.engine, query))))
 
 
@@ -132,7 +142,7 @@ def leftovers(stand: Stand) -> Iterator[str]:
     """There is no letter, and nothing in any queue."""
     for letter in rows(stand.engine, "SELECT reason, detail, source, event_id FROM dead_letter"):
         yield f"a letter: {letter}"
-    queues = [routing.DEAD_QUEUE, *map(routing.partition_queue, range(PARTITIONS))]
+    queues = [routing.DEAD_QUEUE, *map(routing.partition_queue, range(stand.partitions))]
     with stand.admin_channel() as channel:
         for queue in queues:
             if count := channel.queue_declare(queue, passive=True).method.message_count:

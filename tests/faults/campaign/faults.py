@@ -20,7 +20,7 @@ from sandbox.cluster import PrivateCluster
 from sandbox.rabbitmq import PrivateRabbitMQ
 from tests.builders import START
 from tests.faults.campaign.proxy import Proxy
-from tests.faults.campaign.schedule import MAX_SKEW_SECONDS, PARTITIONS, WORKERS, Fault, Kind
+from tests.faults.campaign.schedule import WORKERS, Fault, Kind
 from tests.faults.campaign.stand import Puller, Stand
 from tests.servers import rows
 
@@ -68,7 +68,7 @@ def freeze_puller(stand: Stand, fault: Fault) -> None:
 
 
 def step_clock(stand: Stand, fault: Fault) -> None:
-    skew_seconds = round((2 * fault.amount - 1) * MAX_SKEW_SECONDS)
+    skew_seconds = round((2 * fault.amount - 1) * stand.max_skew_seconds)
     puller_of(stand, fault).board.skew_seconds = skew_seconds
 
 
@@ -103,7 +103,7 @@ def kill_node(stand: Stand, fault: Fault) -> None:
 
 
 def kill_leader(stand: Stand, fault: Fault) -> None:
-    queue = routing.partition_queue(fault.target % PARTITIONS)
+    queue = routing.partition_queue(fault.target % stand.partitions)
     restart(stand, fault, cluster_of(stand).leader_of(queue))
 
 
@@ -166,11 +166,11 @@ def delete_queue(stand: Stand, fault: Fault) -> None:
     """What a deleted queue holds is lost, so it is emptied first: nothing more is routed to it, and
     everything in it is committed. Pullers hold its events, and a worker must bring back the queue
     and its bindings."""
-    partition = fault.target % PARTITIONS
+    partition = fault.target % stand.partitions
     queue = routing.partition_queue(partition)
     wait_until(lambda: has_all_workers(stand), CALM_SECONDS, "every worker to be subscribed")
     with stand.admin_channel() as channel:
-        for pattern in routing.bindings(partition, PARTITIONS):
+        for pattern in routing.bindings(partition, stand.partitions):
             channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
         # When the second one is published, nobody can still be routing by the old bindings.
         for _ in range(2):
@@ -202,7 +202,7 @@ def has_all_workers(stand: Stand) -> bool:
     """Whether every worker is consuming. Each is subscribed to the dead queue; of a partition queue
     the broker counts only the active consumer."""
     needed = {routing.DEAD_QUEUE: WORKERS}
-    needed |= {routing.partition_queue(partition): 1 for partition in range(PARTITIONS)}
+    needed |= {routing.partition_queue(partition): 1 for partition in range(stand.partitions)}
     try:
         with stand.admin_channel() as channel:
             return all(

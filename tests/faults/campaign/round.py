@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import wait_until
+from tests.faults.campaign import faults as strikes
+from tests.faults.campaign import upkeep
 from tests.faults.campaign.checks import complaints, states_out_of_sequence, told_by
-from tests.faults.campaign.faults import CALM_SECONDS, DOING, has_all_workers
+from tests.faults.campaign.faults import CALM_SECONDS, has_all_workers
 from tests.faults.campaign.schedule import PULLERS, Fault, Kind, Lane, schedule
 from tests.faults.campaign.stand import Stand, open_stand
 from tests.faults.campaign.witness import Witness
@@ -23,6 +25,7 @@ DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.05
 PACE_SECONDS_A_FAULT = 2.0
 """Calls are spread over the time the faults should take, so that each fault meets some calls."""
+DOING = {**strikes.DOING, **upkeep.DOING}
 FAULTS_AHEAD = 4
 """How far pullers may run ahead of a fault that waits for its turn. So calls go on while faults
 last, and the schedule still holds."""
@@ -82,8 +85,8 @@ def run_round(plan: Plan) -> Tally:
         witness = Witness(stand)
         witness.start()
         try:
-            with replayable(plan, stand):
-                do_all(stand, plan, faults)
+            with replayable(plan.command, stand):
+                do_all(stand, faults, len(faults) * PACE_SECONDS_A_FAULT)
                 healed_at = time.monotonic()
                 drain(stand)
                 drain_seconds = time.monotonic() - healed_at
@@ -116,10 +119,11 @@ def run_round(plan: Plan) -> Tally:
         )
 
 
-def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
-    """Does each fault when its point in the history is reached; returns once all are over."""
+def do_all(stand: Stand, faults: list[Fault], seconds: float) -> None:
+    """Does each fault when its point in the history is reached, which takes `seconds` if no fault
+    holds the next one up; returns once all are over."""
     events = stand.calls * PULLERS
-    pace = events / (len(faults) * PACE_SECONDS_A_FAULT)
+    pace = events / seconds
     ahead = FAULTS_AHEAD * events / len(faults)
     began_at = time.monotonic()
     doing: dict[Lane, Future[None]] = {}
@@ -129,6 +133,8 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
             """Lets pullers call, and checks that all is well."""
             due = (time.monotonic() - began_at) * pace
             grant(stand, min(next_point + ahead, due))
+            if stand.ended.is_set():
+                raise RoundFailed("something else has failed")
             for service in stand.services:
                 if (ended := service.ended_by_itself) is not None:
                     raise RoundFailed(f"{ended}; the end of its log:\n{tail(service.log)}")
@@ -140,6 +146,7 @@ def do_all(stand: Stand, plan: Plan, faults: list[Fault]) -> None:
             while stand.reported < fault.at_event or not is_free(fault.lane, doing):
                 go_on(fault.at_event)
             logger.info("%d of %d, %s", number, len(faults), fault)
+            stand.begun.append((time.monotonic(), fault))
             doing[fault.lane] = lanes.submit(fault)
         while doing or stand.reported < events:
             go_on(events)
@@ -177,7 +184,7 @@ def grant(stand: Stand, calls: float) -> None:
 def drain(stand: Stand) -> None:
     """Waits for the services to catch up by themselves, without further faults."""
     wait_until(
-        lambda: all(status_of(puller.spool).pending == 0 for puller in stand.pullers),
+        lambda: all(status_of(spool).pending == 0 for spool in stand.all_spools),
         DRAIN_SECONDS,
         "every spool to be empty",
     )
@@ -195,21 +202,22 @@ def end_services(stand: Stand) -> None:
 
 
 @contextmanager
-def replayable(plan: Plan, stand: Stand) -> Iterator[None]:
+def replayable(command: str, stand: Stand) -> Iterator[None]:
     """If the round fails, keeps its logs and spools, and says how to run it again."""
     try:
         yield
     except Exception as error:
         kept = Path(tempfile.mkdtemp(prefix="mirrorfeed-campaign-failed-"))
-        for puller in stand.pullers:
-            puller.service.clear_away()
+        for service in stand.services:
+            service.clear_away()
         for file in [*stand.folder.rglob("*.log"), *stand.folder.rglob("*.db*")]:
-            shutil.copy(file, kept)
-        for server in [*stand.nodes, stand.database]:
+            if file.is_file():
+                shutil.copy(file, kept)
+        for server in [*stand.nodes, *stand.databases]:
             if server.folder is not None:
                 shutil.copytree(server.folder.path, kept / server.folder.path.name, ignore=not_logs)
         raise RoundFailed(
-            f"{type(error).__name__}: {error}\nlogs and spools: {kept}\nrun again: {plan.command}"
+            f"{type(error).__name__}: {error}\nlogs and spools: {kept}\nrun again: {command}"
         ) from error
 
 

@@ -31,6 +31,13 @@ class Kind(StrEnum):
     CONNECTIONS_DEAD = "connections dead"
     QUEUE_DELETED = "queue deleted"
     DUPLICATES = "events published twice"
+    PARTITIONS_MOVED = "number of partitions changed"
+    SERVICES_UPGRADED = "every service restarted, one by one"
+    STANDBY_PROMOTED = "primary lost, standby promoted"
+
+
+UPKEEP = frozenset({Kind.PARTITIONS_MOVED, Kind.SERVICES_UPGRADED, Kind.STANDBY_PROMOTED})
+"""What operators do, or must do, in the life of a deployment. No schedule draws these."""
 
 
 class Lane(StrEnum):
@@ -82,7 +89,9 @@ _CLUSTER = {
     Kind.NODE_KILLED: _Habit(Lane.BROKER, 1, (0, 5)),
     Kind.NODE_FROZEN: _Habit(Lane.BROKER, 1, (2, 16)),
 }
-_LANES = {kind: habit.lane for kind, habit in {**_HABITS, **_ONE_NODE, **_CLUSTER}.items()}
+_LANES = {
+    kind: habit.lane for kind, habit in {**_HABITS, **_ONE_NODE, **_CLUSTER}.items()
+} | dict.fromkeys(UPKEEP, Lane.ALONE)
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,26 @@ class Service:
     @property
     def resident_megabytes(self) -> float | None:
         """Its resident memory now, in MB of 10^6 bytes; None if it is not running."""
+        found = self._status("VmRSS")
+        return None if found is None else found * 1024 / 1e6
+
+    @property
+    def threads(self) -> int | None:
+        """How many it has now; None if it is not running."""
+        return self._status("Threads")
+
+    @property
+    def open_files(self) -> int | None:
+        """How many it has open now, connections among them; None if it is not running."""
+        with suppress(OSError, AttributeError):
+            return len(list(Path(f"/proc/{self._running.pid}/fd").iterdir()))
+        return None
+
+    def _status(self, field: str) -> int | None:
         with suppress(OSError, AttributeError):
             for line in Path(f"/proc/{self._running.pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024 / 1e6
+                if line.startswith(f"{field}:"):
+                    return int(line.split()[1])
         return None
 
     @property

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
 from pika.adapters.blocking_connection import BlockingChannel
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 
 from mirrorfeed.amqp.connections import BrokerUnavailable, broker_channel, connection_parameters
 from mirrorfeed.consumer.database import open_engine
@@ -28,7 +29,15 @@ from sandbox.rabbitmq import PrivateRabbitMQ
 from tests.faults.campaign.board import Board
 from tests.faults.campaign.history import branches
 from tests.faults.campaign.proxy import Proxy
-from tests.faults.campaign.schedule import MAX_SKEW_SECONDS, PARTITIONS, PULLERS, WORKERS, Way
+from tests.faults.campaign.replica import Replica
+from tests.faults.campaign.schedule import (
+    MAX_SKEW_SECONDS,
+    PARTITIONS,
+    PULLERS,
+    WORKERS,
+    Fault,
+    Way,
+)
 from tests.faults.campaign.services import Service, command, module
 from tests.servers import register_branches
 
@@ -52,13 +61,6 @@ class Puller:
     spool: Path
     board: Board
 
-    def taken(self) -> list[bytes]:
-        """The bodies of all events that the spool ever took, in order."""
-        with closing(sqlite3.connect(self.spool)) as connection:
-            return [
-                body for (body,) in connection.execute("SELECT body FROM taken ORDER BY sequence")
-            ]
-
     def confirmed(self, random: Random, count: int) -> list[bytes]:
         """Some of the events that the broker has confirmed."""
         with closing(sqlite3.connect(self.spool)) as connection:
@@ -78,22 +80,48 @@ class Stand:
     folder: Path
     nodes: Sequence[PrivateRabbitMQ]
     cluster: PrivateCluster | None
-    database: PrivatePostgreSQL
+    databases: Sequence[PrivatePostgreSQL]
+    """One, or a pair of which one is the standby; see `primary`."""
     engine: Engine
     proxies: dict[Way, list[Proxy]]
     """One before each server that a way leads to."""
+    ports: Sequence[int]
+    """Three that are free."""
     disk: Path | None
     """A small file system under the first puller's spool, if this user may mount one."""
+    max_skew_seconds: int
+    """How far a puller's clock may be wrong, in either direction."""
+    primary: int = 0
+    """Which of the databases can be written."""
+    partitions: int = PARTITIONS
+    kept: timedelta | None = None
+    """The least age of attempts that may have been pruned; None if nobody prunes."""
     pullers: list[Puller] = field(default_factory=list)
     workers: list[Service] = field(default_factory=list)
+    others: list[Service] = field(default_factory=list)
+    """What no fault hits by itself."""
+    spools: list[Path] = field(default_factory=list)
+    """Those that no seed determines, and that a trigger watches, too."""
     probes: list[ScriptRun] = field(default_factory=list)
     """Script runs that the campaign published itself."""
+    begun: list[tuple[float, Fault]] = field(default_factory=list)
+    """Each fault so far, and when it began by the monotonic clock."""
     ended: threading.Event = field(default_factory=threading.Event)
     """Set if the campaign ends early: then lasting faults end too."""
 
     @property
     def services(self) -> list[Service]:
-        return [*self.workers, *(puller.service for puller in self.pullers)]
+        return [*self.workers, *(puller.service for puller in self.pullers), *self.others]
+
+    @property
+    def all_spools(self) -> list[Path]:
+        """Those of the pullers come first."""
+        return [*(puller.spool for puller in self.pullers), *self.spools]
+
+    @property
+    def database(self) -> PrivatePostgreSQL:
+        """The one that can be written."""
+        return self.databases[self.primary]
 
     @property
     def reported(self) -> int:
@@ -118,8 +146,8 @@ class Stand:
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """One of the installed commands, past the proxies."""
         variables = {
-            environment.AMQP_URL: self.nodes[0].url,
-            environment.DATABASE_URL: self.database.url,
+            environment.AMQP_URL: ",".join(node.url for node in self.nodes),
+            environment.DATABASE_URL: database_url(*map(port_of_server, self.databases)),
             environment.PARTITIONS: str(PARTITIONS),
         }
         return subprocess.run(
@@ -132,20 +160,26 @@ class Stand:
 
     def variables(self, broker_side: Way) -> dict[str, str]:
         """The environment of a process that goes this way to the broker."""
-        (database,) = self.proxies[Way.WORKERS_TO_DATABASE]
-        url = make_url(self.database.url).set(host=LOOPBACK, port=database.port)
+        ports = [proxy.port for proxy in self.proxies[Way.WORKERS_TO_DATABASE]]
         return {
             environment.AMQP_URL: ",".join(
                 f"amqp://guest:guest@{LOOPBACK}:{broker.port}/%2F?heartbeat={HEARTBEAT_SECONDS}"
                 for broker in self.proxies[broker_side]
             ),
-            environment.DATABASE_URL: url.render_as_string(hide_password=False),
+            environment.DATABASE_URL: database_url(*ports),
             environment.PARTITIONS: str(PARTITIONS),
         }
 
 
 @contextmanager
-def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
+def open_stand(
+    seed: int,
+    *,
+    calls: int,
+    is_cluster: bool,
+    has_standby: bool = False,
+    max_skew_seconds: int = MAX_SKEW_SECONDS,
+) -> Iterator[Stand]:
     """Starts everything; the pullers are granted no call yet. Each is to make `calls`.
 
     Raises SandboxError if a server cannot be started.
@@ -155,7 +189,11 @@ def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
         nodes: Sequence[PrivateRabbitMQ] = (
             cluster.nodes if cluster else [stack.enter_context(PrivateRabbitMQ())]
         )
-        database = stack.enter_context(PrivatePostgreSQL())
+        databases: Sequence[PrivatePostgreSQL] = (
+            stack.enter_context(replicating())
+            if has_standby
+            else [stack.enter_context(PrivatePostgreSQL())]
+        )
 
         def proxy_before(url: str) -> Proxy:
             return stack.enter_context(closing(Proxy(port_of(url))))
@@ -163,15 +201,19 @@ def open_stand(seed: int, *, calls: int, is_cluster: bool) -> Iterator[Stand]:
         proxies = {
             Way.PULLERS_TO_BROKER: [proxy_before(node.url) for node in nodes],
             Way.WORKERS_TO_BROKER: [proxy_before(node.url) for node in nodes],
-            Way.WORKERS_TO_DATABASE: [proxy_before(database.url)],
+            Way.WORKERS_TO_DATABASE: [proxy_before(each.url) for each in databases],
         }
-        engine = open_engine(database.url)
+        engine = open_engine(database_url(*map(port_of_server, databases)))
         stack.callback(engine.dispose)
         # Whatever happens to this process, what runs in this folder ends with it.
         folder = PrivateFolder("campaign")
         stack.callback(folder.remove)
         disk = stack.enter_context(small_disk(folder.path / "disk", calls))
-        stand = Stand(calls, folder.path, nodes, cluster, database, engine, proxies, disk)
+        stand = Stand(
+            *(calls, folder.path, nodes, cluster, databases, engine, proxies),
+            *(folder.ports, disk),
+            max_skew_seconds,
+        )
         if (init := stand.run("mirror-consumer", "init")).returncode:
             raise SandboxError(f"mirror-consumer init: {init.stderr}")
         register_branches(
@@ -190,12 +232,10 @@ def puller(stand: Stand, seed: int, number: int, random: Random) -> Puller:
     name = f"puller-{number}"
     where = stand.disk if stand.disk is not None and number == 0 else stand.folder
     spool = where / f"{name}.db"
-    Spool(spool).close()
-    with closing(sqlite3.connect(spool)) as connection:
-        connection.executescript(KEEP_WHAT_IS_TAKEN)
+    new_spool(spool)
     board_path = stand.folder / f"{name}.board"
     board = Board(board_path)
-    board.skew_seconds = random.randint(-MAX_SKEW_SECONDS, MAX_SKEW_SECONDS)
+    board.skew_seconds = random.randint(-stand.max_skew_seconds, stand.max_skew_seconds)
     service = Service(
         name,
         module(
@@ -220,6 +260,26 @@ def worker(stand: Stand, number: int) -> Service:
     return Service(f"worker-{number}", run, stand.variables(Way.WORKERS_TO_BROKER), stand.folder)
 
 
+def new_spool(path: Path) -> None:
+    """A spool that also keeps what it takes, for `taken`."""
+    Spool(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(KEEP_WHAT_IS_TAKEN)
+
+
+def taken(spool: Path) -> list[bytes]:
+    """The bodies of all events that the spool ever took, in order."""
+    with closing(sqlite3.connect(spool)) as connection:
+        return [body for (body,) in connection.execute("SELECT body FROM taken ORDER BY sequence")]
+
+
+@contextmanager
+def replicating() -> Iterator[tuple[Replica, Replica]]:
+    """A primary, and its standby."""
+    with Replica() as primary, Replica(primary) as standby:
+        yield primary, standby
+
+
 @contextmanager
 def small_disk(folder: Path, calls: int) -> Iterator[Path | None]:
     """A file system of its own in memory, large enough for a spool; None where none is allowed."""
@@ -233,6 +293,17 @@ def small_disk(folder: Path, calls: int) -> Iterator[Path | None]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def database_url(*ports: int) -> str:
+    """Where there are several, whichever can be written."""
+    hosts = ",".join(f"{LOOPBACK}:{port}" for port in ports)
+    which = "?target_session_attrs=read-write" if len(ports) > 1 else ""
+    return f"postgresql://mirrorfeed@{hosts}/mirrorfeed{which}"
+
+
+def port_of_server(server: PrivatePostgreSQL) -> int:
+    return port_of(server.url)
 
 
 def port_of(url: str) -> int:

@@ -61,7 +61,7 @@ class Witness:
         for name, megabytes in self.megabytes.items():
             middle = len(megabytes) // 2
             for half, part in (("first", megabytes[:middle]), ("second", megabytes[middle:])):
-                key = f"{name.split('-')[0]}s, {half} half"
+                key = f"{name.rstrip('-0123456789')}s, {half} half"
                 most[key] = max(most.get(key, 0.0), *part)
         return dict(sorted(most.items()))
 
