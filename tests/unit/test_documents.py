@@ -27,6 +27,7 @@ OF_OTHERS = {
     *("--atomic", "--no-block"),  # git, systemctl
     *("--force-recreate", "--profile"),  # docker compose
     *("--cluster", "--events", "--faults", "--seed"),  # tests.faults.campaign
+    *("--events-a-second", "--minutes", "--seconds-a-fault"),  # tests.faults.soak
 }
 """Options that stand alone and are not our commands'."""
 NOT_YET = {"tests/golden/host.seen.json"}

@@ -94,13 +94,16 @@ class Service:
     @property
     def open_files(self) -> int | None:
         """How many it has open now, connections among them; None if it is not running."""
-        with suppress(OSError, AttributeError):
-            return len(list(Path(f"/proc/{self._running.pid}/fd").iterdir()))
+        with suppress(OSError):
+            if self._process is not None:
+                return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
         return None
 
     def _status(self, field: str) -> int | None:
-        with suppress(OSError, AttributeError):
-            for line in Path(f"/proc/{self._running.pid}/status").read_text().splitlines():
+        if self._process is None:
+            return None
+        with suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
                 if line.startswith(f"{field}:"):
                     return int(line.split()[1])
         return None
