@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import BrokerUnavailable
 from mirrorfeed.contract import routing
+from mirrorfeed.publisher import SpoolError
 from tests.faults.campaign.stand import Stand, port_of
 from tests.spools import status_of
 
@@ -61,8 +62,13 @@ class Gauges:
             self._watching.result()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(self._every_seconds):
-            self._look()
+        """What goes wrong here ends the soak; `stop` says what it was."""
+        try:
+            while not self._stopping.wait(self._every_seconds):
+                self._look()
+        except BaseException:
+            self._stand.ended.set()
+            raise
 
     def _look(self) -> None:
         looks = len(self.seconds)
@@ -92,7 +98,7 @@ class Gauges:
 
     def _of_spools(self) -> Iterator[Reading]:
         for spool in self._stand.all_spools:
-            with suppress(sqlite3.Error):  # its disk is full
+            with suppress(sqlite3.Error, SpoolError):  # its disk is full
                 yield "pending", spool.stem, status_of(spool).pending
                 with closing(sqlite3.connect(spool)) as connection:
                     (used_bytes,) = connection.execute(USED_BYTES).fetchone()

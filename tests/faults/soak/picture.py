@@ -12,7 +12,7 @@ from benchmarks.pages import check_can_draw, new_figure, save_as
 from tests.faults.soak.verdict import GAUGES
 
 COLUMNS = 3
-POINTS = 150
+POINTS = 100
 """How many a curve has at most: each is the median of the values around it."""
 NAMED = 12
 """A chart with more curves than this names none of them, but counts them."""
