@@ -34,6 +34,10 @@ test: .venv/ready $(if $(TESTS),,.venv/browser) ## Run all tests, on a real Rabb
 bare: .venv/ready ## Try `make demo`, a part of `make test` and docs/install.md on bare Debians, as root (11 min)
 	$(BIN)/python -m tests.bare
 
+.PHONY: matrix
+matrix: .venv/ready ## Run `make demo` and tests on what each Debian has, as root: CELLS="bookworm sid", WHOLE=1 (2 h)
+	$(BIN)/python -m tests.matrix $(if $(WHOLE),--whole) $(CELLS)
+
 test-plain-pika: .venv/ready ## Test both sides as with a pika that they do not know (3 min)
 	MIRRORFEED_PIKA=plain $(BIN)/pytest --numprocesses auto --dist loadfile $(BOTH_SIDES)
 

@@ -108,6 +108,22 @@ class BareSystem:
 
         Nothing that it started outlives it. Raises AssertionError if the exit code is not `expect`.
         """
+        result = self.try_run(command, user=user, timeout_seconds=timeout_seconds)
+        assert result.returncode == expect, f"{command}: {result.returncode}\n{result.stdout}"
+        return result.stdout
+
+    def try_run(
+        self,
+        command: str,
+        *,
+        user: str = "root",
+        variables: Mapping[str, str] = {},
+        timeout_seconds: float,
+    ) -> "subprocess.CompletedProcess[str]":
+        """The same, whatever its exit code is, and with these environment variables.
+
+        Raises subprocess.TimeoutExpired.
+        """
         home = "/root" if user == "root" else f"/home/{user}"
         clone = "[ -d mirrorfeed ] || git clone -q /repository mirrorfeed; cd mirrorfeed"
         environment = {
@@ -115,8 +131,9 @@ class BareSystem:
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "PIP_CACHE_DIR": f"/pip-cache/{user}",
             **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
+            **variables,
         }
-        result = subprocess.run(
+        return subprocess.run(
             [
                 *APART,
                 *("sh", "-ec", ENTER, self.folder, ROOT, HOME / "pip-cache"),
@@ -132,8 +149,6 @@ class BareSystem:
             timeout=timeout_seconds,
             check=False,
         )
-        assert result.returncode == expect, f"{command}: {result.returncode}\n{result.stdout}"
-        return result.stdout
 
     def boot(self, command: str, *, timeout_seconds: float) -> str:
         """Starts the system with its services, all ports and no other machine in reach, runs a
