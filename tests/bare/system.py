@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TextIO
 
 from sandbox import SandboxError
 from sandbox.programs import run
@@ -118,9 +119,11 @@ class BareSystem:
         *,
         user: str = "root",
         variables: Mapping[str, str] = {},
+        log: TextIO | None = None,
         timeout_seconds: float,
     ) -> "subprocess.CompletedProcess[str]":
-        """The same, whatever its exit code is, and with these environment variables.
+        """The same, whatever its exit code is, and with these environment variables. With a log,
+        the output goes there while it comes.
 
         Raises subprocess.TimeoutExpired.
         """
@@ -142,7 +145,7 @@ class BareSystem:
                 *("sh", "-ec", f"cd; {clone}; {command}"),
             ],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
