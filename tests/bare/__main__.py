@@ -13,6 +13,7 @@ import time
 from sandbox import SandboxError
 from tests.bare.debian_package import try_package
 from tests.bare.install_page import type_page, type_pipx
+from tests.bare.package_upgrade import try_upgrade
 from tests.bare.system import USER, BareSystem, NotPossible, bare_system, check_possible
 
 DEMO_SECONDS = 600
@@ -47,6 +48,12 @@ def main() -> int:
         help="build, install and remove the Debian package instead, for which there must be"
         " Python 3.13: trixie",
     )
+    parser.add_argument(
+        "--package-upgrade",
+        action="store_true",
+        help="put the Debian package in the place of an older one that is in use instead, which"
+        " boots a system: trixie",
+    )
     parser.add_argument("--run", metavar="COMMAND", help="run this in a clone instead, as root")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
@@ -58,6 +65,10 @@ def main() -> int:
                     began = time.monotonic()
                     print(try_package(system))
                     report(suite, "the Debian package", began)
+                elif options.package_upgrade:
+                    began = time.monotonic()
+                    print(try_upgrade(system))
+                    report(suite, "an upgrade of the Debian package", began)
                 elif options.run is not None:
                     began = time.monotonic()
                     print(system.run(options.run, timeout_seconds=3600))
@@ -65,7 +76,8 @@ def main() -> int:
                 else:
                     try_all(suite, system)
             # That boots a system, which few machines that run it unasked can do.
-            if options.run is None and not options.package and not options.if_possible:
+            asked = options.run is not None or options.package or options.package_upgrade
+            if not asked and not options.if_possible:
                 with bare_system(suite) as system:
                     try_install_page(suite, system)
                 with bare_system(suite) as system:
