@@ -284,12 +284,14 @@ def test_what_makes_a_copy(now: Origin, is_copy: bool) -> None:
 
 def test_a_cloned_machine_is_another_source(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the file has the same number on the disk; after that its source stays."""
+    files = {path.with_name(name): constant for name, constant in ORIGINS.items()}
+    for file, constant in files.items():
+        file.write_text("one")
+        monkeypatch.setattr(f"mirrorfeed.publisher.spool_origin.{constant}", file)
     Spool(path).close()
     first = status_of(path).source
-    for name in ("machine-id", "boot-id"):
-        file = path.with_name(name)
+    for file in files:
         file.write_text("another")
-        monkeypatch.setattr(f"mirrorfeed.publisher.spool_origin.{ORIGINS[name]}", file)
     second = status_of(path).source
     assert second != first
     assert status_of(path).source == second
