@@ -24,6 +24,7 @@ from tests.matrix.cells import (
     UnknownCell,
     chosen,
     commands,
+    extent,
     given_servers,
 )
 from tests.matrix.counts import Counts, counted, names_of_failed
@@ -118,7 +119,7 @@ def run_cell(cell: Cell, *, whole: bool) -> tuple[Row, list[str]]:
     complaints += names_of_failed(said)
     if not counts.passed:
         complaints.append("to pass any test")
-    part = "" if cell.tests else ", whole" if whole else ", its main part"
+    part = extent(cell, whole=whole)
     demo = "; `make demo` failed" if "make demo" in complaints else ""
     row = row_of(cell, debian, versions, counts, seconds, what=f"{cell.what}{part}{demo}")
     return row, complaints

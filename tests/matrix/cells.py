@@ -8,20 +8,19 @@ from sandbox import AMQP_URL, DATABASE_URL
 from tests.private_servers import ALWAYS_PRIVATE
 
 GIVEN = "given"
-MAIN_PART = " ".join(
-    [
-        *("tests/unit", "tests/integration"),
-        *(
-            f"tests/acceptance/test_{name}.py"
-            for name in (
-                *("audit", "authserver", "bad_input", "dead_letters", "deadly_messages"),
-                *("main_job", "partitions", "probes", "puller", "rights", "standby", "tls"),
-                *("upgrade", "web", "wrapper"),
-            )
-        ),
-    ]
+WITH_SERVERS = (
+    "tests/integration",
+    *(
+        f"tests/acceptance/test_{name}.py"
+        for name in (
+            *("audit", "authserver", "bad_input", "dead_letters", "deadly_messages", "main_job"),
+            *("partitions", "probes", "puller", "rights", "standby", "tls", "upgrade", "web"),
+            "wrapper",
+        )
+    ),
 )
-"""What depends on versions: all that is tested with one server, and the main stories."""
+"""What is tested with one server, and the main stories."""
+MAIN_PART = ("tests/unit", *WITH_SERVERS)
 OF_ITS_OWN = " ".join(f"--ignore=tests/{name}" for name in sorted(ALWAYS_PRIVATE))
 """Tests that would start servers of the cell in place of those that are given."""
 
@@ -95,5 +94,17 @@ def commands(cell: Cell, *, whole: bool) -> Iterable[str]:
         yield cell.tests
         return
     yield "make demo"
-    left_out = f"PYTEST_ADDOPTS='{OF_ITS_OWN}' " if cell.name == GIVEN else ""
-    yield f"{left_out}make test" + ("" if whole else f" TESTS='{MAIN_PART}'")
+    if cell.name == GIVEN:
+        # Everything else would be the same with any server.
+        yield f"PYTEST_ADDOPTS='{OF_ITS_OWN}' make test TESTS='{' '.join(WITH_SERVERS)}'"
+    else:
+        yield "make test" + ("" if whole else f" TESTS='{' '.join(MAIN_PART)}'")
+
+
+def extent(cell: Cell, *, whole: bool) -> str:
+    """How much of `make test` that is, for people."""
+    if cell.tests:
+        return ""
+    if cell.name == GIVEN:
+        return ", what needs servers"
+    return ", whole" if whole else ", its main part"

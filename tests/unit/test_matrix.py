@@ -84,7 +84,7 @@ def test_the_table_has_a_title_for_each_column() -> None:
 
 def test_the_main_part_is_there() -> None:
     """A test that is renamed must not drop out of it."""
-    assert [name for name in MAIN_PART.split() if not (ROOT / name).exists()] == []
+    assert [name for name in MAIN_PART if not (ROOT / name).exists()] == []
 
 
 def test_cells_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,4 +103,5 @@ def test_given_servers_are_used_by_all_tests_of_the_cell() -> None:
     """Those that need servers of their own are left out; other cells run them."""
     _, tests = commands(CELLS[GIVEN], whole=False)
     assert "--ignore=tests/acceptance/test_rights.py" in tests
+    assert "tests/unit" not in tests
     assert list(commands(CELLS["sid"], whole=True)) == ["make demo", "make test"]
