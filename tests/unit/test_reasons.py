@@ -176,8 +176,9 @@ STATES = [
     ),
     pytest.param(
         stale_lock,
-        [r"error: cannot lock ref 'refs/heads/dev': Unable to create '.+dev\.lock': File exists\.",
-         r"error: could not (remove reference|delete references).+"],
+        [r"error: (cannot lock ref '.+/dev': Unable to create '.+/dev\.lock': File exists\.\n"
+         r"error: could not (remove reference|delete references).+"
+         r"|could not delete reference .+/dev: cannot lock ref '.+/dev\.lock': File exists\.)"],
         id="stale lock",
     ),
     pytest.param(
