@@ -86,11 +86,18 @@ class State:
                 uri=True,
             )
             if not (reads_only and is_there):
-                # What a power cut takes away is when branches are due, and that they ran.
-                self._connection.execute("PRAGMA journal_mode = WAL").close()
-                self._connection.execute("PRAGMA synchronous = NORMAL").close()
-                self._connection.executescript(SCHEMA)
+                try:
+                    self._set_up()
+                except BaseException:
+                    self._connection.close()
+                    raise
         self._decoder = msgspec.msgpack.Decoder(BranchState)
+
+    def _set_up(self) -> None:
+        # What a power cut takes away is when branches are due, and that they ran.
+        self._connection.execute("PRAGMA journal_mode = WAL").close()
+        self._connection.execute("PRAGMA synchronous = NORMAL").close()
+        self._connection.executescript(SCHEMA)
 
     def __enter__(self) -> Self:
         return self

@@ -39,11 +39,13 @@ def test_looking_makes_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["junk", "folder"])
 def test_notes_that_cannot_be_read_are_named_with_the_remedy(tmp_path: Path, kind: str) -> None:
-    """They may be removed."""
+    """They may be removed: nothing holds them open."""
     path = tmp_path / "state.db"
     if kind == "folder":
         path.mkdir()
     else:
         path.write_bytes(b"junk" * 1000)
-    with pytest.raises(PullerError, match=r"state\.db cannot be used: .+ remove it"):
+    with pytest.raises(PullerError, match=r"state\.db cannot be used: .+ remove it") as raised:
         State(path).branches()
+    assert raised.tb is not None  # which would keep what was not closed
+    assert path not in [file.resolve() for file in Path("/proc/self/fd").iterdir()]
