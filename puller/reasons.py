@@ -106,7 +106,8 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
         FailureClass.AUTH_OR_MISSING,
         r"could not read (?:Username|Password)|Authentication failed|Permission denied"
         r"|returned error: 40[13]|HTTP 40[13]|access denied|[Rr]epository not found"
-        r"|Invalid credentials|Too many authentication failures|Unauthorized",
+        r"|Invalid credentials|Too many authentication failures|Unauthorized"
+        r"|unable to get password from user",
     ),
     (
         FailureClass.NOT_A_REPOSITORY,

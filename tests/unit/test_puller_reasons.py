@@ -15,6 +15,7 @@ LOCK = "error: cannot lock ref 'refs/heads/a"
     [
         (f"fatal: could not read Username for '{URL}': terminal prompts disabled",
          "auth-or-missing"),
+        ("fatal: unable to get password from user", "auth-or-missing"),  # git 2.47
         ("git@example.org: Permission denied (publickey).\nfatal: Could not read from remote"
          " repository.", "auth-or-missing"),
         (f"{CURL} 403", "auth-or-missing"),
