@@ -110,8 +110,10 @@ def page(stand: Stand) -> Rows:
         if not is_looked_at:
             publish(stand.amqp_url, batch)
             return drain_rate(stand, batch)
-        # They begin before the backlog does, so that the worker meets them as they usually are.
+        # Each has seen every page before the backlog comes, so that the worker meets them as they
+        # usually are.
         with _looked_at(stand, USUAL_SECONDS):
+            time.sleep(len(PATHS) * USUAL_SECONDS)
             publish(stand.amqp_url, batch)
             return drain_rate(stand, batch)
 

@@ -16,7 +16,8 @@ EFFORT = 0.03
 LATE_SECONDS = 60.0
 """How much later than it should be renewed one is shown at once: nobody has looked meanwhile."""
 WAIT_SECONDS = 0.5
-"""How long a viewer waits otherwise, before the last one is shown, or that there is none yet."""
+"""How long the viewer for whom it is made waits otherwise, before the last one is shown, or that
+there is none yet. Others do not wait: where it takes longer, each would wait in vain."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ class Surveys:
             late = monotonic() - self._made_at - self._took_seconds / EFFORT
             if late < 0:
                 return self._latest
-            if self._under_way is None or self._under_way.done():
-                self._under_way = self._threads.submit(self._make)
-            under_way = self._under_way
+            if self._under_way is not None and not self._under_way.done():
+                return self._latest
+            under_way = self._under_way = self._threads.submit(self._make)
         if late > LATE_SECONDS or self._took_seconds < CHEAP_SECONDS:
             try:
                 under_way.result(WAIT_SECONDS)

@@ -24,11 +24,13 @@ class Maker:
         self.made: list[Survey] = []
         self.may_end = Event()
         self.may_end.set()
+        self.has_begun = Event()
         self.error: Exception | None = None
         monkeypatch.setattr("mirrorfeed.consumer.web.surveys.survey", self)
         monkeypatch.setattr("mirrorfeed.consumer.web.surveys.monotonic", lambda: self.now)
 
     def __call__(self, *_: Any) -> Survey:
+        self.has_begun.set()
         self.may_end.wait(30)
         if self.error is not None:
             raise self.error
@@ -76,6 +78,22 @@ def test_nobody_waits_long_for_the_first_survey(
     maker.may_end.set()
     threads.submit(int).result()
     assert [surveys.latest()] == maker.made
+
+
+def test_only_the_first_who_asks_waits(
+    maker: Maker, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others see at once that there is none yet."""
+    monkeypatch.setattr("mirrorfeed.consumer.web.surveys.WAIT_SECONDS", 30)
+    surveys = Surveys(ENGINE, threads)
+    maker.may_end.clear()
+    with ThreadPoolExecutor(1) as viewers:
+        first = viewers.submit(surveys.latest)
+        assert maker.has_begun.wait(30)
+        assert surveys.latest() is None
+        assert not first.done()
+        maker.may_end.set()
+        assert [first.result(30)] == maker.made
 
 
 def test_a_survey_outlives_one_that_fails(maker: Maker, threads: ThreadPoolExecutor) -> None:
