@@ -165,13 +165,20 @@ class Forwarder:
 
     def wait_for_removal(self, *, seen: int, timeout_seconds: float) -> None:
         """Returns once `removals` differs from `seen`, or earlier, because other processes send no
-        signal."""
+        signal. Meanwhile, what is confirmed is removed at once."""
         if not self.holds_spool:
             timeout_seconds = min(timeout_seconds, POLL_SECONDS)
         with self._removed:
-            self._removed.wait_for(
-                lambda: self._removals != seen, min(timeout_seconds, threading.TIMEOUT_MAX)
-            )
+            self._awaiting += 1
+            session = self._session
+            if session is not None:
+                session.hasten()
+            try:
+                self._removed.wait_for(
+                    lambda: self._removals != seen, min(timeout_seconds, threading.TIMEOUT_MAX)
+                )
+            finally:
+                self._awaiting -= 1
 
     def _note_removal(self) -> None:
         with self._removed:
@@ -193,6 +200,8 @@ class Forwarder:
         self._turned_at = monotonic()
         self._removed = threading.Condition()
         self._removals = 0
+        self._awaiting = 0
+        """How many threads wait for a removal."""
 
     def _start(self) -> None:
         with self._start_lock:
@@ -267,6 +276,7 @@ class Forwarder:
                 on_turn=self._turned,
                 on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
+                is_awaited=lambda: self._awaiting > 0,
                 watch=watch,
                 names_user=self._names_user,
                 spans=self._spans,

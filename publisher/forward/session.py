@@ -54,14 +54,16 @@ class PublishingSession(Session):
         on_turn: Callable[[], object],
         on_poll: Callable[[], object],
         is_at_its_path: Callable[[], bool],
+        is_awaited: Callable[[], bool],
         watch: SpoolWatch | None = None,
         names_user: bool = True,
         spans: Spans | None = None,
     ) -> None:
         """`on_ready` is called once events can be sent, `on_poll` now and then from then on, and
         `on_turn` every second. The session ends once the spool is not at its path any more, but not
-        before it has sent what it can. A `watch` of the spool's files spares it looking at them
-        often while nothing happens.
+        before it has sent what it can. While `is_awaited`, confirmed events are removed as soon as
+        no other is outstanding. A `watch` of the spool's files spares it looking at them often
+        while nothing happens.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
@@ -71,6 +73,7 @@ class PublishingSession(Session):
         self._on_turn = on_turn
         self._on_poll = on_poll
         self._is_at_its_path = is_at_its_path
+        self._is_awaited = is_awaited
         self._removed_at: float | None = None
         self._watch = watch
         self._is_armed = False
@@ -107,6 +110,10 @@ class PublishingSession(Session):
         """Something was appended to the spool. May be called from any thread."""
         if self._pace.appended(time.monotonic()):
             self._ioloop.add_callback_threadsafe(self._look)
+
+    def hasten(self) -> None:
+        """Somebody waits for confirmed events to be removed. May be called from any thread."""
+        self._ioloop.add_callback_threadsafe(self._remove_if_awaited)
 
     def close(self) -> None:
         """Ends the session. May be called from any thread."""
@@ -286,6 +293,7 @@ class PublishingSession(Session):
         if self._pipeline.confirmed and self._remove_timer is None:
             self._hold_seconds = HOLD_SECONDS
             self._remove_timer = self._ioloop.call_later(REMOVE_SECONDS, self._tidy_up)
+        self._remove_if_awaited()
         if self._pace.confirmed(time.monotonic()):
             self._look()
         else:
@@ -305,6 +313,12 @@ class PublishingSession(Session):
         self._hold_seconds = min(2 * self._hold_seconds, MAX_HOLD_SECONDS)
         self._pipeline.retry_held()
         self._pump()
+
+    def _remove_if_awaited(self) -> None:
+        if self._pipeline.confirmed and self._pipeline.is_idle and self._is_awaited():
+            if self._remove_timer is not None:
+                self._ioloop.remove_timeout(self._remove_timer)
+            self._tidy_up()
 
     def _tidy_up(self) -> None:
         self._remove_confirmed()

@@ -82,7 +82,6 @@ def run(
     """
     # Help and errors of usage should not wait for these.
     from mirrorfeed.contract.supervision import Supervisor
-    from mirrorfeed.puller.commands.screen import Lines
     from mirrorfeed.puller.folder import Folder
     from mirrorfeed.puller.service import Puller
     from mirrorfeed.puller.settings import Settings
@@ -108,8 +107,12 @@ def run(
     settings.check()
     folder = Folder(into)
     with ExitStack() as opened:
-        lines = opened.enter_context(Lines()) if sys.stderr.isatty() else None
-        if lines is None:
+        lines = None
+        if sys.stderr.isatty():
+            from mirrorfeed.puller.commands.screen import Lines
+
+            lines = opened.enter_context(Lines())
+        else:
             log_to_standard_error(log_format, log_level)
         opened.enter_context(folder.alone())
         state = opened.enter_context(State(folder.state))

@@ -12,7 +12,7 @@ from mirrorfeed import BranchStatusClient
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, message_count
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
-from mirrorfeed.publisher.forward import forwarder
+from mirrorfeed.publisher.forward import forwarder, session
 from tests.commands import Shell
 from tests.servers import PATIENCE_SECONDS, wait_for
 
@@ -56,6 +56,19 @@ def test_a_flushed_client_has_everything_at_the_broker(
         assert message_total(topology) == 100
         status = client.status()
         assert (status.confirmed, status.pending, status.refused) == (100, 0, 0)
+
+
+def test_nobody_waits_for_many_to_be_removed_together(
+    path: Path, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is confirmed leaves the spool at once if somebody flushes, before or after it is."""
+    monkeypatch.setattr(session, "REMOVE_SECONDS", 3600.0)
+    with BranchStatusClient(path, topology) as client:
+        client.start_mirroring(1)
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        client.start_mirroring(2)
+        wait_for(lambda: message_total(topology) == 2, "the second event to be published")
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
 
 def test_a_broker_that_is_away_has_nothing(path: Path) -> None:
