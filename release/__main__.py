@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from release import build, changelog
 from release.errors import ReleaseError
 
+IMAGE = "docker buildx build --sbom=true --provenance=mode=max --push"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 1 if the version cannot be published."""
@@ -74,11 +76,12 @@ def instructions(version: str, commit: str, files: Sequence[Path]) -> str:
             f"  git tag --annotate --message 'mirrorfeed {version}' v{version} {commit}",
             f"  git push origin v{version}",
             f"  {sys.executable} -m twine upload {' '.join(map(str, files))}",
-            f"  docker build --build-arg REVISION={commit} --tag mirrorfeed:{version} .",
-            f"  docker build --build-arg REVISION={commit} --target puller"
-            f" --tag mirrorfeed-puller:{version} .",
+            f"  {IMAGE} --build-arg REVISION={commit} --tag REGISTRY/mirrorfeed:{version} .",
+            f"  {IMAGE} --build-arg REVISION={commit} --target puller"
+            f" --tag REGISTRY/mirrorfeed-puller:{version} .",
             "",
-            "and then push both images under the name of your registry. Release notes are what"
+            "where REGISTRY is yours; what is in each image is attached to it, as an SBOM. Release"
+            " notes are what"
             f" CHANGELOG.md says below [{version}].",
         ]
     )
