@@ -41,7 +41,13 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 VARIABLE = re.compile(r"\bMIRRORFEED_[A-Z_]*[A-Z]\b")
 UNIT = re.compile(r"(?:-u|--unit|--now|start|stop|status|/system/?) ?(mirrorfeed-\w+)\b")
 TARGET = re.compile(r"^make ([a-z][a-z-]*)")
-FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."]
+MADE = {"build", "dist"}
+"""What commands write into."""
+FOLDERS = [
+    path
+    for path in ROOT.iterdir()
+    if path.is_dir() and path.name[0] != "." and path.name not in MADE
+]
 FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(path.name for path in FOLDERS)})/[\w./-]*\w")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 
