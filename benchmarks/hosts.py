@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.harness import Row, Rows, Values, at_most, measure
 from benchmarks.load import PARTITIONS
 from benchmarks.pages import check_can_draw, new_figure, save
-from benchmarks.stand import Process, Stand, result_of, wait_for_log
+from benchmarks.stand import Stand, await_ready, kernel_count, result_of, wait_for_log
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from sandbox import PrivateRabbitMQ
@@ -76,7 +76,7 @@ def _through_a_restart(stand: Stand) -> Values:
         for first in range(1, HOSTS + 1, each):
             some = stand.calling("hosts", stand.folder, first, each, broker.url)
             callers.append(running.enter_context(some))
-            _await_ready(callers[-1])
+            await_ready(callers[-1])
             memory.append(_memory_bytes(broker))
         # Without the first ones: the broker makes ready much that is then there for all.
         bytes_each = (memory[-1] - memory[0]) / (HOSTS - each)
@@ -98,12 +98,6 @@ def _through_a_restart(stand: Stand) -> Values:
     }
 
 
-def _await_ready(caller: Process) -> None:
-    assert caller.stdout is not None
-    if caller.stdout.readline() != "ready\n":
-        raise RuntimeError("the hosts did not all connect")
-
-
 def _first_full(timeline: Seen) -> float:
     """When all hosts of a process were connected."""
     most = max(connected for _, connected, _ in timeline)
@@ -123,10 +117,7 @@ def _memory_bytes(broker: PrivateRabbitMQ) -> int:
     """What the node has of the machine's memory. Erlang says that it has 4 MB for a connection from
     the same host, most of it for a buffer as large as Linux's own, which is hardly ever touched."""
     pid = broker.control("eval", "os:getpid().").strip().strip('"')
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the node has ended")
+    return kernel_count(Path(f"/proc/{pid}"), "VmRSS") * 1024
 
 
 def _draw(connected: Sequence[int], confirmed: Sequence[int]) -> None:
@@ -168,9 +159,6 @@ def _idle(stand: Stand) -> Values:
 def _spent(pid: int) -> tuple[int, int]:
     """A process's ticks of processor time, and how often its threads have waited."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    turns = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches:"):
-                turns += int(line.split()[1])
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    turns = sum(kernel_count(task, "voluntary_ctxt_switches") for task in tasks)
     return int(fields[11]) + int(fields[12]), turns

@@ -24,7 +24,7 @@ from benchmarks.harness import (
     milliseconds,
 )
 from benchmarks.load import history, publications, publish, publish_one
-from benchmarks.stand import FORWARD, NOBODY_LISTENS, Stand, result_of
+from benchmarks.stand import FORWARD, NOBODY_LISTENS, Stand, await_ready, result_of
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.spool import Spool
 from sandbox.rabbitmq import PrivateRabbitMQ
@@ -148,8 +148,7 @@ def _append(stand: Stand, processes: int) -> tuple[float, list[float]]:
             for _ in range(processes)
         ]
         for each in running:
-            assert each.stdout is not None
-            each.stdout.readline()
+            await_ready(each)
         for each in running:
             each.send_signal(SIGUSR1)
         outputs = [result_of(each) for each in running]

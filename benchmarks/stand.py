@@ -148,6 +148,13 @@ def wait_for_log(process: Process, pattern: str) -> re.Match[str]:
     raise RuntimeError(f"a process ended without saying {json.dumps(pattern)}")
 
 
+def await_ready(caller: Process) -> None:
+    """Returns once the process says that it is ready. Raises RuntimeError if it ends before."""
+    assert caller.stdout is not None
+    if caller.stdout.readline() != "ready\n":
+        raise RuntimeError("a process ended without being ready")
+
+
 def result_of(caller: Process) -> Any:
     """What the process prints at the end."""
     assert caller.stdout is not None
@@ -162,10 +169,16 @@ def high_water_mark(process_id: int) -> float:
     The kernel keeps this mark, so nothing between two readings is missed. (`ru_maxrss` would not
     work: a child inherits its parent's.)
     """
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    return kernel_count(Path(f"/proc/{process_id}"), "VmHWM") * 1024 / 1e6
+
+
+def kernel_count(process: Path, name: str) -> int:
+    """A number that Linux keeps of a process or thread (proc_pid_status(5)); 0 once it has ended.
+    Memory is in KiB."""
+    for line in (process / "status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0
 
 
 def watch(

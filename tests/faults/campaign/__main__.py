@@ -1,12 +1,10 @@
 """`python -m tests.faults.campaign`: a round of faults from a seed, and its outcome."""
 
 import argparse
-import logging
-import random
 import sys
 
-from sandbox import SandboxError
-from tests.faults.campaign.round import Plan, RoundFailed, Tally, run_round
+from tests.faults.campaign.command import exit_code_of, log_to_standard_error, seed_or_random
+from tests.faults.campaign.round import Plan, Tally, run_round
 from tests.faults.campaign.schedule import PULLERS, WORKERS
 
 
@@ -19,21 +17,15 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=40, help="how many occur meanwhile")
     parser.add_argument("--cluster", action="store_true", help="use three broker nodes")
     given = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    for noisy in ("pika", "tests.faults.campaign.proxy"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    seed = random.randrange(2**31) if given.seed is None else given.seed
+    log_to_standard_error()
+    seed = seed_or_random(given.seed)
     plan = Plan(seed, given.events, given.faults, given.cluster)
     print(f"seed {seed}: {plan.command}", flush=True)
-    try:
-        tally = run_round(plan)
-    except RoundFailed as failure:
-        print(f"FAILED\n{failure}")
-        return 1
-    except SandboxError as error:
-        print(f"cannot begin: {error}", file=sys.stderr)
-        return 3
-    print_tally(tally)
+    return exit_code_of(lambda: run(plan))
+
+
+def run(plan: Plan) -> int:
+    print_tally(run_round(plan))
     return 0
 
 

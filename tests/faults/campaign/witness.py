@@ -1,15 +1,14 @@
 """Watches while faults happen: what a reader of the branch table sees, and how much memory goes."""
 
-import threading
 import time
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer import Branch
+from tests.faults.campaign.background import Background
 from tests.faults.campaign.stand import Stand
 from tests.reference import BranchState
 
@@ -30,30 +29,18 @@ def state_of(row: Any) -> tuple[int, BranchState]:
     return branch_id, BranchState(*columns)
 
 
-class Witness:
-    """A thread; what it saw is valid once it is stopped."""
+class Witness(Background):
+    """Sees states, memory and stalls."""
 
     def __init__(self, stand: Stand) -> None:
+        super().__init__("witness")
         self._stand = stand
-        self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="witness")
-        self._watching: Future[None] | None = None
         self.seen: dict[int, list[BranchState]] = defaultdict(list)
         """Each branch's states, in the order in which they were seen, without repetitions."""
         self.megabytes: dict[str, list[float]] = defaultdict(list)
         """Each service's resident memory."""
         self.longest_stall_seconds = 0.0
         """The longest time in which calls returned, and no reader saw anything new."""
-
-    def start(self) -> None:
-        self._watching = self._threads.submit(self._watch)
-
-    def stop(self) -> None:
-        """Raises what ended the watching before."""
-        self._stopping.set()
-        self._threads.shutdown()
-        if self._watching is not None:
-            self._watching.result()
 
     def most_megabytes(self) -> dict[str, float]:
         """The most that any worker and any puller had, in the first and the second half."""
@@ -65,7 +52,7 @@ class Witness:
                 most[key] = max(most.get(key, 0.0), *part)
         return dict(sorted(most.items()))
 
-    def _watch(self) -> None:
+    def _work(self) -> None:
         reported, waiting_since = 0, None
         while not self._stopping.wait(POLL_SECONDS):
             for service in self._stand.services:

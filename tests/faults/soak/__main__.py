@@ -2,14 +2,11 @@
 
 import argparse
 import json
-import logging
-import random
 import sys
 from pathlib import Path
 
 from benchmarks.pages import check_can_draw
-from sandbox import SandboxError
-from tests.faults.campaign.round import RoundFailed
+from tests.faults.campaign.command import exit_code_of, log_to_standard_error, seed_or_random
 from tests.faults.campaign.schedule import PULLERS, WORKERS
 from tests.faults.soak.life import Outcome, Plan, run_soak
 from tests.faults.soak.picture import draw
@@ -36,22 +33,17 @@ def main() -> int:
     )
     given = parser.parse_args()
     check_can_draw()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    for noisy in ("pika", "tests.faults.campaign.proxy"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    seed = random.randrange(2**31) if given.seed is None else given.seed
+    log_to_standard_error()
+    seed = seed_or_random(given.seed)
     plan = Plan(seed, given.minutes, given.events_a_second, given.seconds_a_fault, given.cluster)
     print(f"seed {seed}: {plan.command}", flush=True)
-    try:
-        outcome = run_soak(plan, given.into)
-    except RoundFailed as failure:
-        print(f"FAILED\n{failure}")
-        return 1
-    except SandboxError as error:
-        print(f"cannot begin: {error}", file=sys.stderr)
-        return 3
-    picture = given.into / "samples.svg"
-    draw(json.loads((given.into / "samples.json").read_text()), picture)
+    return exit_code_of(lambda: run(plan, given.into))
+
+
+def run(plan: Plan, into: Path) -> int:
+    outcome = run_soak(plan, into)
+    picture = into / "samples.svg"
+    draw(json.loads((into / "samples.json").read_text()), picture)
     print_outcome(outcome)
     print(f"the picture: {picture}")
     return 1 if outcome.grown else 0

@@ -1,10 +1,8 @@
 """What everything uses, looked at every few seconds."""
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.amqp.connections import BrokerUnavailable
 from mirrorfeed.contract import routing
 from mirrorfeed.publisher import SpoolError
+from tests.faults.campaign.background import Background
 from tests.faults.campaign.stand import Stand, port_of
 from tests.spools import status_of
 
@@ -36,39 +35,22 @@ Reading = tuple[str, str, float]
 """What is measured (a key of GAUGES), of what, and how much."""
 
 
-class Gauges:
-    """A thread; what it measured is valid once it is stopped."""
+class Gauges(Background):
+    """Measures again and again. What goes wrong ends the soak."""
 
     def __init__(self, stand: Stand, every_seconds: float) -> None:
+        super().__init__("gauges", stand.ended.set)
         self._stand = stand
         self._every_seconds = every_seconds
-        self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="gauges")
-        self._watching: Future[None] | None = None
         self.began_at = time.monotonic()
         self.seconds: list[float] = []
         """When each look was, since the beginning."""
         self.series: dict[tuple[str, str], list[float | None]] = {}
         """A value for each look; None if there was nothing to measure."""
 
-    def start(self) -> None:
-        self._watching = self._threads.submit(self._watch)
-
-    def stop(self) -> None:
-        """Raises what ended the watching before."""
-        self._stopping.set()
-        self._threads.shutdown()
-        if self._watching is not None:
-            self._watching.result()
-
-    def _watch(self) -> None:
-        """What goes wrong here ends the soak; `stop` says what it was."""
-        try:
-            while not self._stopping.wait(self._every_seconds):
-                self._look()
-        except BaseException:
-            self._stand.ended.set()
-            raise
+    def _work(self) -> None:
+        while not self._stopping.wait(self._every_seconds):
+            self._look()
 
     def _look(self) -> None:
         looks = len(self.seconds)

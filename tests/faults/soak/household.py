@@ -3,9 +3,7 @@ and the people and timers that type commands and look at the page."""
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from http.client import HTTPException
@@ -14,6 +12,7 @@ from urllib.request import urlopen
 
 from mirrorfeed.contract import environment, exit_codes
 from sandbox.ports import LOOPBACK
+from tests.faults.campaign.background import Background
 from tests.faults.campaign.schedule import Way
 from tests.faults.campaign.services import Service, command
 from tests.faults.campaign.stand import Stand, new_spool
@@ -36,10 +35,11 @@ class HouseholdFailed(Exception):
     """A command that somebody typed failed, though a command must work during a fault."""
 
 
-class Household:
-    """Started on a stand, it lives until `close`; the services are among the stand's."""
+class Household(Background):
+    """Its services are among the stand's. What goes wrong ends the soak."""
 
     def __init__(self, stand: Stand) -> None:
+        super().__init__("household", stand.ended.set)
         self._stand = stand
         self._spool = stand.folder / "host.db"
         new_spool(self._spool)
@@ -70,9 +70,6 @@ class Household:
         self._service(
             "collector", "mirror-consumer", "collect", "--http", http, "--interval", "10s"
         )
-        self._quiet = threading.Event()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="household")
-        self._living: Future[None] | None = None
         self.looks = 0
         """How often the page or metrics answered."""
         self.commands = 0
@@ -81,14 +78,7 @@ class Household:
     def start(self) -> None:
         for service in self._stand.others:
             service.start()
-        self._living = self._threads.submit(self._live_or_end)
-
-    def close(self) -> None:
-        """Nobody types any more. Raises what went wrong."""
-        self._quiet.set()
-        self._threads.shutdown()
-        if self._living is not None:
-            self._living.result()
+        super().start()
 
     def _service(self, name: str, program: str, *arguments: str) -> Service:
         variables = self._variables if program != "mirror-consumer" else self._consumer
@@ -113,19 +103,11 @@ class Household:
         }
         return [str(listed), "--no-forward", *(word for each in options.items() for word in each)]
 
-    def _live_or_end(self) -> None:
-        """What goes wrong here ends the soak; `close` says what it was."""
-        try:
-            self._live()
-        except BaseException:
-            self._stand.ended.set()
-            raise
-
-    def _live(self) -> None:
+    def _work(self) -> None:
         """Types and looks, in turn. A command of a puller's host never fails, whatever is away."""
         turns: list[Callable[[int], None]] = [self._wrap, self._commit, self._report, self._run]
         for number in count():
-            if self._quiet.wait(PAUSE_SECONDS):
+            if self._stopping.wait(PAUSE_SECONDS):
                 return
             turns[number % len(turns)](number)
             if number % PRUNE_TURNS == 0:

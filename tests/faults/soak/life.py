@@ -115,7 +115,7 @@ def run_soak(plan: Plan, into: Path) -> Outcome:
         household = Household(stand)
         for service in stand.others:
             stack.callback(service.clear_away)
-        stack.callback(household.close)
+        stack.callback(household.stop)
         household.start()
         gauges = Gauges(stand, max(LEAST_SECONDS_A_SAMPLE, seconds / SAMPLES))
         stack.callback(write, into, plan, stand, gauges)
@@ -146,7 +146,7 @@ def run_soak(plan: Plan, into: Path) -> Outcome:
 
 def end(stand: Stand, household: Household) -> float:
     """Nobody reports any more, all arrives, and every service ends. How long it took to arrive."""
-    household.close()
+    household.stop()
     if complaint := household.puller.terminate():
         raise RoundFailed(complaint)
     began_at = time.monotonic()
