@@ -6,7 +6,7 @@ from hashlib import sha256
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection
+from mirrorfeed.consumer.dead_letters.store import BODIES_BYTES, LETTERS, Selection
 from mirrorfeed.contract.wire import MAX_BODY_BYTES, position_of
 
 LOOKED_AT_BYTES = MAX_BODY_BYTES + 1
@@ -26,7 +26,7 @@ class Planned(Struct, frozen=True, gc=False, order=True):
     digest: bytes
     """Of the body, to notice if somebody edits the letter meanwhile."""
     size_bytes: int
-    """Of the body."""
+    """Of the body, and of the original if it was edited."""
     branch_id: int | None = None
 
     def is_still(self, body: bytes) -> bool:
@@ -39,7 +39,7 @@ def plan(connection: Connection, selection: Selection) -> list[Planned]:
     query = (
         select(
             LETTERS.c.id,
-            func.octet_length(LETTERS.c.body),
+            BODIES_BYTES,
             func.substr(LETTERS.c.body, 1, LOOKED_AT_BYTES),
         )
         .where(*selection.conditions())

@@ -38,7 +38,7 @@ from mirrorfeed.consumer.dead_letters.plan import Planned
 from mirrorfeed.consumer.dead_letters.store import CHUNK, pieces
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.reasons import Reason
-from mirrorfeed.contract.wire import MAX_READABLE_BYTES, too_large
+from mirrorfeed.contract.wire import MAX_BODY_BYTES, MAX_READABLE_BYTES, too_large
 
 TRIES = 5
 
@@ -47,7 +47,9 @@ T = TypeVar("T")
 
 # Another operator may have claimed or resolved some since they were selected.
 CLAIM = text("""
-    SELECT id, octet_length(body) AS size_bytes, substr(body, 1, :read_bytes) AS body
+    SELECT
+        id, octet_length(body) AS size_bytes, substr(body, 1, :read_bytes) AS body,
+        CASE WHEN octet_length(original_body) <= :body_bytes THEN original_body END AS original_body
     FROM dead_letter
     WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'dead' FOR UPDATE SKIP LOCKED
 """)
@@ -163,7 +165,11 @@ def _apply_locked(
 
 
 def _apply_piece(connection: Connection, piece: Sequence[Planned], limits: Limits) -> list[Outcome]:
-    given = {"ids": [each.id for each in piece], "read_bytes": MAX_READABLE_BYTES}
+    given = {
+        "ids": [each.id for each in piece],
+        "read_bytes": MAX_READABLE_BYTES,
+        "body_bytes": MAX_BODY_BYTES,
+    }
     claimed = {row.id: row for row in connection.execute(CLAIM, given)}
     ids = [
         each.id
@@ -172,8 +178,13 @@ def _apply_piece(connection: Connection, piece: Sequence[Planned], limits: Limit
     ]
     messages = [_read(claimed[each], limits) for each in ids]
     news = News(connection, messages)
-    arrivals = arrivals_of(messages, as_published=False)
-    source_ids = number_sources(connection, arrivals.keys())
+    arrived = [
+        _as_delivered(claimed[letter_id], message, limits)
+        for letter_id, message in zip(ids, messages, strict=True)
+    ]
+    arrivals = arrivals_of(arrived, as_published=False)
+    sources = {each.content.source for each in messages if each.content.source is not None}
+    source_ids = number_sources(connection, sources)
     remaining = write_batch(connection, messages, arrivals, source_ids)
     dead = {id(message): rejection for message, rejection in remaining}
     outcomes = [
@@ -189,6 +200,15 @@ def _read(letter: Row[Any], limits: Limits) -> Message:
     if len(body) < letter.size_bytes:
         return Message(body, {}, Rejection(Reason.TOO_LARGE, too_large(letter.size_bytes)))
     return read_message(body, limits=limits)
+
+
+def _as_delivered(letter: Row[Any], message: Message, limits: Limits) -> Message:
+    """What the letter's arrival is noted by. An edit changes what is applied, not what has arrived:
+    the edited body's number only counts if none can be read in the original."""
+    if letter.original_body is None:
+        return message
+    original = read_message(bytes(letter.original_body), limits=limits)
+    return message if original.content.sequence is None else original
 
 
 def _bytes_to_read(letter: Planned) -> int:

@@ -28,6 +28,9 @@ LETTERS: Table = DeadLetter.metadata.tables["dead_letter"]
 WITHOUT_MESSAGE = [
     column for column in LETTERS.columns if column.name not in ("body", "original_body", "headers")
 ]
+BODIES_BYTES = func.octet_length(LETTERS.c.body) + func.coalesce(
+    func.octet_length(LETTERS.c.original_body), 0
+)
 SPOOL_HOST = "^/pullers/([^/]+)/"
 """As the column source.hostname has it."""
 CHUNK = 1000
@@ -164,10 +167,7 @@ def late_letters(connection: Connection, branch_id: int) -> dict[datetime, dict[
 def find_whole(connection: Connection, selection: Selection) -> Iterator[Row[Any]]:
     """The letters by id, with their messages: no more of them in memory than PIECE_BYTES, or
     one."""
-    size_bytes = func.octet_length(LETTERS.c.body) + func.coalesce(
-        func.octet_length(LETTERS.c.original_body), 0
-    )
-    sizes = _stream(connection, selection, LETTERS.c.id, size_bytes.label("size_bytes"))
+    sizes = _stream(connection, selection, LETTERS.c.id, BODIES_BYTES.label("size_bytes"))
     for piece in pieces(sizes, lambda row: row.size_bytes):
         chosen = select(LETTERS).where(LETTERS.c.id.in_([row.id for row in piece]))
         yield from connection.execute(chosen.order_by(LETTERS.c.id))

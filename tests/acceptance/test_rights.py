@@ -371,11 +371,12 @@ def test_everybody_does_their_part(
     operator.run("mirror-replay", "apply", "--branch", "404")
     assert branch(engine, 404).mirror_failures == 2
     ((letter,),) = rows(engine, "SELECT id FROM dead_letter WHERE branch_id = 405")
-    body = json.loads(operator.run("mirror-replay", "show", str(letter), "--json").stdout)["body"]
+    shown = json.loads(operator.run("mirror-replay", "show", str(letter), "--json").stdout)
+    body = json.loads(shown["body"])
     mended = tmp_path / "body.json"
-    mended.write_text(
-        json.dumps(body if isinstance(body, dict) else json.loads(body)).replace("405", "404")
-    )
+    body |= {"subject": "404", "partitionkey": "branch:404"}
+    body["data"]["branch_id"] = 404
+    mended.write_text(json.dumps(body))
     operator.run("mirror-replay", "edit", str(letter), "--body-file", str(mended))
     operator.run("mirror-replay", "discard", str(letter), "--note", "no matter")
     operator.run("mirror-replay", "restore", str(letter))
@@ -422,8 +423,8 @@ def test_everybody_does_their_part(
             "mirror-replay export",
         )
     ]
-    for process in looking:
-        output, log = process.communicate(timeout=30)
+    seen = [process.communicate(timeout=30) for process in looking]
+    for process, (output, log) in zip(looking, seen, strict=True):
         assert process.returncode == 0, log
         assert output != ""
     reader.run("mirror-consumer", "check-scripts", "60", "nowhere:gc", expect=1)

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply import burial
@@ -25,14 +26,17 @@ from mirrorfeed.consumer.errors import BadLetterFile, ConditionNotMet, LetterErr
 from mirrorfeed.consumer.operations import perform
 from mirrorfeed.consumer.operations.perform import Step, apply_planned
 from mirrorfeed.contract import wire
-from mirrorfeed.contract.events import Envelope, ScriptRun, SpoolHeartbeat
+from mirrorfeed.contract.events import Envelope, MirrorFailed, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
-from tests.builders import at, bodies, completed, failed, messages, script_run, started
+from tests.builders import at, bodies, completed, envelope, failed, messages, script_run, started
 from tests.letters import bury
 from tests.reference import BranchState, fold
 from tests.servers import fresh_branch_ids, refuse_in_database, register_branches, rows, state_of
 
+NUMBERS = (
+    "SELECT DISTINCT source, number FROM ledger_arrival, unnest(sequences) AS number ORDER BY 1, 2"
+)
 STATES = "SELECT branch_id, state FROM dead_letter ORDER BY id"
 
 
@@ -380,6 +384,28 @@ def test_an_edit_that_mends_a_letter_keeps_the_original(engine: Engine) -> None:
     (letter,) = rows(engine, "SELECT * FROM dead_letter")
     assert (bytes(letter.body), bytes(letter.original_body)) == (mended, original)
     assert (letter.state, letter.attempts, letter.branch_id) == ("replayed", 2, 1)
+
+
+def test_an_edit_does_not_change_what_has_arrived(engine: Engine) -> None:
+    """With another source or number in the body, nothing of that source counts as missing."""
+    register_branches(engine, 1)
+    (original,) = bodies([envelope(MirrorFailed(404, at(0), "why"), at(1), sequence=1)])
+    other = envelope(MirrorFailed(1, at(0), "why"), at(1), sequence=4)
+    Applier(engine).apply([read_message(original)])
+    edit(engine, 1, wire.encode(replace(other, source="/pullers/elsewhere/test")))
+    assert told(apply(engine)) == ["applied"]
+    assert rows(engine, NUMBERS) == [("/pullers/vostok/test", 1)]
+
+
+def test_an_edit_can_add_the_number_that_could_not_be_read(engine: Engine) -> None:
+    """It counts as arrived once the letter is applied."""
+    register_branches(engine, 1)
+    mended = wire.encode(envelope(MirrorFailed(1, at(0), "why"), at(1), sequence=1))
+    Applier(engine).apply([read_message(mended[:-1])])
+    assert rows(engine, NUMBERS) == []
+    edit(engine, 1, mended)
+    assert told(apply(engine)) == ["applied"]
+    assert rows(engine, NUMBERS) == [("/pullers/vostok/test", 1)]
 
 
 @pytest.mark.parametrize(
