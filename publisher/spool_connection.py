@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirrorfeed.contract.sqlite_uri import sqlite_uri
 from mirrorfeed.publisher.errors import SpoolBusy, SpoolError, SpoolFull
 from mirrorfeed.publisher.forking import close_before_fork, fork_lock
 from mirrorfeed.publisher.spool_access import LOG, beside, check_log, check_rights, close_to_others
@@ -180,7 +181,7 @@ class SpoolConnection:
         close_to_others(self.path)
         before = self.path.stat()
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw",
+            sqlite_uri(self.path, "rw"),
             uri=True,
             timeout=BUSY_TIMEOUT_SECONDS,
             isolation_level=None,

@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
+from mirrorfeed.contract.sqlite_uri import sqlite_uri
 from mirrorfeed.puller.errors import PullerError
 
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -77,7 +78,7 @@ class State:
         self._lock = threading.RLock()
         with self._translated():
             is_there = path.exists()
-            source = f"{path.absolute().as_uri()}?mode={'ro' if reads_only else 'rwc'}"
+            source = sqlite_uri(path, "ro" if reads_only else "rwc")
             self._connection = sqlite3.connect(
                 ":memory:" if reads_only and not is_there else source,
                 timeout=BUSY_TIMEOUT_SECONDS,
