@@ -85,6 +85,7 @@ class BranchStatusClient:
         *,
         limit_bytes: int | None = None,
         forward: bool = True,
+        gather_seconds: float = 0.0,
     ) -> None:
         """Arguments that are not given come from the environment: MIRRORFEED_SPOOL,
         MIRRORFEED_AMQP_URL (or the file named by MIRRORFEED_AMQP_URL_FILE; separate several URLs
@@ -92,7 +93,10 @@ class BranchStatusClient:
         events (default 1 GiB).
 
         With `forward=False` nothing is sent: another process, such as `mirror-publisher forward`,
-        sends what is in the spool. Raises ValueError for an AMQP URL that cannot be used.
+        sends what is in the spool. With `gather_seconds` events are sent together, at most that
+        much later, which costs less where there are many; `flush` does not wait for that.
+
+        Raises ValueError for an AMQP URL that cannot be used.
         """
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
@@ -107,7 +111,9 @@ class BranchStatusClient:
                 or environment.in_file(environment.AMQP_URL)
                 or environment.DEFAULT_AMQP_URL
             )
-            self._forwarder = forwarder.Forwarder(path.absolute(), url)
+            self._forwarder = forwarder.Forwarder(
+                path.absolute(), url, gather_seconds=gather_seconds
+            )
         # Last, as it alone opens something: what raises before has left nothing open.
         self._spool = Spool(path, limit_bytes=int(limit))
         if self._forwarder is not None:

@@ -67,12 +67,13 @@ class Forwarder:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         keep_seconds: float = KEEP_SECONDS,
         keep_limit_bytes: int = KEEP_LIMIT_BYTES,
+        gather_seconds: float = 0.0,
         spans: Spans | None = None,
     ) -> None:
         """Each connection uses the next URL in the list. If the spool is quiet for
         `heartbeat_seconds`, a heartbeat is sent; 0 means never. What is confirmed is kept for
-        `keep_seconds` within `keep_limit_bytes`, so that it can be sent again. What is sent is told
-        to `spans`.
+        `keep_seconds` within `keep_limit_bytes`, so that it can be sent again. Events of calls are
+        gathered for `gather_seconds`. What is sent is told to `spans`.
 
         Raises ValueError for a URL that cannot be read. Nothing is opened before `wake`."""
         self._spool_path = Path(os.path.realpath(spool_path))
@@ -81,6 +82,7 @@ class Forwarder:
         self._heartbeat_seconds = heartbeat_seconds
         self._keep_seconds = keep_seconds
         self._keep_limit_bytes = keep_limit_bytes
+        self._gather_seconds = gather_seconds
         self._spans = spans
         self._lock_file = ForwarderLock(self._spool_path)
         self._outage = Outage(logger, "the broker")
@@ -278,6 +280,7 @@ class Forwarder:
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 is_awaited=lambda: self._awaiting > 0,
                 watch=watch,
+                gather_seconds=self._gather_seconds,
                 names_user=self._names_user,
                 spans=self._spans,
             )

@@ -2,8 +2,8 @@
 
 The event of a single call is sent at once. Events of calls in quick succession are gathered and
 sent together, once the broker has confirmed the ones before or a moment later. That is less work
-for this process, for the broker, and for the disk that both wait for. Nothing here does I/O or
-reads a clock.
+for this process, for the broker, and for the disk that both wait for. A caller may ask for longer
+moments. Nothing here does I/O or reads a clock.
 """
 
 from mirrorfeed.publisher.forward.pipeline import Pipeline
@@ -27,8 +27,11 @@ class Pace:
     session's thread.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, *, gather_seconds: float = 0.0) -> None:
+        """With `gather_seconds` events are gathered for that long after any look that found one."""
         self._pipeline = pipeline
+        self.linger_seconds = gather_seconds or LINGER_SECONDS
+        self._linger_events = 1 if gather_seconds else LINGER_EVENTS
         self._has_appended = False
         self._appended_at = -LULL_SECONDS
         self._confirmed_at = 0.0
@@ -52,8 +55,8 @@ class Pace:
 
     def end_look(self, published: int) -> bool:
         """The look published this many events. Returns whether the session lingers from now on;
-        if so, call `end_lingering` after LINGER_SECONDS."""
-        begins_lingering = published >= LINGER_EVENTS and not self._lingers
+        if so, call `end_lingering` after `linger_seconds`."""
+        begins_lingering = published >= self._linger_events and not self._lingers
         self._lingers = self._lingers or begins_lingering
         return begins_lingering
 

@@ -16,7 +16,7 @@ from mirrorfeed.amqp.write_frames import MessageWriter, PlainWriter, message_wri
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.tracing import Spans
 from mirrorfeed.publisher.errors import SpoolError
-from mirrorfeed.publisher.forward.pace import LINGER_SECONDS, STALL_SECONDS, Pace
+from mirrorfeed.publisher.forward.pace import STALL_SECONDS, Pace
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.rhythm import POLL_SECONDS, Rhythm
 from mirrorfeed.publisher.forward.watch import SpoolWatch
@@ -56,6 +56,7 @@ class PublishingSession(Session):
         is_at_its_path: Callable[[], bool],
         is_awaited: Callable[[], bool],
         watch: SpoolWatch | None = None,
+        gather_seconds: float = 0.0,
         names_user: bool = True,
         spans: Spans | None = None,
     ) -> None:
@@ -63,7 +64,7 @@ class PublishingSession(Session):
         `on_turn` every second. The session ends once the spool is not at its path any more, but not
         before it has sent what it can. While `is_awaited`, confirmed events are removed as soon as
         no other is outstanding. A `watch` of the spool's files spares it looking at them often
-        while nothing happens.
+        while nothing happens. Events of calls are gathered for `gather_seconds`.
 
         With `names_user` each message names the user of the connection, which the broker checks
         (https://www.rabbitmq.com/docs/validated-user-id)."""
@@ -84,7 +85,7 @@ class PublishingSession(Session):
         self._pipeline = pipeline
         self._kept = kept
         self._to_keep: list[SpooledEvent] = []
-        self._pace = Pace(pipeline)
+        self._pace = Pace(pipeline, gather_seconds=gather_seconds)
         self._tell_ready = on_ready
         self._channel: Any = None
         self._writer: MessageWriter | PlainWriter
@@ -112,8 +113,8 @@ class PublishingSession(Session):
             self._ioloop.add_callback_threadsafe(self._look)
 
     def hasten(self) -> None:
-        """Somebody waits for confirmed events to be removed. May be called from any thread."""
-        self._ioloop.add_callback_threadsafe(self._remove_if_awaited)
+        """Somebody waits for events to be sent and removed. May be called from any thread."""
+        self._ioloop.add_callback_threadsafe(self._hasten)
 
     def close(self) -> None:
         """Ends the session. May be called from any thread."""
@@ -243,12 +244,16 @@ class PublishingSession(Session):
         self._pace.begin_look()
         published = self._pump()
         if self._pace.end_look(published):
-            self._ioloop.call_later(LINGER_SECONDS, self._end_lingering)
+            self._ioloop.call_later(self._pace.linger_seconds, self._end_lingering)
         return published
 
     def _end_lingering(self) -> None:
         if self._pace.end_lingering():
             self._look()
+
+    def _hasten(self) -> None:
+        self._end_lingering()
+        self._remove_if_awaited()
 
     def _pump(self) -> int:
         """Publishes every event that may be published now, and returns how many there were."""

@@ -11,6 +11,9 @@ from mirrorfeed.puller.branch_list import Branch, Vcs
 from mirrorfeed.puller.errors import PullerError
 from mirrorfeed.puller.reports import Reports, Say
 
+GATHER_SECONDS = 0.1
+"""How long events are gathered before they are sent: a pass reports hundreds a second."""
+
 
 def check_programs(branches: Iterable[Branch]) -> None:
     """Raises PullerError if a program is missing without which the puller is of no use."""
@@ -26,7 +29,11 @@ def open_reports(
 
     def open_client() -> BranchStatusClient:
         return BranchStatusClient(
-            spool_path(spool), amqp_url, limit_bytes=limit_bytes, forward=forwards
+            spool_path(spool),
+            amqp_url,
+            limit_bytes=limit_bytes,
+            forward=forwards,
+            gather_seconds=GATHER_SECONDS,
         )
 
     reports = Reports(open_client, say, socket.gethostname())

@@ -12,7 +12,7 @@ from mirrorfeed import BranchStatusClient
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters, message_count
 from mirrorfeed.consumer.partitions.topology import declare_topology
 from mirrorfeed.contract import environment, routing
-from mirrorfeed.publisher.forward import forwarder, session
+from mirrorfeed.publisher.forward import forwarder, rhythm, session
 from tests.commands import Shell
 from tests.servers import PATIENCE_SECONDS, wait_for
 
@@ -69,6 +69,19 @@ def test_nobody_waits_for_many_to_be_removed_together(
         client.start_mirroring(2)
         wait_for(lambda: message_total(topology) == 2, "the second event to be published")
         assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+
+
+def test_nobody_waits_for_many_to_be_sent_together(
+    path: Path, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gathered leaves at once if somebody flushes."""
+    for module in (rhythm, session):
+        monkeypatch.setattr(module, "POLL_SECONDS", 3600.0)
+    with BranchStatusClient(path, topology, gather_seconds=3600.0) as client:
+        for branch_id in (1, 2, 3):
+            client.start_mirroring(branch_id)
+            assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+        assert message_total(topology) == 3
 
 
 def test_a_broker_that_is_away_has_nothing(path: Path) -> None:

@@ -15,10 +15,10 @@ from tests.builders import at
 class Stage:
     """What a session does with a pace, on a channel that takes everything; `sent` counts."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, *, gather_seconds: float = 0.0) -> None:
         self._spool = spool
         self._pipeline = Pipeline(spool, window=10)
-        self._pace = Pace(self._pipeline)
+        self._pace = Pace(self._pipeline, gather_seconds=gather_seconds)
         self.sent = 0
         self.lingers = False
         self.lingerings = 0
@@ -128,6 +128,22 @@ def test_a_session_that_has_lingered_sends_at_once_again(stage: Stage) -> None:
     assert stage.call(100)
     stage.look()
     assert stage.sent == LINGER_EVENTS + 1
+
+
+def test_whoever_asks_for_it_gathers_from_the_second_event_on(spool: Spool) -> None:
+    """An event after a silence is sent at once; those that follow it are gathered."""
+    stage = Stage(spool, gather_seconds=0.1)
+    assert stage.call(1)
+    stage.look()
+    stage.confirm_all()
+    assert not stage.call(2)
+    assert not stage.call(3)
+    assert stage.sent == 1
+    for sent in (3, 3):
+        stage.end_lingering()
+        stage.confirm_all()
+        assert stage.sent == sent
+    assert stage.call(4)
 
 
 def test_a_session_is_stalled_when_no_confirm_came_for_a_second(spool: Spool) -> None:
