@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pika
@@ -83,14 +84,15 @@ def test_only_a_quiet_spool_beats(
     Spool(path).close()
     make_quiet(path, quiet_seconds)
     assert beat_if_quiet(path, interval_seconds) == beats
-    assert Spool(path).status().pending == int(beats)
+    with closing(Spool(path)) as spool:
+        assert spool.status().pending == int(beats)
 
 
 def test_a_locked_spool_is_not_quiet(tmp_path: Path) -> None:
     """Somebody writes to it, and nobody waits for them."""
     path = tmp_path / "spool.db"
-    spool = Spool(path)
-    make_quiet(path)
-    with spool.writing():
+    with closing(Spool(path)) as spool:
         make_quiet(path)
-        assert not beat_if_quiet(path, HOUR)
+        with spool.writing():
+            make_quiet(path)
+            assert not beat_if_quiet(path, HOUR)
