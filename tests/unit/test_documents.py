@@ -2,8 +2,10 @@
 targets of make, units, files and links."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ OF_OTHERS = {
 NOT_YET = {"tests/golden/host.seen.json"}
 """What CONTRIBUTING.md adds as an example."""
 
+OPERATOR = re.compile(r"[|&;<>()]|\d?>")
 FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 CALL = re.compile(rf"(?<![\w/.'-])({'|'.join(COMMANDS)})(?![\w*-])([^\n|;&()<>,:]*)")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -87,6 +90,37 @@ def wrong_in(program: str, arguments: str) -> str | None:
     return None
 
 
+def typed(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each call in a block as a shell takes it: the command, and its arguments."""
+    for block in FENCED.findall(text):
+        for line in block.replace("\\\n", "").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            try:
+                words = list(lexer)
+            except ValueError:  # a text that goes on in the next line, or an apostrophe
+                continue
+            for program in COMMANDS.keys() & words:
+                following = words[words.index(program) + 1 :]
+                yield program, list(takewhile(lambda word: not OPERATOR.match(word), following))
+
+
+def refusal_of(program: str, arguments: list[str]) -> str | None:
+    """What the command itself says of its arguments; None if it takes them."""
+    command: Any = COMMANDS[program]
+    context = None
+    try:
+        while True:
+            context = command.make_context(command.name, arguments, parent=context)
+            arguments = [*getattr(context, "_protected_args", []), *context.args]
+            if not arguments or not hasattr(command, "commands"):
+                return None
+            _, command, arguments = command.resolve_command(context, arguments)
+    except Exception as error:
+        is_help = type(error).__name__ in ("Exit", "NoArgsIsHelpError")
+        return None if is_help or "No such file" in str(error) else str(error)
+
+
 def all_options(command: Any) -> Iterator[str]:
     """Those of a command and of all below it."""
     for each in command.params:
@@ -119,6 +153,13 @@ def test_each_command_exists_with_its_options(document: Path) -> None:
     """In blocks and between backquotes."""
     found = [(call, wrong_in(*call)) for call in calls(document.read_text())]
     assert [(call, wrong) for call, wrong in found if wrong] == []
+
+
+@each_document
+def test_each_command_takes_its_arguments(document: Path) -> None:
+    """Those of blocks: none is missing, too many or of a wrong kind. Files need not be there."""
+    refused = [(*call, refusal_of(*call)) for call in typed(document.read_text())]
+    assert [each for each in refused if each[2]] == []
 
 
 @each_document
@@ -188,6 +229,23 @@ def test_each_link_leads_somewhere(document: Path) -> None:
 def test_a_wrong_call_is_noticed(text: str) -> None:
     """Wherever it stands."""
     assert [wrong_in(*call) for call in calls(text)] != [None]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_taken"),
+    [
+        ("cd / && mirror-publisher completed", False),
+        ("mirror-publisher started one | cat", False),
+        ("sudo -u x mirror-replay show 1 2 > file", False),
+        ("mirror-consumer run --drain --idle", False),
+        ("$ mirror-publisher started 1  # 2", True),
+        ("mirror-publisher --help", True),
+    ],
+)
+def test_what_a_command_would_refuse_is_noticed(line: str, is_taken: bool) -> None:
+    """As a shell would pass it."""
+    (call,) = typed(f"```sh\n{line}\n```\n")
+    assert (refusal_of(*call) is None) == is_taken
 
 
 @pytest.mark.parametrize(
