@@ -4,10 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -17,6 +21,17 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 600.0
 """The first `up` may have images to pull and dependencies to install."""
 PORTS = ("POSTGRES_PORT", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "WEB_PORT")
+PULL = """
+cd /tmp
+git init -q --bare --initial-branch main upstream.git
+git init -q work
+cd work
+git -c user.name=jane -c user.email=jane@example.org commit -q --allow-empty -m first
+git push -q ../upstream.git HEAD:refs/heads/main
+printf 'id,unique_name,url\n18,~jane/project/trunk,file:///tmp/upstream.git\n' > list.csv
+mirror-puller run list.csv --once --allow-protocol file
+"""
+"""From an upstream that lives as long as its container."""
 DOCKER = shutil.which("docker") or "docker"
 
 
@@ -91,7 +106,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         wait_for(lambda: found.is_healthy, "the worker's health check")
         yield found
     finally:
-        found.compose("down", "--volumes", "--remove-orphans", "--rmi", "local")
+        found.compose("down", "--volumes", "--remove-orphans")
+        for image in docker("images", "--format", "{{.Repository}}", f"{name}*").split():
+            docker("rmi", image)
     assert docker("volume", "ls", "--quiet") == volumes
 
 
@@ -112,6 +129,35 @@ def test_a_puller_and_an_operator_are_served(stack: Stack) -> None:
 
     wait_for(is_mirrored, "the branch to be mirrored")
     stack.wait_until_well()
+
+
+def test_whoever_has_the_password_sees_the_page(stack: Stack) -> None:
+    """On this host's port; others are asked for it."""
+    address = f"http://{stack.compose('port', 'web', '8070').strip()}/workers"
+    secret = b64encode(b"operator:mirrorfeed").decode()
+    with urlopen(Request(address, headers={"Authorization": f"Basic {secret}"})) as answer:
+        assert "Workers" in answer.read().decode()
+    with pytest.raises(HTTPError) as refused:
+        urlopen(address)
+    refused.value.close()
+    assert refused.value.code == HTTPStatus.UNAUTHORIZED
+
+
+def test_a_puller_mirrors_and_is_heard(stack: Stack) -> None:
+    """Its image has git; its spool and its mirrors are in volumes."""
+    stack.command("mirror-consumer", "branches", "add", "18", "~jane/project/trunk")
+    stack.command("sh", "-euc", PULL, service="puller")
+
+    def revision() -> str | None:
+        status = json.loads(stack.command("mirror-consumer", "status", "18", "--json"))
+        found: str | None = status["branches"][0]["last_mirrored_id"]
+        return found
+
+    wait_for(lambda: revision() is not None, "the branch to be mirrored")
+    seen = stack.command("mirror-puller", "status", "--json", service="puller")
+    # Before that there may be what the image was built with.
+    (mirror,) = json.loads(seen.splitlines()[-1])["branches"]
+    assert mirror["revision"] == revision()
 
 
 def test_new_passwords_are_taken_over(stack: Stack) -> None:
@@ -147,9 +193,10 @@ def test_passwords_in_files_replace_those_in_the_environment(stack: Stack) -> No
     changed.wait_until_well()
     told = docker("inspect", *changed.compose("ps", "--all", "--quiet").split())
     passwords = [
-        path.read_text().partition("@")[0].rpartition(":")[2]
-        for path in (stack.clone / "secrets").glob("*-url")
+        path.read_text().strip().partition("@")[0].rpartition(":")[2]
+        for pattern in ("*-url", "*-password")
+        for path in (stack.clone / "secrets").glob(pattern)
     ]
-    assert len(passwords) == 5
+    assert len(set(passwords)) == 8
     assert not any(password in told for password in passwords)
     stack.compose("up", "--detach")
