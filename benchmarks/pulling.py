@@ -188,6 +188,8 @@ def timed(
     """Seconds, and processor seconds of the command and all that it has waited for. The servers
     are threads of this process, and their children: their time does not count."""
     arguments = stand.arguments(tuple(command)) if command[0].startswith("mirror-") else command
+    # What was removed before would be written to the disk meanwhile.
+    os.sync()
     with ExitStack() as opened:
         quiet = opened.enter_context(Path(os.devnull).open("w"))
         said = opened.enter_context(TemporaryFile("w+"))

@@ -95,6 +95,7 @@ class Puller:
         self._paused = state.hosts()
         self._running: dict[int, Branch] = {}
         self._ended: deque[tuple[int, Future[Outcome]]] = deque()
+        self._unsaved: list[tuple[int, BranchState]] = []
         self._wakes, self._woken_by = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ends_at: float | None = None
         self._must_read = False
@@ -185,6 +186,7 @@ class Puller:
                 if self._maintenance.is_running:
                     self._maintenance.interrupt()
         self._settle_ended()
+        self._save([])
         self._settle_maintained()  # it may have ended just before the pass was over
         if self._ends_at is None or not once:
             self._reports.passed(began_at, datetime.now(UTC))
@@ -208,21 +210,23 @@ class Puller:
 
     def _start_due(self, threads: ThreadPoolExecutor, horizon: float | None) -> None:
         until = time.monotonic() if horizon is None else horizon
+        starting = []
         while self._ends_at is None and len(self._running) < self._settings.jobs:
             branch_id = self._queue.take(until)
             if branch_id is None:
                 break
-            self._start(threads, branch_id)
+            branch = self._running[branch_id] = self._branches[branch_id]
+            known = self._known[branch_id] = self._newest(branch_id)
+            known.name, known.running_since = branch.name, time.time()
+            starting.append((branch_id, known))
+        self._save(starting)
+        for branch_id, known in starting:
+            self._start(threads, self._running[branch_id], known)
 
-    def _start(self, threads: ThreadPoolExecutor, branch_id: int) -> None:
-        branch = self._branches[branch_id]
-        known = self._known[branch_id] = self._newest(branch_id)
-        known.name, known.running_since = branch.name, time.time()
-        self._save([(branch_id, known)])
-        self._running[branch_id] = branch
+    def _start(self, threads: ThreadPoolExecutor, branch: Branch, known: BranchState) -> None:
         on_progress = self._screen.began(branch) if self._screen else lambda _: None
         future = threads.submit(self._attempts.attempt, branch, known, on_progress=on_progress)
-        future.add_done_callback(lambda done: self._has_ended(branch_id, done))
+        future.add_done_callback(lambda done: self._has_ended(branch.id, done))
 
     def _newest(self, branch_id: int) -> BranchState:
         """What is known of a branch: `sync` may have mirrored it meanwhile."""
@@ -260,7 +264,6 @@ class Puller:
             self._maintenance.interrupt()  # it can be done at any other time
 
     def _settle_ended(self) -> None:
-        saved = []
         while self._ended:
             branch_id, done = self._ended.popleft()
             branch = self._running.pop(branch_id)
@@ -274,10 +277,9 @@ class Puller:
                 failure = MirrorFailure(FailureClass.OTHER, "the puller itself failed; see its log")
                 outcome = Outcome(began_at=time.time(), seconds=0.0, failure=failure)
             self._settle(branch, known, outcome)
-            saved.append((branch_id, known))
+            self._unsaved.append((branch_id, known))
             if self._screen:
                 self._screen.ended(branch, outcome)
-        self._save(saved)
 
     def _settle(self, branch: Branch, known: BranchState, outcome: Outcome) -> None:
         interval = branch.interval_seconds or self._settings.interval_seconds
@@ -405,8 +407,10 @@ class Puller:
         )
 
     def _save(self, states: list[tuple[int, BranchState]]) -> None:
-        """What cannot be noted, for lack of room, say, must not keep anything from being
-        mirrored."""
+        """Notes these, and what has ended since the last time, in one transaction. What cannot be
+        noted, for lack of room, say, must not keep anything from being mirrored."""
+        states = [*self._unsaved, *states]
+        self._unsaved.clear()
         if not states:
             return
         try:

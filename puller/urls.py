@@ -4,6 +4,7 @@ of programs that can do a lot: what is not plainly a remote branch is refused, a
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ DEFAULT_PROTOCOLS = ("https", "ssh")
 PROTOCOLS = (*DEFAULT_PROTOCOLS, "http", "git", "bzr", "file")
 """Those that can be allowed; git knows all but bzr by these names (GIT_ALLOW_PROTOCOL)."""
 MAX_URL_LENGTH = 4096
+REMEMBERED = 16_384
+"""URLs that need not be looked at again for each attempt."""
 
 _OF_SCHEME = {
     **{name: name for name in PROTOCOLS},
@@ -57,6 +60,7 @@ def place_of(url: str, vcs: str, protocols: Collection[str]) -> Place:
     return place
 
 
+@lru_cache(REMEMBERED)
 def _place(url: str, vcs: str) -> Place:
     if not url or not url.isprintable() or " " in url or len(url) > MAX_URL_LENGTH:
         raise _refused(url, "it is empty, too long, or has characters that no URL has")
