@@ -28,7 +28,7 @@ GROKMIRROR = "grok-pull"
 CPU = ", processor time"
 
 
-@measure("pulling", rounds=3, takes_minutes=True)
+@measure("pulling", rounds=7, takes_minutes=True)
 def pulling(stand: Stand) -> Rows:
     """Passes of the puller, compared with as many processes of git at once over the same list."""
     folder = stand.folder / "pulling"
