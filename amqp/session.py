@@ -31,14 +31,30 @@ class Session(ABC):
         self.error: BaseException | None = None
         """The first failure, which ended it; None if it was told to end. CloseUnanswered if the
         connection may still be there."""
+        self._is_opening = True
         self._is_ending = False
         self._connection = connect(
             parameters,
-            on_open_callback=self._on_connection_open,
+            on_open_callback=self._on_opened,
             on_open_error_callback=self._on_connection_ended,
             on_close_callback=self._on_connection_ended,
         )
         self._ioloop = self._connection.ioloop
+
+    def _run_loop(self) -> None:
+        """Runs the connection's I/O until the session has ended."""
+        try:
+            self._ioloop.start()
+        except AssertionError:
+            # If a connection is closed while the broker greets, pika ends it, and then stumbles: it
+            # says so with a class in place of an instance (1.3.0 to 1.4.4, in
+            # `AMQPConnectionWorkflow._on_connector_done`).
+            if not (self._is_ending and self._is_opening and self._connection.is_closed):
+                raise
+
+    def _on_opened(self, connection: Any) -> None:
+        self._is_opening = False
+        self._on_connection_open(connection)
 
     @abstractmethod
     def _on_connection_open(self, connection: Any) -> None: ...

@@ -123,7 +123,7 @@ class ConsumingSession(Session):
             thread.start()
         self._turn()
         try:
-            self._ioloop.start()
+            self._run_loop()
         finally:
             self._progress.between_sessions()
             self._close_inbox()

@@ -101,7 +101,7 @@ class PublishingSession(Session):
         """Returns when the connection has ended; `error` says why, or is None after `close`."""
         self._turn()
         try:
-            self._ioloop.start()
+            self._run_loop()
         finally:
             self._remove_confirmed()
             self._watch_no_more()
