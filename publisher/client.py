@@ -96,8 +96,10 @@ class BranchStatusClient:
         sends what is in the spool. With `gather_seconds` events are sent together, at most that
         much later, which costs less where there are many; `flush` does not wait for that.
 
-        Raises ValueError for an AMQP URL that cannot be used.
+        Raises ValueError for an AMQP URL that cannot be used, and for negative `gather_seconds`.
         """
+        if not gather_seconds >= 0:  # so written, it refuses NaN too
+            raise ValueError(f"gather_seconds must be 0 or more, not {gather_seconds!r}")
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
         self._forwarder: Forwarder | None = None

@@ -226,6 +226,14 @@ def test_the_environment_names_the_spool(path: Path, monkeypatch: pytest.MonkeyP
     assert len(spooled(path)) == 1
 
 
+@pytest.mark.parametrize("gather_seconds", [-1.0, float("nan")])
+def test_no_time_can_be_negative(path: Path, gather_seconds: float) -> None:
+    """Nothing was opened by then."""
+    with pytest.raises(ValueError, match=f"must be 0 or more, not {gather_seconds}"):
+        BranchStatusClient(path, gather_seconds=gather_seconds)
+    assert not path.exists()
+
+
 def test_a_bad_url_is_refused_without_its_password(path: Path) -> None:
     """The constructor raises the error, since no later call can."""
     with pytest.raises(ValueError, match="the AMQP URL cannot be read"):
