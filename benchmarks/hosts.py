@@ -117,7 +117,10 @@ def _memory_bytes(broker: PrivateRabbitMQ) -> int:
     """What the node has of the machine's memory. Erlang says that it has 4 MB for a connection from
     the same host, most of it for a buffer as large as Linux's own, which is hardly ever touched."""
     pid = broker.control("eval", "os:getpid().").strip().strip('"')
-    return kernel_count(Path(f"/proc/{pid}"), "VmRSS") * 1024
+    resident = kernel_count(Path(f"/proc/{pid}"), "VmRSS")
+    if not resident:
+        raise RuntimeError("the node has ended")
+    return resident * 1024
 
 
 def _draw(connected: Sequence[int], confirmed: Sequence[int]) -> None:
