@@ -98,8 +98,7 @@ class BranchStatusClient:
 
         Raises ValueError for an AMQP URL that cannot be used, and for negative `gather_seconds`.
         """
-        if not gather_seconds >= 0:  # so written, it refuses NaN too
-            raise ValueError(f"gather_seconds must be 0 or more, not {gather_seconds!r}")
+        _check_seconds("gather_seconds", gather_seconds)
         path = Path(spool or os.environ.get(environment.SPOOL) or default_spool_path())
         limit = limit_bytes or os.environ.get(environment.SPOOL_LIMIT_BYTES) or DEFAULT_LIMIT_BYTES
         self._forwarder: Forwarder | None = None
@@ -241,8 +240,7 @@ class BranchStatusClient:
         Raises ValueError for a negative timeout, and SpoolError inside `group_commit` or if the
         spool is removed or replaced meanwhile.
         """
-        if not timeout_seconds >= 0:  # so written, it refuses NaN too
-            raise ValueError(f"timeout_seconds must be 0 or more, not {timeout_seconds!r}")
+        _check_seconds("timeout_seconds", timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
         account = self._spool.status()
         self._wake_forwarder()
@@ -278,6 +276,11 @@ class BranchStatusClient:
     def _wake_forwarder(self) -> None:
         if self._forwarder is not None:
             self._forwarder.wake()
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not value >= 0:  # so written, it refuses NaN too
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
 
 
 def _start_after(latest: LatestAttempt | None) -> datetime:

@@ -60,10 +60,14 @@ def spans(text: str) -> list[str]:
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
 
 
+def block_lines(text: str) -> list[str]:
+    """The lines of blocks, each whole."""
+    return "".join(FENCED.findall(text)).replace("\\\n", "").splitlines()
+
+
 def code(text: str) -> list[str]:
-    """That, and the lines of blocks."""
-    blocks = "".join(FENCED.findall(text)).replace("\\\n", "")
-    return [*blocks.splitlines(), *spans(text)]
+    """Both of these."""
+    return [*block_lines(text), *spans(text)]
 
 
 def calls(text: str) -> list[tuple[str, str]]:
@@ -92,17 +96,16 @@ def wrong_in(program: str, arguments: str) -> str | None:
 
 def typed(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each call in a block as a shell takes it: the command, and its arguments."""
-    for block in FENCED.findall(text):
-        for line in block.replace("\\\n", "").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-            lexer.whitespace_split = True
-            try:
-                words = list(lexer)
-            except ValueError:  # a text that goes on in the next line, or an apostrophe
-                continue
-            for program in COMMANDS.keys() & words:
-                following = words[words.index(program) + 1 :]
-                yield program, list(takewhile(lambda word: not OPERATOR.match(word), following))
+    for line in block_lines(text):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        try:
+            words = list(lexer)
+        except ValueError:  # a text that goes on in the next line, or an apostrophe
+            continue
+        for program in COMMANDS.keys() & words:
+            following = words[words.index(program) + 1 :]
+            yield program, list(takewhile(lambda word: not OPERATOR.match(word), following))
 
 
 def refusal_of(program: str, arguments: list[str]) -> str | None:
