@@ -2,6 +2,7 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -102,7 +103,7 @@ def publish_one(channel: Any, publication: Publication) -> None:
     channel.basic_publish(routing.EVENTS_EXCHANGE, routing_key, body, properties, mandatory=True)
 
 
-class Loop:
+class Loop(ABC):
     """One pika connection in one thread, until its work is done, which took `seconds`."""
 
     def __init__(self, amqp_url: str) -> None:
@@ -121,8 +122,8 @@ class Loop:
             raise RuntimeError(f"a connection ended early: {self._error!r}")
         return self.seconds
 
-    def on_open(self, connection: SelectConnection) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_open(self, connection: SelectConnection) -> None: ...
 
     def begin(self) -> None:
         self.began_at = time.perf_counter()

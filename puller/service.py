@@ -10,7 +10,7 @@ import random
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -186,7 +186,7 @@ class Puller:
                 if self._maintenance.is_running:
                     self._maintenance.interrupt()
         self._settle_ended()
-        self._save([])
+        self._save()
         self._settle_maintained()  # it may have ended just before the pass was over
         if self._ends_at is None or not once:
             self._reports.passed(began_at, datetime.now(UTC))
@@ -406,7 +406,7 @@ class Puller:
             now=now,
         )
 
-    def _save(self, states: list[tuple[int, BranchState]]) -> None:
+    def _save(self, states: Iterable[tuple[int, BranchState]] = ()) -> None:
         """Notes these, and what has ended since the last time, in one transaction. What cannot be
         noted, for lack of room, say, must not keep anything from being mirrored."""
         states = [*self._unsaved, *states]

@@ -81,8 +81,7 @@ def instructions(version: str, commit: str, files: Sequence[Path]) -> str:
             f" --tag REGISTRY/mirrorfeed-puller:{version} .",
             "",
             "where REGISTRY is yours; what is in each image is attached to it, as an SBOM. Release"
-            " notes are what"
-            f" CHANGELOG.md says below [{version}].",
+            f" notes are what CHANGELOG.md says below [{version}].",
         ]
     )
 
