@@ -8,6 +8,7 @@ source's latest numbers it also keeps the event ids, so that a number that is us
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -18,11 +19,11 @@ from mirrorfeed.consumer.apply.message import Message
 from mirrorfeed.consumer.database import is_lock_timeout
 
 PIECE_NOTES = 2000
-PIECE_BYTES = 64 * 1024
+PIECE_BYTES = 256 * 1024
 """The most notes, and the most bytes of numbers in them, that one transaction folds."""
 
 BLOCK = 64
-"""Numbers whose event ids are one row."""
+"""Numbers whose event ids are one row: as many as a bigint has bits."""
 KEPT_BLOCKS = 1024
 """How far back the ids of a source are known, in rows."""
 
@@ -67,6 +68,9 @@ def islands(piece: str, island: str) -> str:
 # Only the ranges that the notes change are read and written: no matter how many gaps lie between
 # them, each island of numbers finds what it touches through the index. A number noted again changes
 # no range. An array's size is that of its stored form, so measuring it does not unpack it.
+#
+# Most numbers of a busy source fill whole blocks, each number once. Such a block is written as it
+# is, and counts as one run; only what is left is looked at number by number.
 FOLD = text(f"""
     WITH waiting AS (
         SELECT place, sum(size_bytes) OVER (ORDER BY place) - size_bytes AS bytes_before
@@ -94,17 +98,48 @@ FOLD = text(f"""
         UPDATE source known SET last_heard_at = last_at
         FROM heard WHERE known.uri = heard.source AND last_heard_at < last_at
     ),
-    number AS (
+    gathered AS (
         SELECT
-            coalesce(known.id, named.id) AS source,
-            sequence AS first, sequence AS last, taken.recorded_at, event
-        FROM taken
-        LEFT JOIN source known ON known.uri = taken.source
-        LEFT JOIN named ON named.uri = taken.source
+            source_id, sequence / {BLOCK} AS block, min(recorded_at) AS recorded_at,
+            pg_catalog.array_agg(sequence) AS sequences,
+            pg_catalog.array_agg(event) AS events,
+            pg_catalog.array_agg(recorded_at) AS times,
+            pg_catalog.array_agg(CAST(event & 2147483647 AS integer) ORDER BY sequence) AS ids,
+            count(*) FILTER (WHERE event > 0) = {BLOCK} AND count(*) = {BLOCK}
+                AND bit_or(CAST(1 AS bigint) << CAST(sequence % {BLOCK} AS integer)) = -1 AS is_full
+        FROM (
+            SELECT coalesce(known.id, named.id) AS source_id, taken.*
+            FROM taken
+            LEFT JOIN source known ON known.uri = taken.source
+            LEFT JOIN named ON named.uri = taken.source
+            OFFSET 0
+        ) note
         CROSS JOIN ROWS FROM (pg_catalog.unnest(sequences), pg_catalog.unnest(ids))
             AS each (sequence, event)
+        GROUP BY source_id, sequence / {BLOCK}
     ),
-    {islands("number", "arrived")},
+    sorted AS (
+        SELECT *, is_full AND NOT EXISTS (
+            SELECT FROM ledger_event known
+            WHERE known.source_id = gathered.source_id AND known.block = gathered.block
+        ) AS is_whole
+        FROM gathered
+    ),
+    whole AS (SELECT source_id AS source, block, ids, recorded_at FROM sorted WHERE is_whole),
+    number AS (
+        SELECT source_id AS source, sequence, event, each.recorded_at
+        FROM sorted CROSS JOIN ROWS FROM (
+            pg_catalog.unnest(sequences), pg_catalog.unnest(events), pg_catalog.unnest(times)
+        ) AS each (sequence, event, recorded_at)
+        WHERE NOT is_whole
+    ),
+    run AS (
+        SELECT source, {BLOCK} * block AS first, {BLOCK} * block + {BLOCK - 1} AS last, recorded_at
+        FROM whole
+        UNION ALL
+        SELECT source, sequence, sequence, recorded_at FROM number
+    ),
+    {islands("run", "arrived")},
     news AS (
         SELECT arrived.*, greatest(
             arrived.last, CASE WHEN above.first - 1 <= arrived.last THEN above.last END
@@ -132,7 +167,7 @@ FOLD = text(f"""
     ),
     told AS (
         SELECT DISTINCT
-            source, first / {BLOCK} AS block, CAST(first % {BLOCK} AS integer) AS place,
+            source, sequence / {BLOCK} AS block, CAST(sequence % {BLOCK} AS integer) AS place,
             CAST(event & 2147483647 AS integer) AS event
         FROM number WHERE event > 0
     ),
@@ -168,6 +203,8 @@ FOLD = text(f"""
                 pg_catalog.array_agg({BLOCK} * block + place) FILTER (WHERE is_reused), '{{}}'
             )
         FROM placed GROUP BY source, block
+        UNION ALL
+        SELECT source, block, ids, '{{}}' FROM whole
         ON CONFLICT (source_id, block) DO UPDATE SET
             ids = excluded.ids,
             reused = ARRAY(
@@ -178,13 +215,21 @@ FOLD = text(f"""
     ),
     outdated AS (
         DELETE FROM ledger_event USING (
-            SELECT source, max(block) AS newest FROM block GROUP BY source
+            SELECT source_id AS source, max(block) AS newest FROM sorted GROUP BY source_id
         ) latest
         WHERE source_id = source AND block < newest - {KEPT_BLOCKS}
             AND pg_catalog.cardinality(reused) = 0
     )
-    SELECT count(*) FROM taken
+    SELECT count(*), count(*) < (SELECT count(*) FROM waiting) OR count(*) = :notes FROM taken
 """)
+
+
+class Piece(NamedTuple):
+    """What one transaction has folded."""
+
+    notes: int
+    has_left: bool
+    """Whether there may be more notes that were there before."""
 
 
 Arrivals = Mapping[str, tuple[Sequence[int], Sequence[str]]]
@@ -218,12 +263,18 @@ def note_of(arrivals: Arrivals) -> str:
     rows = [
         {
             "source": source,
-            "sequences": sequences,
-            "ids": list(map(crc32, map(str.encode, ids))),
+            "sequences": _array(sequences),
+            "ids": _array(list(map(crc32, map(str.encode, ids)))),
         }
         for source, (sequences, ids) in arrivals.items()
     ]
     return msgspec.json.encode(rows).decode()
+
+
+def _array(numbers: Sequence[int]) -> str:
+    """As PostgreSQL writes an array, which it reads in a third of the time that a JSON array
+    takes."""
+    return f"{{{str(numbers)[1:-1]}}}"
 
 
 def has_notes(connection: Connection) -> bool:
@@ -232,19 +283,20 @@ def has_notes(connection: Connection) -> bool:
 
 
 def fold(engine: Engine, *, until: Callable[[], bool] = lambda: False) -> bool:
-    """Merges the notes into ranges until none are left or `until` returns True. Returns False if
-    another worker is folding at the moment.
+    """Merges the notes into ranges, or those that it comes to before `until` returns True. Returns
+    False if another worker is folding at the moment.
 
-    It works in pieces, each a short transaction that nobody waits for.
+    It works in pieces, each a short transaction that nobody waits for. It ends with the first piece
+    that leaves nothing: the few notes that have come meanwhile cost less together with others.
     """
-    while folded := fold_piece(engine):
-        if until():
-            break
-    return folded is not None
+    piece = fold_piece(engine)
+    while piece and piece.has_left and not until():
+        piece = fold_piece(engine)
+    return piece is not None
 
 
-def fold_piece(engine: Engine) -> int | None:
-    """Merges some of the notes, and returns how many; None if another worker is folding."""
+def fold_piece(engine: Engine) -> Piece | None:
+    """Merges some of the notes; None if another worker is folding at the moment."""
     with engine.connect() as connection:
         try:
             connection.execute(TRY_LOCK)
@@ -252,18 +304,17 @@ def fold_piece(engine: Engine) -> int | None:
             if is_lock_timeout(error):
                 return None
             raise
-        folded = _fold_piece(connection)
+        piece = _fold_piece(connection)
         connection.commit()
-    return folded
+    return piece
 
 
 def fold_all(connection: Connection) -> None:
     """Merges all the notes, and keeps others from folding until the transaction ends."""
     connection.execute(LOCK)
-    while _fold_piece(connection):
+    while _fold_piece(connection).notes:
         pass
 
 
-def _fold_piece(connection: Connection) -> int:
-    folded: int = connection.scalar(FOLD, {"notes": PIECE_NOTES, "size_bytes": PIECE_BYTES})
-    return folded
+def _fold_piece(connection: Connection) -> Piece:
+    return Piece(*connection.execute(FOLD, {"notes": PIECE_NOTES, "size_bytes": PIECE_BYTES}).one())

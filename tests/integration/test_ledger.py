@@ -24,11 +24,16 @@ from tests.servers import PATIENCE_SECONDS, register_branches, rows
 
 BRANCH = 7
 fresh_sources = (f"/pullers/vostok/{number}" for number in count())
+MORE = st.integers(1, 3 * ledger.BLOCK)
 chunks = st.lists(
     st.one_of(st.lists(st.integers(1, 30), max_size=12), st.just("fold")), max_size=12
 )
+runs = st.builds(lambda first, length: [*range(first, first + length)], MORE, MORE)
+"""Of which many fill whole blocks."""
 noted = st.tuples(
-    st.sampled_from(["/a", "/b"]), st.lists(st.integers(1, 30), max_size=8), st.integers(0, 9)
+    st.sampled_from(["/a", "/b"]),
+    st.one_of(st.lists(st.integers(1, 30), max_size=8), runs),
+    st.integers(0, 9),
 )
 """A source, numbers of it, and the second in which they arrived."""
 
@@ -116,13 +121,18 @@ def test_pieces_come_to_the_ranges_of_a_set(
                 waiting = rows(engine, "SELECT count(*) FROM ledger_arrival")[0][0]
                 folded = fold_piece(engine)
                 assert folded is not None
-                assert min(waiting, 1) <= folded <= notes
+                assert min(waiting, 1) <= folded.notes <= notes
             else:
                 source, numbers, second = step
                 with engine.begin() as connection:
                     connection.execute(
-                        text("INSERT INTO ledger_arrival VALUES (:source, :numbers, :at)"),
-                        {"source": source, "numbers": numbers, "at": at(second)},
+                        text("INSERT INTO ledger_arrival VALUES (:source, :numbers, :at, :ids)"),
+                        {
+                            "source": source,
+                            "numbers": numbers,
+                            "at": at(second),
+                            "ids": numbers if source == "/a" else None,
+                        },
                     )
                 first_at = arrived.setdefault(source, {})
                 for number in numbers:
@@ -220,6 +230,39 @@ def test_a_fold_ends_between_two_pieces_when_it_is_told_to(
     assert rows(engine, "SELECT count(*) FROM ledger_arrival") == [(3,)]
     assert fold(engine)
     assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 5)]
+
+
+def test_a_fold_ends_with_the_first_piece_that_leaves_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come meanwhile is left to the next one: else each batch of a busy worker would be
+    folded alone, which costs several times as much."""
+    monkeypatch.setattr(ledger, "PIECE_NOTES", 3)
+    for number in range(1, 5):
+        note(engine, "/a", [number])
+    arriving = count(5)
+
+    def is_enough() -> bool:
+        note(engine, "/a", [next(arriving)])
+        return False
+
+    assert fold(engine, until=is_enough)
+    assert next(arriving) == 6
+    assert rows(engine, "SELECT first, last FROM ledger_range") == [(1, 5)]
+
+
+def test_a_block_that_arrives_in_parts_is_as_old_as_the_first(engine: Engine) -> None:
+    """In whatever order its numbers come."""
+    numbers = range(ledger.BLOCK, 2 * ledger.BLOCK)
+    with engine.begin() as connection:
+        for second, part in ((5, numbers[::2]), (2, numbers[1::4]), (9, numbers[3::4])):
+            connection.execute(
+                text("INSERT INTO ledger_arrival VALUES ('/a', :part, :at, :part)"),
+                {"part": list(part), "at": at(second)},
+            )
+    assert fold(engine)
+    assert rows(engine, RANGES) == [("/a", numbers[0], numbers[-1], at(2))]
+    assert rows(engine, "SELECT block, ids, reused FROM ledger_event") == [(1, [*numbers], [])]
 
 
 def test_what_is_complete_is_one_row(engine: Engine) -> None:
@@ -362,7 +405,10 @@ def test_workers_and_folds_at_once_lose_no_number(engine: Engine) -> None:
 @given(
     history=st.lists(
         st.one_of(
-            st.tuples(st.sampled_from(["one", "two"]), st.lists(st.integers(1, 200), max_size=9)),
+            st.tuples(
+                st.sampled_from(["one", "two"]),
+                st.one_of(st.lists(st.integers(1, 200), max_size=9), runs),
+            ),
             st.just("fold"),
         ),
         max_size=12,
