@@ -11,6 +11,7 @@ takes pika's own path with a version of pika that this was not compared with.
 import struct
 from typing import Any
 
+from msgspec import Struct
 from pika import URLParameters, __version__, data, frame
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel, ContentFrameAssembler
@@ -39,38 +40,45 @@ DECODED = 32
 """How many times as large a table may become when decoded: 26, if it has many tiny entries."""
 PRINTED = 20
 """The same, compared with what Python prints of the decoded table: 18, if it has empty ones."""
-NO_PROPERTIES = BasicProperties()
+HEADERS_BIT = BasicProperties.FLAG_HEADERS >> 8
+USER_ID_BIT = BasicProperties.FLAG_USER_ID
+"""The flags are the first two bytes, these in the first and in the second."""
 UNDECODABLE = (b"\x01kT" + b"\xff" * 8, b"\x01k?")
 """Tables that pika cannot decode: a timestamp out of range, a value of no known type."""
 
 
-class EncodedProperties:
+class Delivered(Struct, frozen=True, gc=False):
+    """What a consumer needs of pika's `Basic.Deliver`, which takes four times as long to make."""
+
+    consumer_tag: str
+    delivery_tag: int
+    redelivered: bool
+
+
+class EncodedProperties(Struct, frozen=True, gc=False):
     """A message's properties, decoded only if one that is set is asked for."""
 
-    __slots__ = ("_encoded",)
-
-    def __init__(self, encoded: bytes) -> None:
-        self._encoded = encoded
+    encoded: bytes
 
     @property
     def headers(self) -> dict[str, Any] | None:
-        headers: dict[str, Any] | None = self._decoded_for(BasicProperties.FLAG_HEADERS).headers
+        headers: dict[str, Any] | None = None
+        if self.encoded[0] & HEADERS_BIT:
+            headers = BasicProperties().decode(self.encoded).headers
         return headers
 
     @property
     def user_id(self) -> str | None:
-        user_id: str | None = self._decoded_for(BasicProperties.FLAG_USER_ID).user_id
+        user_id: str | None = None
+        if self.encoded[1] & USER_ID_BIT:
+            user_id = BasicProperties().decode(self.encoded).user_id
         return user_id
 
     @property
     def size_bytes(self) -> int:
         """How much memory they may take once decoded, if that matters."""
-        size_bytes = len(self._encoded)
+        size_bytes = len(self.encoded)
         return 0 if size_bytes <= UNCOUNTED_BYTES else size_bytes * DECODED
-
-    def _decoded_for(self, flag: int) -> BasicProperties:
-        (flags,) = FLAGS.unpack_from(self._encoded)
-        return BasicProperties().decode(self._encoded) if flags & flag else NO_PROPERTIES
 
 
 def properties_bytes(properties: EncodedProperties | BasicProperties) -> int:
@@ -163,7 +171,7 @@ class DeliveryConnection(SelectConnection):  # type: ignore[misc]  # pika has no
                 return begin, True
             consume(
                 channel,
-                Basic.Deliver(consumer_tag, delivery_tag, redelivered),
+                Delivered(consumer_tag, delivery_tag, redelivered),
                 EncodedProperties(buffer[header_at + HEADER.size : body_at - END_BYTES]),
                 buffer[content_at : end - END_BYTES],
             )

@@ -106,7 +106,6 @@ class ConsumingSession(Session):
         """How many are open, or not closed yet."""
         self._drain_check: object = None
         """The latest one; answers to an earlier one do not count."""
-        self._received = 0
         self._counting = threading.Lock()
         self.applied = 0
         self.buried = 0
@@ -267,7 +266,6 @@ class ConsumingSession(Session):
         properties: Any,
         body: bytes | tuple[bytes, ...],
     ) -> None:
-        self._received += 1
         subscription.received += 1
         if isinstance(body, tuple) or len(body) > MAX_READABLE_BYTES:
             self._receive_large(subscription, method, properties, body)
@@ -314,6 +312,10 @@ class ConsumingSession(Session):
             self._woken.wait(PAUSE_SECONDS)
             self._woken.clear()
             self._pause_soon()
+
+    @property
+    def _received(self) -> int:
+        return sum(each.received for each in self._subscriptions.values())
 
     def _check_drained(self, clean_rounds: int = 0) -> None:
         """Drained means that two rounds in a row find every queue empty and nothing on its way.
