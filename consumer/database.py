@@ -1,7 +1,8 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -146,6 +147,22 @@ def _connect(dsn: str, settings: Mapping[str, str]) -> Any:
         cursor.execute(";".join([*(f"SET {name} = '{settings[name]}'" for name in ours), PIN]))
     connection.autocommit = False
     return connection
+
+
+@contextmanager
+def autocommit(engine: Engine) -> Iterator[Connection]:
+    """A connection on which each `execute` is a transaction.
+
+    SQLAlchemy's own AUTOCOMMIT costs a round trip each time that a connection is given back.
+    """
+    with engine.connect() as connection:
+        driver_connection: Any = connection.connection.driver_connection
+        driver_connection.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver_connection.closed:
+                driver_connection.autocommit = False
 
 
 def _arguments(dsn: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mirrorfeed.consumer.apply.ledger import RECORD, Arrivals, arrivals_of, note
 from mirrorfeed.consumer.apply.message import Message, Rejection, branch_ids_of, reject
 from mirrorfeed.consumer.apply.projection import (
     APPLY_ATTEMPTS,
+    APPLY_FEW,
     LOCK_BRANCHES,
     LOCK_FREE_BRANCHES,
     PROJECT_BRANCHES,
@@ -36,13 +37,13 @@ from mirrorfeed.consumer.apply.projection import (
 )
 from mirrorfeed.consumer.apply.reporters import Reporters
 from mirrorfeed.consumer.apply.statements import (
+    BEGIN_TRIAL,
     INSERT_SCRIPT_ACTIVITY,
     UNDO_TRIAL,
     Statement,
     as_script,
-    as_trial,
+    at_once,
     forget_prepared,
-    prepare,
 )
 from mirrorfeed.consumer.apply.suspects import (
     FORGET,
@@ -53,7 +54,12 @@ from mirrorfeed.consumer.apply.suspects import (
     Suspects,
     unread,
 )
-from mirrorfeed.consumer.database import SERVER_TROUBLE, message_is_to_blame, unavailable
+from mirrorfeed.consumer.database import (
+    SERVER_TROUBLE,
+    autocommit,
+    message_is_to_blame,
+    unavailable,
+)
 from mirrorfeed.contract.events import Envelope, Event, MirrorEvent, ScriptRun, SpoolHeartbeat
 from mirrorfeed.contract.reasons import Reason
 
@@ -67,6 +73,10 @@ TRY_EACH = text("""
 """)
 
 EVENTS: tuple[type[Event], ...] = get_args(Event)
+FEW = 16
+"""Messages that are first tried in one round trip, as if none of them were refused. To wait for
+each answer costs a batch of a few as much as all the rest; a larger one would be tried in vain too
+often."""
 PIECE = 16
 """Events tried together before each is tried alone: most batches have few offenders."""
 
@@ -130,6 +140,9 @@ class Applier:
         Raises DBAPIError if the database is in trouble, or if something is locked for longer than
         that (by default, than the engine waits); then nothing of the batch is committed.
         """
+        is_ordinary = lock_timeout_seconds is None and len(messages) <= FEW
+        if is_ordinary and self._commit_few(messages):
+            return _tally(messages, [], 0)
         return self._commit(messages, lock_timeout_seconds=lock_timeout_seconds)
 
     def apply_suspect(self, body: bytes, read: Callable[[], Message]) -> Tally:
@@ -174,6 +187,35 @@ class Applier:
             write_batch(connection, messages, arrivals_of(messages), {})
 
         return find_blockers(self._engine, wait)
+
+    def _commit_few(self, messages: Sequence[Message]) -> bool:
+        """Commits the batch in one round trip; or nothing if a message cannot be applied, or if
+        something came late. Raises DBAPIError if the database is in trouble."""
+        events = [
+            (message, message.content)
+            for message in messages
+            if isinstance(message.content, Envelope)
+        ]
+        if len(events) < len(messages):
+            return False
+        arrivals = arrivals_of(messages)
+        source_ids = self._reporters.numbers(arrivals.keys())
+        branch_ids = list(branch_ids_of(messages))
+        with autocommit(self._engine) as connection:
+            try:
+                at_once(
+                    connection,
+                    [
+                        (LOCK_BRANCHES, {"branch_ids": branch_ids}),
+                        *_noting(arrivals),
+                        *_inserts(source_ids, events, APPLY_FEW),
+                    ],
+                )
+            except DBAPIError as error:
+                if forget_prepared(connection, error) or message_is_to_blame(error):
+                    return False
+                raise
+        return True
 
     def _commit(
         self,
@@ -228,7 +270,7 @@ def write_batch(
     database is in trouble.
     """
     events, dead = _sift(connection, messages)
-    noting: list[Statement] = [(RECORD, {"arrivals": note_of(arrivals)})] if arrivals else []
+    noting = _noting(arrivals)
     if not _try(connection, [*noting, *_shortcut(source_ids, events)]):
         dead += _isolate(connection, source_ids, events)
         for statement in noting:
@@ -258,6 +300,10 @@ def _sift(
             continue
         events.append((message, content))
     return events, dead
+
+
+def _noting(arrivals: Arrivals) -> list[Statement]:
+    return [(RECORD, {"arrivals": note_of(arrivals)})] if arrivals else []
 
 
 def _shortcut(source_ids: Mapping[str, int], events: Sequence[Applicable]) -> list[Statement]:
@@ -311,11 +357,8 @@ def _try(connection: Connection, statements: Sequence[Statement]) -> bool:
 
     In one round trip, which is most of the cost of a few rows; if something came late, in two.
     """
-    prepare(connection)
-    script = as_trial(tuple((statement, *given) for statement, given in statements))
-    parameters = {name: value for _, given in statements for name, value in given.items()}
     try:
-        result = connection.execute(script, parameters)
+        result = at_once(connection, [(BEGIN_TRIAL, {}), *statements])
         late = list(result.scalars()) if result.returns_rows else []
         if late:
             project_branches(connection, late)

@@ -217,10 +217,10 @@ MANY = 1000
 #   that it leaves behind are subtracted: those before it, down to the success before. Each is
 #   counted once in that way, because the next late success only leaves behind what came after.
 #
-# Returns the other branches, which PROJECT_BRANCHES must compute: those whose last success has
-# changed and, as a cure for a row that somebody edited, those for which something came late and
-# which have few attempts since.
-APPLY_ATTEMPTS = text(f"""
+# Of the other branches it says `is_late`, and PROJECT_BRANCHES must compute them: those whose last
+# success has changed and, as a cure for a row that somebody edited, those for which something came
+# late and which have few attempts since.
+_APPLY = f"""
     WITH changed AS (
         {UPSERT} RETURNING branch_id, started_at, outcome, revision_id, failure_reason
     ),
@@ -331,5 +331,9 @@ APPLY_ATTEMPTS = text(f"""
             END
         FROM counted WHERE id = branch_id AND NOT is_late
     )
-    SELECT branch_id FROM counted WHERE is_late
-""")
+"""
+
+APPLY_ATTEMPTS = text(f"{_APPLY} SELECT branch_id FROM counted WHERE is_late")
+
+# Fails if there is such a branch, for a transaction that ends without an answer in between.
+APPLY_FEW = text(f"{_APPLY} SELECT 1 / CASE WHEN is_late THEN 0 ELSE 1 END FROM counted")

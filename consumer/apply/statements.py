@@ -5,14 +5,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from time import monotonic
+from typing import Any
 
 from psycopg2.errors import InvalidSqlStatementName
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, CursorResult, TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.ledger import RECORD
-from mirrorfeed.consumer.apply.projection import APPLY_ATTEMPTS, PROJECT_BRANCHES, UPSERT_ATTEMPTS
+from mirrorfeed.consumer.apply.projection import (
+    APPLY_ATTEMPTS,
+    APPLY_FEW,
+    LOCK_BRANCHES,
+    PROJECT_BRANCHES,
+    UPSERT_ATTEMPTS,
+)
 
 INSERT_SCRIPT_ACTIVITY = text("""
     INSERT INTO script_activity (name, hostname, date_started, date_completed)
@@ -22,6 +29,8 @@ INSERT_SCRIPT_ACTIVITY = text("""
 """)
 
 PREPARED = {
+    LOCK_BRANCHES: "lock_branches",
+    APPLY_FEW: "apply_few",
     APPLY_ATTEMPTS: "apply_attempts",
     UPSERT_ATTEMPTS: "upsert_attempts",
     PROJECT_BRANCHES: "project_branches",
@@ -77,15 +86,26 @@ def _preparations() -> list[TextClause]:
     return [text(each) for each in ["DEALLOCATE ALL", *preparations]]
 
 
+def at_once(connection: Connection, statements: Sequence[Statement]) -> CursorResult[Any]:
+    """Executes all the statements in one round trip, and returns the result of the last one. In
+    autocommit they are one transaction, as PostgreSQL's simple query protocol has it."""
+    prepare(connection)
+    script = _script(tuple((statement, *given) for statement, given in statements))
+    return connection.execute(
+        script, {name: value for _, given in statements for name, value in given.items()}
+    )
+
+
 @cache
-def as_trial(statements: tuple[tuple[TextClause, *tuple[str, ...]], ...]) -> TextClause:
-    """All the statements, each with the names of its arguments, in one that UNDO_TRIAL can undo."""
+def _script(statements: tuple[tuple[TextClause, *tuple[str, ...]], ...]) -> TextClause:
+    """All the statements, each with the names of its arguments, in one."""
     texts = [
         _executing(statement, [f":{name}" for name in names]) for statement, *names in statements
     ]
-    return text(";".join(["SAVEPOINT trial", *texts]))
+    return text(";".join(texts))
 
 
+BEGIN_TRIAL = text("SAVEPOINT trial")
 UNDO_TRIAL = text("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
 
 

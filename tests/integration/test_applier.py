@@ -10,13 +10,13 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, TextClause, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply import batch, statements
 from mirrorfeed.consumer.apply.batch import PIECE, Applier
 from mirrorfeed.consumer.apply.message import read_message
-from mirrorfeed.consumer.apply.projection import APPLY_ATTEMPTS, MANY
+from mirrorfeed.consumer.apply.projection import MANY
 from mirrorfeed.consumer.branches.rebuild import rebuild
 from mirrorfeed.consumer.retention import prune
 from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
@@ -51,6 +51,19 @@ def single_session(database_url: str) -> Iterator[Engine]:
     single.dispose()
 
 
+@pytest.fixture
+def executed(engine: Engine) -> Iterator[list[str]]:
+    """What is sent to the database, but for what begins and ends transactions."""
+    scripts: list[str] = []
+
+    def note(_connection: object, _cursor: object, script: str, *_: object) -> None:
+        scripts.append(script)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield scripts
+    event.remove(engine, "before_cursor_execute", note)
+
+
 def test_a_preparation_that_failed_half_way_is_made_again(
     engine: Engine, single_session: Engine
 ) -> None:
@@ -75,6 +88,31 @@ def test_what_a_session_has_forgotten_is_prepared_again(
     tally = applier.apply(messages(completed(BRANCH, 0, "rev-1"), failed(BRANCH, 10, "poison")))
     assert (tally.applied, tally.buried) == (1, {Reason.REJECTED_BY_DATABASE: 1})
     assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
+
+
+def test_a_few_events_are_committed_in_one_round_trip(
+    applier: Applier, engine: Engine, executed: list[str]
+) -> None:
+    """So a lone event is in its row as soon as a database can do that."""
+    applier.apply(messages(started(BRANCH, 0)))  # which prepares the statements
+    executed.clear()
+    applier.apply(messages(completed(BRANCH, 0, "r1"), started(BRANCH, 1), script_run("gc", 0, 1)))
+    (script,) = executed
+    assert script.count("EXECUTE") == 4
+    assert state_of(engine, BRANCH).last_mirror_attempt == at(1)
+
+
+@pytest.mark.parametrize("late", [started(BRANCH, 1), failed(9, 3, "not registered")])
+def test_what_cannot_be_committed_in_one_round_trip_is_committed_in_more(
+    applier: Applier, engine: Engine, executed: list[str], late: Envelope
+) -> None:
+    """What comes late, and what goes to the letters."""
+    applier.apply(messages(completed(BRANCH, 2, "r2")))
+    executed.clear()
+    tally = applier.apply(messages(failed(BRANCH, 3, "why"), late))
+    assert sum("EXECUTE" in script for script in executed) == 2
+    assert tally.applied + tally.buried.total() == 2
+    assert state_of(engine, BRANCH).mirror_failures == 1
 
 
 def test_a_start_is_an_attempt_and_no_success(applier: Applier, engine: Engine) -> None:
@@ -154,10 +192,14 @@ def tell(step: Step, branch_ids: list[int]) -> Envelope:
 
 @pytest.fixture(params=[MANY, 2], ids=["many", "two"])
 def too_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """More attempts than these are not read for one event: also so few that histories have them."""
-    statement = text(APPLY_ATTEMPTS.text.replace(str(MANY), str(request.param)))
-    monkeypatch.setattr(batch, "APPLY_ATTEMPTS", statement)
-    monkeypatch.setitem(statements.PREPARED, statement, "apply_attempts_in_test")
+    """More attempts than these are not read for one event: also so few that histories have them. Of
+    their batches, some are few messages and some are not."""
+    for name in ("APPLY_ATTEMPTS", "APPLY_FEW"):
+        original: TextClause = getattr(batch, name)
+        statement = text(original.text.replace(str(MANY), str(request.param)))
+        monkeypatch.setattr(batch, name, statement)
+        monkeypatch.setitem(statements.PREPARED, statement, f"{name}_in_test")
+    monkeypatch.setattr(batch, "FEW", 3)
     statements._preparations.cache_clear()
     yield
     statements._preparations.cache_clear()
