@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, and what its errors mean."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -177,6 +177,12 @@ def _arguments(dsn: str) -> dict[str, Any]:
             " postgresql://user:password@one:5432,two:5432/mirrorfeed?target_session_attrs=read-write"
         )
     return arguments
+
+
+def array_of(numbers: Iterable[int]) -> str:
+    """The numbers as PostgreSQL writes an array. It reads that in a fraction of the time that it
+    takes for a JSON array, or for the expression that psycopg2 makes of a list."""
+    return f"{{{str(list(numbers))[1:-1]}}}"
 
 
 def message_is_to_blame(error: DBAPIError) -> bool:

@@ -56,6 +56,7 @@ from mirrorfeed.consumer.apply.suspects import (
 )
 from mirrorfeed.consumer.database import (
     SERVER_TROUBLE,
+    array_of,
     autocommit,
     message_is_to_blame,
     unavailable,
@@ -200,7 +201,7 @@ class Applier:
             return False
         arrivals = arrivals_of(messages)
         source_ids = self._reporters.numbers(arrivals.keys())
-        branch_ids = list(branch_ids_of(messages))
+        branch_ids = array_of(branch_ids_of(messages))
         with autocommit(self._engine) as connection:
             try:
                 at_once(

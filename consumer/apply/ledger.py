@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.message import Message
-from mirrorfeed.consumer.database import is_lock_timeout
+from mirrorfeed.consumer.database import array_of, is_lock_timeout
 
 PIECE_NOTES = 2000
 PIECE_BYTES = 256 * 1024
@@ -263,18 +263,12 @@ def note_of(arrivals: Arrivals) -> str:
     rows = [
         {
             "source": source,
-            "sequences": _array(sequences),
-            "ids": _array(list(map(crc32, map(str.encode, ids)))),
+            "sequences": array_of(sequences),
+            "ids": array_of(map(crc32, map(str.encode, ids))),
         }
         for source, (sequences, ids) in arrivals.items()
     ]
     return msgspec.json.encode(rows).decode()
-
-
-def _array(numbers: Sequence[int]) -> str:
-    """As PostgreSQL writes an array, which it reads in a third of the time that a JSON array
-    takes."""
-    return f"{{{str(numbers)[1:-1]}}}"
 
 
 def has_notes(connection: Connection) -> bool:

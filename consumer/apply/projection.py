@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from mirrorfeed.consumer.database import array_of
 from mirrorfeed.contract.events import MirrorCompleted, MirrorFailed, MirrorStarted
 
 
@@ -72,7 +73,7 @@ def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[in
     """Locks the branches that are registered, and returns their ids."""
     if not branch_ids:
         return set()
-    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": list(branch_ids)}))
+    return set(connection.scalars(LOCK_BRANCHES, {"branch_ids": array_of(branch_ids)}))
 
 
 def _rank(of: str) -> str:
