@@ -45,6 +45,9 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # A statement's plan does not depend on what it is given. PostgreSQL would still find a new one
+    # for each batch as soon as tables are large, which takes longer than to apply an event.
+    "plan_cache_mode": "force_generic_plan",
 }
 PIN = """
     SELECT pg_catalog.set_config('search_path', coalesce(

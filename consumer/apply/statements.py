@@ -1,5 +1,5 @@
-"""The applier's statements, prepared once per connection. A transaction of one event then takes
-1.0 ms, instead of 1.8 if PostgreSQL parses and plans each statement again.
+"""The applier's statements, prepared once per connection: to parse and plan them takes longer than
+to apply an event.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -14,10 +14,11 @@ from sqlalchemy import Engine, TextClause, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply import batch, statements
-from mirrorfeed.consumer.apply.batch import PIECE, Applier
+from mirrorfeed.consumer.apply.batch import FEW, PIECE, Applier
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.apply.projection import MANY
 from mirrorfeed.consumer.branches.rebuild import rebuild
+from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.retention import prune
 from mirrorfeed.contract.events import MAX_BRANCH_ID, Envelope
 from mirrorfeed.contract.reasons import Reason
@@ -88,6 +89,21 @@ def test_what_a_session_has_forgotten_is_prepared_again(
     tally = applier.apply(messages(completed(BRANCH, 0, "rev-1"), failed(BRANCH, 10, "poison")))
     assert (tally.applied, tally.buried) == (1, {Reason.REJECTED_BY_DATABASE: 1})
     assert state_of(engine, BRANCH) == BranchState(at(0), at(0), "rev-1")
+
+
+def test_no_batch_waits_for_a_plan_of_its_own(database_url: str) -> None:
+    """PostgreSQL makes one for what it is given five times, and for ever if it takes that to be
+    cheaper, as with large tables."""
+    engine = open_engine(database_url, pool_size=1, max_overflow=0)
+    register_branches(engine, BRANCH)
+    applier = Applier(engine)
+    for second in range(3):
+        applier.apply(messages(started(BRANCH, second), script_run("gc", second, second + 1)))
+        applier.apply(messages(*(failed(BRANCH, 10 * second + n, "why") for n in range(2 * FEW))))
+    query = "SELECT name, generic_plans > 0, custom_plans FROM pg_prepared_statements"
+    plans = {name: counts for name, *counts in rows(engine, query)}
+    engine.dispose()
+    assert plans["apply_few"] == plans["apply_attempts"] == plans["record"] == [True, 0]
 
 
 def test_a_few_events_are_committed_in_one_round_trip(
