@@ -49,6 +49,7 @@ from mirrorfeed.consumer.apply.suspects import (
     FORGET,
     MAX_TRIALS,
     NOTE,
+    TRIED,
     UNCOUNT,
     MustWait,
     Suspects,
@@ -128,7 +129,7 @@ class Applier:
                 connection.execute(INSERT_SCRIPT_ACTIVITY, {"runs": "[]"})
                 connection.execute(RECORD, {"arrivals": "[]"})
                 connection.execute(TRY_EACH, {"scripts": "[]", "trouble": []})
-                for statement in (NOTE, UNCOUNT, FORGET):
+                for statement in (TRIED, NOTE, UNCOUNT, FORGET):
                     connection.execute(statement, {"digests": []})
         except DBAPIError as error:
             raise unavailable(error) from error
@@ -146,18 +147,21 @@ class Applier:
             return _tally(messages, [], 0)
         return self._commit(messages, lock_timeout_seconds=lock_timeout_seconds)
 
-    def apply_suspect(self, body: bytes, read: Callable[[], Message]) -> Tally:
-        """Commits a message that was delivered before, which `read` decodes: it may end this
-        process. After a few trials that did, it is buried unread.
+    def apply_suspects(
+        self, bodies: Sequence[bytes], read: Callable[[], Sequence[Message]]
+    ) -> Tally:
+        """Commits messages that were delivered before, which `read` decodes: they may end this
+        process. One that is alone and did so in a few trials is buried unread.
 
-        Raises DBAPIError as `apply` does, or MustWait if `read` does; that counts as no trial.
+        Raises DBAPIError as `apply` does, MustWait if `read` does, and MustBeAlone if one of
+        several may have ended a process before; none of that counts as a trial.
         """
-        ended = self._suspects.begin_trial(body)
+        ended = self._suspects.begin_trial(bodies)
         try:
-            message = read() if ended < MAX_TRIALS else unread(body, {}, ended)
-            return self._commit([message], lambda done: self._suspects.forget(done, body))
+            messages = read() if ended < MAX_TRIALS else [unread(bodies[0], {}, ended)]
+            return self._commit(messages, lambda done: self._suspects.forget(done, bodies))
         except (DBAPIError, MustWait):
-            self._suspects.survived(body)
+            self._suspects.survived(bodies)
             raise
 
     def bury_large(self, message: LargeMessage) -> Tally:

@@ -2,12 +2,13 @@
 
 A message that was delivered before is a suspect: the worker that had it in hand did not finish. We
 count ourselves what kills workers, because a publisher can forge what the broker counts, and the
-broker counts every return, even if only the database was down. So before a suspect is decoded or
-applied, alone, its trial is noted and committed. If it comes through, the note is deleted. If it
-kills its worker in a few trials, it becomes a letter, unread.
+broker counts every return, even if only the database was down. So before suspects are decoded or
+applied, their trial is noted and committed. If they come through, the notes are deleted. Most have
+done nothing, so they are tried together; those that were in a trial that killed its worker are
+tried alone. If a message kills its worker in a few trials, it becomes a letter, unread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -19,11 +20,16 @@ from mirrorfeed.contract.reasons import Reason
 MAX_TRIALS = 3
 """How many workers a message may kill before it is buried unread."""
 
-# For one message or none, so that `Applier.check` can find out whether it can run.
+# In the order of the digests, so that no two workers deadlock.
 NOTE = text("""
-    INSERT INTO suspect AS known (digest) SELECT pg_catalog.unnest(CAST(:digests AS bytea[]))
+    INSERT INTO suspect AS known (digest)
+    SELECT DISTINCT digest FROM pg_catalog.unnest(CAST(:digests AS bytea[])) AS digest
+    ORDER BY digest
     ON CONFLICT (digest) DO UPDATE SET trials = known.trials + 1, tried_at = now()
     RETURNING trials
+""")
+TRIED = text("""
+    SELECT digest FROM suspect WHERE digest = ANY(CAST(:digests AS bytea[])) AND trials > 0
 """)
 UNCOUNT = text("""
     UPDATE suspect SET trials = trials - 1 WHERE digest = ANY(CAST(:digests AS bytea[]))
@@ -40,42 +46,55 @@ class MustWait(Exception):
         self.key = key
 
 
+class MustBeAlone(Exception):
+    """Some of the messages were in a trial that killed its worker."""
+
+    def __init__(self, those: Sequence[bool]) -> None:
+        """For each of the messages whether it was."""
+        super().__init__(f"{sum(those)} of {len(those)} messages must be tried alone")
+        self.those = those
+
+
 class Suspects:
     """The trials of one worker. For one thread at a time, except `abandon`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._survived: set[bytes] = set()
-        self._on_trial: bytes | None = None
+        self._on_trial: set[bytes] = set()
 
-    def begin_trial(self, body: bytes) -> int:
-        """Notes that a trial begins; returns how many earlier trials killed a worker."""
-        digest = _digest(body)
+    def begin_trial(self, bodies: Sequence[bytes]) -> int:
+        """Notes that a trial of all of them begins; returns how many earlier trials killed a
+        worker. Raises MustBeAlone, having noted nothing, if there are such trials of one of
+        several."""
+        digests = list(map(_digest, bodies))
         with self._engine.begin() as connection:
             if self._survived:
                 connection.execute(UNCOUNT, {"digests": list(self._survived)})
-            trials: int = connection.execute(NOTE, {"digests": [digest]}).scalar_one()
+            if len(digests) > 1:
+                known = set(map(bytes, connection.scalars(TRIED, {"digests": digests})))
+                if known:
+                    raise MustBeAlone([digest in known for digest in digests])
+            trials = connection.execute(NOTE, {"digests": digests}).scalars().first() or 1
         self._survived.clear()
-        self._on_trial = digest
+        self._on_trial = set(digests)
         return trials - 1
 
-    def survived(self, body: bytes) -> None:
+    def survived(self, bodies: Collection[bytes]) -> None:
         """The trial failed, but the worker lives, so it does not count. This is noted with the next
         trial, or by `abandon`, because the database may be in trouble now."""
-        self._survived.add(_digest(body))
-        self._on_trial = None
+        self._survived.update(map(_digest, bodies))
+        self._on_trial = set()
 
-    def forget(self, connection: Connection, body: bytes) -> None:
-        """The message came through: call this in the transaction that applies or buries it."""
-        connection.execute(FORGET, {"digests": [_digest(body)]})
-        self._on_trial = None
+    def forget(self, connection: Connection, bodies: Collection[bytes]) -> None:
+        """The messages came through: call this in the transaction that applies or buries them."""
+        connection.execute(FORGET, {"digests": list(map(_digest, bodies))})
+        self._on_trial = set()
 
     def abandon(self, *, is_waiting: bool) -> None:
         """The worker ends: what it survived does not count, nor does a trial that has not ended
         because it is waiting for the database. From any thread. Raises DBAPIError."""
-        digests = set(self._survived)
-        if is_waiting and self._on_trial is not None:
-            digests.add(self._on_trial)
+        digests = self._survived | (self._on_trial if is_waiting else set())
         if digests:
             with self._engine.begin() as connection:
                 connection.execute(UNCOUNT, {"digests": list(digests)})
@@ -85,8 +104,8 @@ class Suspects:
 def unread(body: bytes, headers: Mapping[str, Any], trials: int) -> Message:
     """A message that is no longer even decoded: that may be what kills workers."""
     detail = (
-        f"it has killed {trials} workers that had nothing else in hand: find out why in their"
-        " logs, then replay"
+        f"{trials} workers ended while they tried it, the last ones with nothing else in hand: find"
+        " out why in their logs, then replay"
     )
     return Message(body, headers, Rejection(Reason.DELIVERY_LIMIT, detail), trials + 1)
 

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import chain, groupby
 
 from msgspec import Struct
@@ -17,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.batch import Applier, Tally
 from mirrorfeed.consumer.apply.message import Message, branch_id_of
-from mirrorfeed.consumer.apply.suspects import MustWait
+from mirrorfeed.consumer.apply.suspects import MustBeAlone, MustWait
 from mirrorfeed.consumer.database import first_line, is_lock_timeout
 from mirrorfeed.consumer.errors import DatabaseUnavailable
 from mirrorfeed.consumer.worker.aside import Aside
@@ -113,8 +112,12 @@ class Applying:
         try:
             tally = self._commit(part)
         except MustWait as wait:
+            if len(part.deliveries) > 1:
+                return _separated(part, [True] * len(part.deliveries))
             self._aside.put(wait.key, part.deliveries)
             return []
+        except MustBeAlone as must:
+            return _separated(part, must.those)
         except DBAPIError as error:
             if not is_lock_timeout(error):
                 raise
@@ -131,11 +134,18 @@ class Applying:
 
     def _commit_part(self, part: Part) -> Tally:
         messages: list[Message] = []
+        suspects: list[Suspect] = []
         for delivery in part.deliveries:
             message = delivery.message
-            if isinstance(message, Suspect):  # always alone
-                return self._applier.apply_suspect(message.body, partial(self._read_free, message))
-            messages.append(message)
+            if isinstance(message, Suspect):
+                suspects.append(message)
+            else:
+                messages.append(message)
+        if suspects:  # and nothing else
+            bodies = [suspect.body for suspect in suspects]
+            return self._applier.apply_suspects(
+                bodies, lambda: list(map(self._read_free, suspects))
+            )
         return self._applier.apply(
             messages, DIVIDED_LOCK_TIMEOUT_SECONDS if part.is_divided else None
         )
@@ -242,6 +252,16 @@ class Applying:
         keys = list(self._aside.groups)
         more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
         return ", ".join(keys[:LISTED]) + more
+
+
+def _separated(part: Part, alone: Sequence[bool]) -> list[Part]:
+    """The part's deliveries in order: these alone, those between them together."""
+    parts: list[Part] = []
+    for is_alone, group in groupby(zip(alone, part.deliveries, strict=True), lambda each: each[0]):
+        deliveries = [delivery for _, delivery in group]
+        pieces = [[each] for each in deliveries] if is_alone else [deliveries]
+        parts += [Part(piece, part.is_divided) for piece in pieces]
+    return parts
 
 
 def _key(message: Message) -> str:

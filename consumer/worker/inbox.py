@@ -62,8 +62,7 @@ class Delivery(Struct, frozen=True, gc=False):
     size_bytes: int
     """About how much memory it takes."""
     is_suspect: bool = False
-    """Whether the message is a Suspect, and so must be a batch of its own. Asked for several times
-    for every message."""
+    """Whether the message is a Suspect. Asked for several times for every message."""
 
 
 class Inbox:
@@ -89,7 +88,7 @@ class Inbox:
         """The next batch, in order of arrival; empty if nothing comes in time, and once the inbox
         is closed.
 
-        A suspect is a batch of its own, so that it can take nothing else with it.
+        Suspects are never in one batch with others, so that they can take nothing else with them.
         """
         with self._changed:
             self._in_hand = 0
@@ -99,12 +98,13 @@ class Inbox:
             batch: list[Delivery] = []
             size_bytes = 0
             while self._waiting and not self._closed and len(batch) < self._batch_size:
-                size_bytes += self._waiting[0].size_bytes
-                if batch and (self._waiting[0].is_suspect or size_bytes > MAX_BATCH_BYTES):
+                following = self._waiting[0]
+                size_bytes += following.size_bytes
+                if batch and (
+                    following.is_suspect != batch[0].is_suspect or size_bytes > MAX_BATCH_BYTES
+                ):
                     break
                 batch.append(self._waiting.popleft())
-                if batch[-1].is_suspect:
-                    break
             self._in_hand = len(batch)
             return batch
 
