@@ -148,7 +148,10 @@ class Applier:
         return self._commit(messages, lock_timeout_seconds=lock_timeout_seconds)
 
     def apply_suspects(
-        self, bodies: Sequence[bytes], read: Callable[[], Sequence[Message]]
+        self,
+        bodies: Sequence[bytes],
+        read: Callable[[], Sequence[Message]],
+        lock_timeout_seconds: float | None = None,
     ) -> Tally:
         """Commits messages that were delivered before, which `read` decodes: they may end this
         process. One that is alone and did so in a few trials is buried unread.
@@ -159,7 +162,9 @@ class Applier:
         ended = self._suspects.begin_trial(bodies)
         try:
             messages = read() if ended < MAX_TRIALS else [unread(bodies[0], {}, ended)]
-            return self._commit(messages, lambda done: self._suspects.forget(done, bodies))
+            return self._commit(
+                messages, lambda done: self._suspects.forget(done, bodies), lock_timeout_seconds
+            )
         except (DBAPIError, MustWait):
             self._suspects.survived(bodies)
             raise

@@ -141,14 +141,13 @@ class Applying:
                 suspects.append(message)
             else:
                 messages.append(message)
+        lock_timeout_seconds = DIVIDED_LOCK_TIMEOUT_SECONDS if part.is_divided else None
         if suspects:  # and nothing else
             bodies = [suspect.body for suspect in suspects]
             return self._applier.apply_suspects(
-                bodies, lambda: list(map(self._read_free, suspects))
+                bodies, lambda: list(map(self._read_free, suspects)), lock_timeout_seconds
             )
-        return self._applier.apply(
-            messages, DIVIDED_LOCK_TIMEOUT_SECONDS if part.is_divided else None
-        )
+        return self._applier.apply(messages, lock_timeout_seconds)
 
     def _hold_back(self, part: Part) -> Part:
         """The part without what comes behind something that waits: that waits too."""

@@ -37,13 +37,16 @@ class LockedDatabase:
         return Tally(len(batch), cast("Any", {}))
 
     def apply_suspects(
-        self, bodies: Sequence[bytes], read: Callable[[], Sequence[Message]]
+        self,
+        bodies: Sequence[bytes],
+        read: Callable[[], Sequence[Message]],
+        lock_timeout_seconds: float | None,
     ) -> Tally:
         """Some may have killed a worker: those of which the last byte but two is odd."""
         known = [body[-3] % 2 == 1 for body in bodies]
         if len(bodies) > 1 and any(known):
             raise MustBeAlone(known)
-        return self.apply(read(), None)
+        return self.apply(read(), lock_timeout_seconds)
 
     def check(self) -> None:
         """No table is locked."""
