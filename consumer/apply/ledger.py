@@ -118,17 +118,17 @@ FOLD = text(f"""
             AS each (sequence, event)
         GROUP BY source_id, sequence / {BLOCK}
     ),
-    sorted AS (
+    checked AS (
         SELECT *, is_full AND NOT EXISTS (
             SELECT FROM ledger_event known
             WHERE known.source_id = gathered.source_id AND known.block = gathered.block
         ) AS is_whole
         FROM gathered
     ),
-    whole AS (SELECT source_id AS source, block, ids, recorded_at FROM sorted WHERE is_whole),
+    whole AS (SELECT source_id AS source, block, ids, recorded_at FROM checked WHERE is_whole),
     number AS (
         SELECT source_id AS source, sequence, event, each.recorded_at
-        FROM sorted CROSS JOIN ROWS FROM (
+        FROM checked CROSS JOIN ROWS FROM (
             pg_catalog.unnest(sequences), pg_catalog.unnest(events), pg_catalog.unnest(times)
         ) AS each (sequence, event, recorded_at)
         WHERE NOT is_whole
@@ -215,7 +215,7 @@ FOLD = text(f"""
     ),
     outdated AS (
         DELETE FROM ledger_event USING (
-            SELECT source_id AS source, max(block) AS newest FROM sorted GROUP BY source_id
+            SELECT source_id AS source, max(block) AS newest FROM checked GROUP BY source_id
         ) latest
         WHERE source_id = source AND block < newest - {KEPT_BLOCKS}
             AND pg_catalog.cardinality(reused) = 0
