@@ -62,16 +62,14 @@ class EncodedProperties(Struct, frozen=True, gc=False):
 
     @property
     def headers(self) -> dict[str, Any] | None:
-        headers: dict[str, Any] | None = None
-        if self.encoded[0] & HEADERS_BIT:
-            headers = BasicProperties().decode(self.encoded).headers
+        is_set = self.encoded[0] & HEADERS_BIT
+        headers: dict[str, Any] | None = self._decoded().headers if is_set else None
         return headers
 
     @property
     def user_id(self) -> str | None:
-        user_id: str | None = None
-        if self.encoded[1] & USER_ID_BIT:
-            user_id = BasicProperties().decode(self.encoded).user_id
+        is_set = self.encoded[1] & USER_ID_BIT
+        user_id: str | None = self._decoded().user_id if is_set else None
         return user_id
 
     @property
@@ -79,6 +77,9 @@ class EncodedProperties(Struct, frozen=True, gc=False):
         """How much memory they may take once decoded, if that matters."""
         size_bytes = len(self.encoded)
         return 0 if size_bytes <= UNCOUNTED_BYTES else size_bytes * DECODED
+
+    def _decoded(self) -> BasicProperties:
+        return BasicProperties().decode(self.encoded)
 
 
 def properties_bytes(properties: EncodedProperties | BasicProperties) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pika
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.engine import URL
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
@@ -195,3 +195,18 @@ def locked(engine: Engine, statement: str) -> Iterator[int]:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         connection.execute(text(statement))
         yield pid
+
+
+@contextmanager
+def executed_statements(engine: Engine) -> Iterator[list[str]]:
+    """What is executed in the block, but for what begins and ends transactions."""
+    executed: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        executed.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield executed
+    finally:
+        event.remove(engine, "before_cursor_execute", note)

@@ -142,9 +142,6 @@ class Applier:
         Raises DBAPIError if the database is in trouble, or if something is locked for longer than
         that (by default, than the engine waits); then nothing of the batch is committed.
         """
-        is_ordinary = lock_timeout_seconds is None and len(messages) <= FEW
-        if is_ordinary and self._commit_few(messages):
-            return _tally(messages, [], 0)
         return self._commit(messages, lock_timeout_seconds=lock_timeout_seconds)
 
     def apply_suspects(
@@ -198,7 +195,9 @@ class Applier:
 
         return find_blockers(self._engine, wait)
 
-    def _commit_few(self, messages: Sequence[Message]) -> bool:
+    def _commit_few(
+        self, messages: Sequence[Message], arrivals: Arrivals, source_ids: Mapping[str, int]
+    ) -> bool:
         """Commits the batch in one round trip; or nothing if a message cannot be applied, or if
         something came late. Raises DBAPIError if the database is in trouble."""
         events = [
@@ -208,8 +207,6 @@ class Applier:
         ]
         if len(events) < len(messages):
             return False
-        arrivals = arrivals_of(messages)
-        source_ids = self._reporters.numbers(arrivals.keys())
         branch_ids = array_of(branch_ids_of(messages))
         with autocommit(self._engine) as connection:
             try:
@@ -230,17 +227,21 @@ class Applier:
     def _commit(
         self,
         messages: Sequence[Message],
-        also: Callable[[Connection], None] = lambda _: None,
+        also: Callable[[Connection], None] | None = None,
         lock_timeout_seconds: float | None = None,
     ) -> Tally:
         arrivals = arrivals_of(messages)
         source_ids = self._reporters.numbers(arrivals.keys())
+        is_ordinary = also is None and lock_timeout_seconds is None and len(messages) <= FEW
+        if is_ordinary and self._commit_few(messages, arrivals, source_ids):
+            return _tally(messages, [], 0)
         with self._engine.begin() as connection:
             if lock_timeout_seconds is not None:
                 connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
             dead = write_batch(connection, messages, arrivals, source_ids)
             beyond = bury(connection, dead, self._letters_per_hour)
-            also(connection)
+            if also is not None:
+                also(connection)
         return _tally(messages, dead, self._told(beyond))
 
     def _told(self, beyond: Sequence[Sent]) -> int:

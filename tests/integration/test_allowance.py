@@ -1,12 +1,11 @@
 """How many letters of one source are kept within an hour, on a real PostgreSQL."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from hashlib import sha256
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply.allowance import SOURCE_CHARACTERS
 from mirrorfeed.consumer.apply.batch import Applier
@@ -15,7 +14,7 @@ from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.consumer.sources.audit import audit
 from mirrorfeed.consumer.sources.overflow import count_overflow
 from tests.builders import completed, messages
-from tests.servers import register_branches, rows
+from tests.servers import executed_statements, register_branches, rows
 from tests.wire_samples import body_with
 
 SOURCE = "/pullers/vostok/test"
@@ -150,21 +149,6 @@ def test_without_a_bound_everything_is_kept(engine: Engine) -> None:
     assert rows(engine, "SELECT count(*) FROM dead_letter") == [(21,)]
 
 
-@contextmanager
-def statements(engine: Engine) -> Iterator[list[str]]:
-    """What is executed in the block."""
-    seen: list[str] = []
-
-    def see(connection: object, cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-
-    event.listen(engine, "before_cursor_execute", see)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", see)
-
-
 def test_the_bound_costs_a_statement_if_something_is_buried(engine: Engine) -> None:
     """Whether or not it is reached; else nothing."""
     register_branches(engine, 7)
@@ -176,7 +160,7 @@ def test_the_bound_costs_a_statement_if_something_is_buried(engine: Engine) -> N
     for batch in (good, [*good, *bad(range(2))], [*good, *bad(range(9))]):
         for applier in (unbounded, bounded):
             execute(engine, "DELETE FROM dead_letter")
-            with statements(engine) as seen:
+            with executed_statements(engine) as seen:
                 applier.apply(batch)
             counts.append(len(seen))
     assert counts[1] == counts[0]

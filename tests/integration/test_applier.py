@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, TextClause, create_engine, event, make_url, text
+from sqlalchemy import Engine, TextClause, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply import batch, statements
@@ -26,6 +26,7 @@ from tests.builders import at, completed, failed, messages, script_run, started
 from tests.reference import BranchState, fold
 from tests.servers import (
     PATIENCE_SECONDS,
+    executed_statements,
     fresh_branch_ids,
     refuse_in_database,
     register_branches,
@@ -54,15 +55,8 @@ def single_session(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def executed(engine: Engine) -> Iterator[list[str]]:
-    """What is sent to the database, but for what begins and ends transactions."""
-    scripts: list[str] = []
-
-    def note(_connection: object, _cursor: object, script: str, *_: object) -> None:
-        scripts.append(script)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield scripts
-    event.remove(engine, "before_cursor_execute", note)
+    with executed_statements(engine) as scripts:
+        yield scripts
 
 
 def test_a_preparation_that_failed_half_way_is_made_again(

@@ -1,32 +1,17 @@
 """The table of workers, which each of them writes once a second."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.ledger import has_notes
 from mirrorfeed.consumer.partitions.assignment import Membership
 from mirrorfeed.consumer.partitions.layout import read_layout
-from tests.servers import rows
+from tests.servers import executed_statements, rows
 
 QUEUES = ["a", "b"]
-
-
-@contextmanager
-def statements(engine: Engine) -> Iterator[list[str]]:
-    """What is executed meanwhile."""
-    executed: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        executed.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield executed
-    event.remove(engine, "before_cursor_execute", note)
 
 
 @pytest.fixture
@@ -43,7 +28,7 @@ def test_a_beat_to_which_nothing_happens_is_one_statement(
     """It says how this worker is, and hears how the others are, in one round trip."""
     other = Membership(engine, None)
     other.take_part(["b"], QUEUES)
-    with statements(engine) as executed:
+    with executed_statements(engine) as executed:
         assignment = worker.take_part(["a", "b"], QUEUES, '{"turned_seconds": 1.0}')
     assert assignment.own == {"a"}
     assert assignment.served == {"b"}
@@ -88,7 +73,7 @@ def test_what_else_a_beat_asks_goes_through_the_same_connection(
     engine: Engine, worker: Membership
 ) -> None:
     """One statement each. Once the connection is lost there is no answer until it has another."""
-    with statements(engine) as executed:
+    with executed_statements(engine) as executed:
         assert worker.ask(has_notes) is False
     assert len(executed) == 1
     rows(engine, "SELECT pg_terminate_backend(backend_pid, 10000) FROM worker")
