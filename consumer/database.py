@@ -129,6 +129,8 @@ def open_engine(
         creator=lambda: _connect(dsn, all_settings),
         # SQLAlchemy would ask each new connection for a type that we do not use.
         use_native_hstore=False,
+        # A thread that comes again gets the session that has its statements prepared and planned.
+        pool_use_lifo=True,
         **pool,
     )
 

@@ -47,6 +47,9 @@ from mirrorfeed.contract.outage import Outage
 
 MAX_BACKOFF_SECONDS = 30.0
 DRAIN_PATIENCE_SECONDS = 10.0
+FOLD_SECONDS = 5.0
+"""How often the ledger is folded, unless there is more than can be folded at once. An event that
+comes meanwhile waits some milliseconds, and many notes cost hardly more than a few."""
 LAST_BEAT_SECONDS = 2.0
 """How long the worker's end waits for a database that does not answer."""
 
@@ -200,9 +203,10 @@ class Worker:
 
     def _beat(self) -> None:
         """Once a second, and whenever there is news, it reports this worker as alive, tells the
-        session what to consume as others come and go, and then folds the ledger's new notes until
-        the next beat is due."""
+        session what to consume as others come and go. If the ledger's new notes are due, it then
+        folds them until the next beat is due, and goes on after that if there are more."""
         membership = Membership(self._engine, self._share)
+        fold_at = 0.0
         try:
             while True:
                 next_beat_at = time.monotonic() + BEAT_SECONDS
@@ -210,7 +214,10 @@ class Worker:
                 if self._has_ended:
                     return
                 self._consult(membership)
-                self._fold_new(membership, next_beat_at)
+                if time.monotonic() >= fold_at:
+                    self._fold_new(membership, next_beat_at)
+                    if not self._has_news.is_set() and time.monotonic() < next_beat_at:
+                        fold_at = time.monotonic() + FOLD_SECONDS
                 self._has_news.wait(next_beat_at - time.monotonic())
         except Exception as error:  # passed to the thread that can end the session
             self._beat_error = error
