@@ -10,13 +10,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http import HTTPStatus
 from http.client import HTTPConnection
 from importlib import import_module
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import dumps
@@ -37,10 +37,13 @@ END_OF_RESPONSE = b"</methodResponse>\n"
 TRUE = b"<boolean>1</boolean>"
 
 
-def timed(call: Callable[[int], object], calls: int) -> list[float]:
-    """The seconds of each call; successive calls are about branches far apart."""
+def timed(
+    call: Callable[[int], object], calls: int, due: Iterable[object] = repeat(None)
+) -> list[float]:
+    """The seconds of each call; successive calls are about branches far apart. Each is made when
+    `due` gives way."""
     seconds: list[float] = []
-    for number in range(calls):
+    for number, _ in zip(range(calls), due, strict=False):
         branch_id = number * 7 % BRANCHES + 1
         began_at = time.perf_counter()
         call(branch_id)
@@ -60,15 +63,16 @@ def at_pace(rate: float, count: int) -> Iterator[float]:
         yield due
 
 
-def appender(spool: str, calls: str) -> dict[str, Any]:
-    """One of many pullers on one spool: says that it is ready, waits for SIGUSR1, then calls
-    without a pause. Returns when it began and ended, and how long each call took."""
+def appender(spool: str, calls: str, rate: str = "inf") -> dict[str, Any]:
+    """One of many pullers on one spool: says that it is ready, waits for SIGUSR1, then calls, so
+    many times a second. Returns when it began and ended, and how long each call took."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     with closing(BranchStatusClient(spool, forward=False)) as client:
         print("ready", flush=True)
         signal.sigwait([signal.SIGUSR1])
         began_at = time.monotonic()
-        seconds = timed(client.start_mirroring, int(calls))
+        due = at_pace(float(rate), int(calls))
+        seconds = timed(client.start_mirroring, int(calls), due)
         return {"began_at": began_at, "ended_at": time.monotonic(), "seconds": seconds}
 
 

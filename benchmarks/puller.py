@@ -1,5 +1,6 @@
 """What a puller host pays: for one call, for many calling processes, and for sending the spool."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -37,6 +38,8 @@ BLOCKS_OF_A_DEATH = 15
 APPENDERS = 16
 APPENDS = 4800
 """Calls of all processes together."""
+PACE = 100
+"""Calls a second of each of them, where they pause."""
 EVENTS = 60_000
 EVENTS_ONE_BY_ONE = 2000
 RUNS = 20
@@ -131,20 +134,28 @@ def appenders(stand: Stand) -> Rows:
         p99, longest = milliseconds(seconds, 99), milliseconds(seconds, 100)
         return {many.what: rate, wait.what: p99, wait_at_most.what: longest}
 
+    def paced() -> Values:
+        _, seconds = _append(stand, APPENDERS, PACE)
+        p99, longest = milliseconds(seconds, 99), milliseconds(seconds, 100)
+        return {paced_wait.what: p99, paced_at_most.what: longest}
+
     bare = Row("bare commit, alone, p99", "ms", alone)
     one = Row("one process", "calls/s", lambda: _append(stand, 1)[0])
     many = Row(f"{APPENDERS} processes", "calls/s", together, at_least(1, one))
     wait = Row(f"{many.what}, p99 of a call", "ms", together, at_most(20, bare))
     wait_at_most = Row(f"{many.what}, longest call", "ms", together)
-    yield {"pullers, one spool": [bare, one, many, wait, wait_at_most]}
+    at_pace = f"{APPENDERS} processes, {PACE} calls a second each"
+    paced_wait = Row(f"{at_pace}, p99", "ms", paced, at_most(20, bare))
+    paced_at_most = Row(f"{at_pace}, longest call", "ms", paced)
+    yield {"pullers, one spool": [bare, one, many, wait, wait_at_most, paced_wait, paced_at_most]}
 
 
-def _append(stand: Stand, processes: int) -> tuple[float, list[float]]:
+def _append(stand: Stand, processes: int, rate: float = math.inf) -> tuple[float, list[float]]:
     """Calls per second, from the first start to the last end, and the seconds of each call."""
     path = _new(stand, "appended")
     with ExitStack() as stack:
         running = [
-            stack.enter_context(stand.calling("appender", path, APPENDS // processes))
+            stack.enter_context(stand.calling("appender", path, APPENDS // processes, rate))
             for _ in range(processes)
         ]
         for each in running:

@@ -75,7 +75,8 @@ class BranchStatusClient:
     itself at the end.
 
     Every method raises InvalidEvent for a bad argument, SpoolFull if there is no room and
-    SpoolError if the spool cannot be used. An event was taken if and only if nothing was raised.
+    SpoolError if the spool cannot be used. An event was taken if and only if nothing was raised,
+    except that one may be sent although its call raised if the disk failed to write it.
     """
 
     def __init__(

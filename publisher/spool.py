@@ -1,8 +1,9 @@
 """The durable file that keeps an event safe from the puller's call until the broker's confirm.
 
-One SQLite file in WAL mode. An append commits with `synchronous=FULL`: when it returns, the event
-survives a power cut (https://sqlite.org/pragma.html#pragma_synchronous). Any number of processes
-may append while one forwarder takes events away.
+One SQLite file in WAL mode. An append commits, and then syncs SQLite's log: when it returns, the
+event survives a power cut, as it would with `synchronous=FULL`
+(https://sqlite.org/pragma.html#pragma_synchronous). Any number of processes may append while one
+forwarder takes events away.
 """
 
 import time
@@ -95,9 +96,9 @@ class Spool:
             if self._batch is not None:
                 with SpoolWriter(self._batch) as writer:
                     yield writer
-            else:
-                with self._committed(BUSY_TIMEOUT_SECONDS) as batch, SpoolWriter(batch) as writer:
-                    yield writer
+                return
+        with self._committed(BUSY_TIMEOUT_SECONDS) as batch, SpoolWriter(batch) as writer:
+            yield writer
 
     @contextmanager
     def group_commit(self, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Iterator[None]:
@@ -121,6 +122,12 @@ class Spool:
                 (after, limit),
             )
             return list(map(SpooledEvent._make, rows))
+
+    def sync(self) -> None:
+        """Waits until whatever was pending survives a power cut. Before that it must not be sent:
+        its number might be given out again."""
+        with self._file.translated_errors():
+            self._file.sync()
 
     def event(self, sequence: int) -> SpooledEvent | None:
         """The event with that sequence, if it is waiting for the broker."""

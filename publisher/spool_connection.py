@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from mirrorfeed.contract.sqlite_uri import sqlite_uri
 from mirrorfeed.publisher.errors import SpoolBusy, SpoolError, SpoolFull
 from mirrorfeed.publisher.forking import close_before_fork, fork_lock
-from mirrorfeed.publisher.spool_access import LOG, beside, check_log, check_rights, close_to_others
+from mirrorfeed.publisher.spool_access import check_log, check_rights, close_to_others
 from mirrorfeed.publisher.spool_batch import INTERRUPTED
 from mirrorfeed.publisher.spool_file import (
     SCHEMA_VERSION,
@@ -21,10 +22,14 @@ from mirrorfeed.publisher.spool_file import (
     upgrade,
     version_of,
 )
+from mirrorfeed.publisher.spool_log import SpoolLog
 
 RESERVED_BYTES = 8 * 1024**2
 """Twice what SQLite writes to its log before merging that into the file."""
 BUSY_TIMEOUT_SECONDS = 30.0
+BUSY_SLICE_SECONDS = 0.003
+"""SQLite asks for a lock again after 1 ms, 2 ms, 5 ms and so on, up to 100 ms. Whoever has waited
+among many for long would hardly ever get it. So SQLite waits for this long, and is asked again."""
 LOG_TIMEOUT_SECONDS = 0.1
 """How long a spool near its limit waits for others before it merges its log."""
 FRAME_HEADER_BYTES = 24
@@ -40,22 +45,25 @@ class SpoolConnection:
     SQLite goes on writing to a file that was removed or replaced, and what it writes is lost. So
     whoever appends looks at the path first, opens what is there now, and commits nothing to any
     other file.
+
+    A commit is synced once SQLite's lock is free again, so that others write meanwhile, and their
+    waits for the disk become one. Until then others can see what a power cut may take back.
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, appends: bool) -> None:
         # One spool must not have two names, as each name would have a lock for the forwarder.
         self.path = Path(os.path.realpath(path))
         self.lock = threading.RLock()
-        self._log = beside(self.path, LOG)
         self._folder = self.path.parent
         self._limit_bytes = limit_bytes
         self._appends = appends
         self._busy_timeout_seconds = BUSY_TIMEOUT_SECONDS
         self._connection: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None
-        self._opened_log: os.stat_result
+        self._log: SpoolLog
         self._is_stale = False
-        self._spool_bytes = self._log_bytes = 0
+        self._is_unsynced = False
+        self._spool_bytes = 0
         with fork_lock, self.translated_errors():
             self._connect()
             close_before_fork(self)
@@ -63,6 +71,12 @@ class SpoolConnection:
     def current(self) -> sqlite3.Connection:
         """A connection that appends is to the file that is at the path now, any other one to the
         file that it has been to from the start. The caller holds `lock`."""
+        connection = self._current()
+        if not connection.in_transaction:
+            self._set_busy_timeout(connection, BUSY_TIMEOUT_SECONDS)
+        return connection
+
+    def _current(self) -> sqlite3.Connection:
         connection = self._connect()
         if not self._appends or connection.in_transaction:
             return connection
@@ -80,7 +94,7 @@ class SpoolConnection:
         """Whether the files that are open are still the ones at the path."""
         if self._connection is None:
             return True  # closed before a fork
-        return self._is_spool_at_path() and self._is_log_at_path()
+        return self._is_spool_at_path() and self._log.is_at_its_path()
 
     def _is_spool_at_path(self) -> bool:
         try:
@@ -90,31 +104,28 @@ class SpoolConnection:
         self._spool_bytes = found.st_size
         return self._opened is not None and os.path.samestat(found, self._opened)
 
-    def _is_log_at_path(self) -> bool:
-        try:
-            found = self._log.stat()
-        except FileNotFoundError:
-            return False
-        self._log_bytes = found.st_size
-        return os.path.samestat(found, self._opened_log)
-
     @contextmanager
     def transaction(
         self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS, *, needs_room: bool = False
     ) -> Iterator[sqlite3.Connection]:
-        """Errors raised in the block are not translated. Raises SpoolBusy, and SpoolFull if
+        """If this connection appends, what the block has written survives a power cut once the
+        block has ended.
+
+        Errors raised in the block are not translated. Raises SpoolBusy, and SpoolFull if
         `needs_room` and there is none."""
+        log: SpoolLog | None = None
         with self.lock:
             with self.translated_errors():
-                connection = self.current()
+                connection = self._current()
                 if connection.in_transaction:
                     raise SpoolError(INTERRUPTED)
+                if self._is_unsynced:
+                    self._merge_log(connection)
                 if needs_room:
                     self._check_room(connection)
             try:
                 with self.translated_errors():
-                    self._set_busy_timeout(connection, timeout_seconds)
-                    connection.execute("BEGIN IMMEDIATE")
+                    self._begin(connection, timeout_seconds)
                 yield connection
                 with self.translated_errors():
                     if not self.is_at_its_path():
@@ -123,12 +134,59 @@ class SpoolConnection:
                             f"the spool {self.path} was removed or replaced during the call:"
                             " report again"
                         )
+                    if self._appends:
+                        log = self._log.duplicate()  # another thread may disconnect meanwhile
                     connection.execute("COMMIT")
             except BaseException:
+                if log is not None:
+                    log.close()
                 if connection.in_transaction:  # a full disk has already ended the transaction
                     with self.translated_errors():
                         connection.execute("ROLLBACK")
                 raise
+        if log is not None:
+            self._sync(log)
+
+    def _begin(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
+        self._set_busy_timeout(connection, min(timeout_seconds, BUSY_SLICE_SECONDS))
+        give_up_at = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= give_up_at:
+                    raise
+            else:
+                return
+
+    def _sync(self, log: SpoolLog) -> None:
+        try:
+            log.sync()
+        except OSError as error:
+            self._is_unsynced = True
+            raise SpoolError(
+                f"the disk did not take what was written to the spool {self.path}: {error}; report"
+                " again (the event may come twice)"
+            ) from error
+        finally:
+            log.close()
+
+    def _merge_log(self, connection: sqlite3.Connection) -> None:
+        """After a sync that failed, the log on the disk may have a gap, and a power cut would take
+        whatever comes behind it. So nothing does."""
+        ((is_busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_busy:
+            raise SpoolError(
+                f"the disk did not take the log {self._log.path}, and that cannot be merged into"
+                " the spool because another process keeps reading it (fuser can tell which one)"
+            )
+        self._is_unsynced = False
+
+    def sync(self) -> None:
+        """Waits until whatever can be read in the file would survive a power cut."""
+        with self.lock:
+            self._connect()
+            self._log.sync()
 
     def _set_busy_timeout(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
         if timeout_seconds != self._busy_timeout_seconds:
@@ -143,9 +201,9 @@ class SpoolConnection:
         """
         if self._is_disk_full():
             raise SpoolFull(self._why_full())
-        if self._spool_bytes + self._log_bytes <= self._limit_bytes:
+        if self._spool_bytes + self._log.size_bytes <= self._limit_bytes:
             return
-        if self._log_bytes <= self._room_for_log(connection):
+        if self._log.size_bytes <= self._room_for_log(connection):
             return
         self._set_busy_timeout(connection, LOG_TIMEOUT_SECONDS)
         ((_, frames, merged),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -153,7 +211,7 @@ class SpoolConnection:
         if merged < frames and log_bytes > self._room_for_log(connection):
             raise SpoolFull(
                 f"the spool {self.path} is full, its limit is {self._limit_bytes} bytes: its log"
-                f" {self._log} has {log_bytes}, and is not merged into it because another"
+                f" {self._log.path} has {log_bytes}, and is not merged into it because another"
                 " process keeps reading it (fuser can tell which one)"
             )
 
@@ -205,7 +263,8 @@ class SpoolConnection:
                 f" {SCHEMA_VERSION}): name another file, or use the version that made it"
             )
         connection.execute("PRAGMA journal_mode = WAL")  # a backup may have left it out
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._appends else 'NORMAL'}")
+        # FULL would sync each commit, as `transaction` does, but would keep SQLite's lock for it.
+        connection.execute("PRAGMA synchronous = NORMAL")
         # Debian's SQLite would overwrite deleted data with zeros, and write those to its log.
         connection.execute("PRAGMA secure_delete = OFF")
         if self._appends:
@@ -218,14 +277,15 @@ class SpoolConnection:
         not the one that somebody who only reads and removes events has begun with."""
         if self._appends or self._opened is None:
             self._opened = spool
-        self._opened_log = self._log.stat()
         if not self._is_spool_at_path() or not os.path.samestat(spool, self._opened):
             raise SpoolError(f"the spool {self.path} was removed or replaced: open it again")
+        self._log = SpoolLog.of(self.path)
         self._is_stale = False
 
     def disconnect(self) -> None:
         """Closes the connection; the next use opens a new one. The caller holds `lock`."""
         if self._connection is not None:
+            self._log.close()
             self._connection.close()
             self._connection = None
 
@@ -234,11 +294,9 @@ class SpoolConnection:
 
     def translated(self, error: sqlite3.Error | OSError) -> SpoolError:
         """The error as callers know it."""
-        # The low byte; the rest of the code has details that nobody needs here.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if _code(error) == sqlite3.SQLITE_FULL:
             return SpoolFull(self._why_full())
-        if code == sqlite3.SQLITE_BUSY:
+        if _is_busy(error):
             return SpoolBusy(
                 f"the spool {self.path} cannot be used: another process keeps it locked; find out"
                 " which one (fuser can tell), then report again"
@@ -274,6 +332,15 @@ class _TranslatedErrors:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, sqlite3.Error | OSError):
             raise self._connection.translated(error) from error
+
+
+def _code(error: sqlite3.Error | OSError) -> int:
+    """SQLite's, without the details in its higher bytes; 0 if it is not SQLite's error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_busy(error: sqlite3.Error | OSError) -> bool:
+    return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

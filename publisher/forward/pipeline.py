@@ -166,6 +166,9 @@ class Pipeline:
 
     def _fill(self) -> bool:
         if self._may_have_more:
-            self._read.extend(self._spool.pending(after=self._cursor, limit=READ_AHEAD))
-            self._may_have_more = len(self._read) == READ_AHEAD
+            found = self._spool.pending(after=self._cursor, limit=READ_AHEAD)
+            if found:
+                self._spool.sync()
+            self._read.extend(found)
+            self._may_have_more = len(found) == READ_AHEAD
         return bool(self._read)

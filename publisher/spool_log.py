@@ -1,0 +1,48 @@
+"""SQLite's log beside a spool, in which a commit survives a power cut once it is synced."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from mirrorfeed.publisher.spool_access import LOG, beside
+
+
+class SpoolLog:
+    """The log that was there when it was opened.
+
+    Closing it does no harm: SQLite's locks, which POSIX drops when a process closes a file, are on
+    the spool's other files (https://sqlite.org/walformat.html, section 2.3).
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._opened = os.fstat(descriptor)
+        self.size_bytes = self._opened.st_size
+        """When it was last looked for at its path."""
+
+    @classmethod
+    def of(cls, spool: Path) -> Self:
+        """Raises OSError."""
+        path = beside(spool, LOG)
+        return cls(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
+
+    def duplicate(self) -> Self:
+        """The same log, to be closed by itself. Raises OSError."""
+        return type(self)(self.path, os.dup(self._descriptor))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def is_at_its_path(self) -> bool:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return False
+        self.size_bytes = found.st_size
+        return os.path.samestat(found, self._opened)
+
+    def sync(self) -> None:
+        """Waits until all that is in it is on the disk. Raises OSError."""
+        # As SQLite does: when a file was written need not be on the disk.
+        getattr(os, "fdatasync", os.fsync)(self._descriptor)
