@@ -81,7 +81,7 @@ def apply(count: int) -> None:
     """Batches become statements and parameters, which are not executed, and are counted."""
     from sqlalchemy import Engine
 
-    from mirrorfeed.consumer.apply.batch import Applier
+    from mirrorfeed.consumer.apply.applier import Applier
     from mirrorfeed.consumer.apply.message import read_message
     from mirrorfeed.consumer.worker.counts import Counts
 

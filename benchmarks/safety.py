@@ -9,7 +9,7 @@ from benchmarks.harness import Row, Rows, at_least, at_most, measure
 from benchmarks.load import publications
 from benchmarks.stand import Stand
 from benchmarks.worker import DRAIN, ROUNDS, drain_rate
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan

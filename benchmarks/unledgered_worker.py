@@ -6,7 +6,7 @@ from mirrorfeed.consumer.commands.main import main
 
 if __name__ == "__main__":
     with (
-        patch("mirrorfeed.consumer.apply.batch.arrivals_of", lambda messages: {}),
+        patch("mirrorfeed.consumer.apply.applier.arrivals_of", lambda messages: {}),
         patch("mirrorfeed.consumer.worker.service.fold", lambda engine, until: False),
     ):
         main()

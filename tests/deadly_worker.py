@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.commands.main import main
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.contract.wire import decode

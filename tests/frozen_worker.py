@@ -16,7 +16,7 @@ from pika.channel import Channel
 from pika.exceptions import StreamLostError
 
 from mirrorfeed.amqp import session
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.commands.main import main
 from mirrorfeed.consumer.worker import service
 from mirrorfeed.consumer.worker.session import ConsumingSession

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.contract.events import Envelope
 from tests.builders import messages
 

@@ -14,7 +14,7 @@ from itertools import chain, groupby
 from msgspec import Struct
 from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.applier import Applier, Tally
 from mirrorfeed.consumer.apply.message import Message, branch_id_of
 from mirrorfeed.consumer.apply.suspects import MustBeAlone, MustWait
 from mirrorfeed.consumer.database import first_line, is_lock_timeout

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.applier import Applier, Tally
 from mirrorfeed.consumer.apply.large import LargeMessage
 from mirrorfeed.consumer.apply.message import redeliveries
 from mirrorfeed.consumer.worker.inbox import Subscription

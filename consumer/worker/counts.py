@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from mirrorfeed.consumer.apply.batch import Tally
+from mirrorfeed.consumer.apply.applier import Tally
 from mirrorfeed.consumer.worker.inbox import Subscription
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.wire import TYPES

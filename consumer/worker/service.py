@@ -31,7 +31,7 @@ from mirrorfeed.amqp.connections import (
     why_unreachable,
 )
 from mirrorfeed.amqp.read_frames import tolerate_undecodable_headers
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.ledger import fold, has_notes
 from mirrorfeed.consumer.database import check_database, check_sessions, first_line, unavailable
 from mirrorfeed.consumer.errors import DatabaseUnavailable, ServerUnavailable

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.amqp.connections import TooFewChannels
 from mirrorfeed.amqp.read_frames import delivery_connection, properties_bytes
 from mirrorfeed.amqp.session import Session
-from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.applier import Applier, Tally
 from mirrorfeed.consumer.apply.message import (
     NO_HEADERS,
     Message,

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.message import Message
 from mirrorfeed.consumer.branches.register import NewBranch, find, register, remove
 from mirrorfeed.consumer.errors import BranchConflict

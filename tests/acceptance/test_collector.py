@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.events import Envelope, MirrorFailed, MirrorStarted, ScriptRun
 from sandbox.ports import LOOPBACK, PortBlock

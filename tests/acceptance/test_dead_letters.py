@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.message import Rejection, read_message
 from mirrorfeed.consumer.apply.suspects import unread

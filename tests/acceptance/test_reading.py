@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, make_url, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment

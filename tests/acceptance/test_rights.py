@@ -14,7 +14,7 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.amqp.connections import Addresses
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.branches.listing import Sort
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.store import Selection

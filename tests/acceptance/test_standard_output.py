@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.contract.events import Envelope, MirrorStarted
 from tests.builders import at, failed, messages
 from tests.commands import TIMEOUT_SECONDS, Shell

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.partitions.layout import unchanging_layout

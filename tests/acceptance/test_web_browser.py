@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.operations.preview import preview
 from mirrorfeed.consumer.operations.store import Kind

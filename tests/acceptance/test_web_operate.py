@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.dead_letters.plan import plan
 from mirrorfeed.consumer.dead_letters.store import Selection
 from mirrorfeed.consumer.errors import OperationError

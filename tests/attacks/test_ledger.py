@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply.allowance import LETTERS_PER_HOUR
-from mirrorfeed.consumer.apply.batch import Applier, write_batch
+from mirrorfeed.consumer.apply.applier import Applier
+from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.message import HIGHEST_SEQUENCE
 from mirrorfeed.consumer.apply.projection import MANY, project_branches
 from mirrorfeed.consumer.branches.rebuild import rebuild

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer import migrations
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.branches.rebuild import rebuild
 from mirrorfeed.consumer.database import open_engine

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply.allowance import SOURCE_CHARACTERS
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.large import LargeMessage
 from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.consumer.sources.audit import audit

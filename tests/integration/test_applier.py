@@ -10,13 +10,14 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, TextClause, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.consumer.apply import batch, statements
-from mirrorfeed.consumer.apply.batch import FEW, PIECE, Applier
+from mirrorfeed.consumer.apply import statements
+from mirrorfeed.consumer.apply.applier import FEW, Applier
+from mirrorfeed.consumer.apply.batch import PIECE
 from mirrorfeed.consumer.apply.message import read_message
-from mirrorfeed.consumer.apply.projection import MANY
+from mirrorfeed.consumer.apply.projection import APPLY_ATTEMPTS, APPLY_FEW, MANY
 from mirrorfeed.consumer.branches.rebuild import rebuild
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.retention import prune
@@ -204,12 +205,12 @@ def tell(step: Step, branch_ids: list[int]) -> Envelope:
 def too_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """More attempts than these are not read for one event: also so few that histories have them. Of
     their batches, some are few messages and some are not."""
-    for name in ("APPLY_ATTEMPTS", "APPLY_FEW"):
-        original: TextClause = getattr(batch, name)
+    used_in = {"batch.APPLY_ATTEMPTS": APPLY_ATTEMPTS, "applier.APPLY_FEW": APPLY_FEW}
+    for place, original in used_in.items():
         statement = text(original.text.replace(str(MANY), str(request.param)))
-        monkeypatch.setattr(batch, name, statement)
-        monkeypatch.setitem(statements.PREPARED, statement, f"{name}_in_test")
-    monkeypatch.setattr(batch, "FEW", 3)
+        monkeypatch.setattr(f"mirrorfeed.consumer.apply.{place}", statement)
+        monkeypatch.setitem(statements.PREPARED, statement, place.replace(".", "_"))
+    monkeypatch.setattr("mirrorfeed.consumer.apply.applier.FEW", 3)
     statements._preparations.cache_clear()
     yield
     statements._preparations.cache_clear()

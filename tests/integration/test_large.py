@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.large import PART_BYTES, LargeMessage
 from mirrorfeed.consumer.apply.message import Message, Rejection
 from mirrorfeed.consumer.database import open_engine

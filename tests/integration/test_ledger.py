@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply import ledger, reporters
-from mirrorfeed.consumer.apply.batch import Applier, write_batch
+from mirrorfeed.consumer.apply.applier import Applier
+from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.ledger import FOLD, TRY_LOCK, arrivals_of, fold, fold_piece
 from mirrorfeed.consumer.apply.message import Limits, Message, read_message
 from mirrorfeed.consumer.apply.reporters import Reporters

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.branches import survey as surveys
 from mirrorfeed.consumer.branches.activity import attempts_by_minute
 from mirrorfeed.consumer.branches.listing import (

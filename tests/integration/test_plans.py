@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply import statements
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.consumer.database import open_engine

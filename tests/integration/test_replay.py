@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.apply import burial
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.message import Rejection, read_message, reject
 from mirrorfeed.consumer.apply.projection import Attempt, attempt_of
 from mirrorfeed.consumer.dead_letters import store as letters

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Engine, inspect
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.ledger import fold
 from mirrorfeed.consumer.migrations import bring_forward
 from mirrorfeed.consumer.tables import Base

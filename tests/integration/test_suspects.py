@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import Engine, text
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.message import Message, read_message
 from mirrorfeed.consumer.apply.suspects import MAX_TRIALS, MustBeAlone
 from tests.builders import messages, started

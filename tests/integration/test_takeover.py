@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from mirrorfeed.consumer.apply.batch import Applier
+from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.branches.takeover import KnownState, take_over
 from mirrorfeed.contract.events import InvalidEvent
 from tests.builders import at, completed, failed, messages, started

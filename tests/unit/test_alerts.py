@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from mirrorfeed.consumer.apply.batch import Tally
+from mirrorfeed.consumer.apply.applier import Tally
 from mirrorfeed.consumer.branches.scripts import Sighting, Watched
 from mirrorfeed.consumer.branches.status import BranchState
 from mirrorfeed.consumer.collector.metrics import CollectorMetrics

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy.exc import OperationalError
 
-from mirrorfeed.consumer.apply.batch import Applier, Tally
+from mirrorfeed.consumer.apply.applier import Applier, Tally
 from mirrorfeed.consumer.apply.message import Message, branch_ids_of, read_message
 from mirrorfeed.consumer.apply.suspects import MustBeAlone
 from mirrorfeed.consumer.worker import applying

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from mirrorfeed.consumer.apply.batch import Tally
+from mirrorfeed.consumer.apply.applier import Tally
 from mirrorfeed.consumer.worker.counts import DELAY_BOUNDS, LONGEST_DELAY, Counts, Histogram
 from mirrorfeed.consumer.worker.metrics import WorkerMetrics
 from mirrorfeed.consumer.worker.progress import Progress
