@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-UNINITIALIZED = "uninitialized"
-"""What systemd writes there until a machine has its own."""
+NO_IDS = ("", "uninitialized")
+"""What systemd writes there until a machine has its own (machine-id(5))."""
 
 
 class Origin(NamedTuple):
@@ -47,4 +47,4 @@ def _digest(file: Path) -> str:
         text = file.read_text().strip()
     except OSError:
         return ""
-    return sha256(f"mirrorfeed {text}".encode()).hexdigest() if text != UNINITIALIZED else ""
+    return "" if text in NO_IDS else sha256(f"mirrorfeed {text}".encode()).hexdigest()

@@ -9,6 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
+from mirrorfeed.consumer.partitions.own_events import is_own_run
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 
 RUNS_KEPT_IN_MIND = 11
@@ -119,10 +120,15 @@ class Rhythm(Struct, frozen=True):
 
 
 def rhythms(connection: Connection, now: datetime) -> list[Rhythm]:
-    """Of each script on each host, from its last runs."""
+    """Of each script on each host, from its last runs. What operators start by hand has none."""
     found = connection.execute(LAST_STARTS, {"name": None, "runs": RUNS_KEPT_IN_MIND})
     return [
-        Rhythm(row.name, row.hostname, _longest_gap(row.starts), age_seconds(now, row.starts[0]))
+        Rhythm(
+            row.name,
+            row.hostname,
+            None if is_own_run(row.name) else _longest_gap(row.starts),
+            age_seconds(now, row.starts[0]),
+        )
         for row in found
     ]
 

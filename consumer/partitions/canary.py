@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.layout import Layout
-from mirrorfeed.consumer.partitions.own_events import properties_of
+from mirrorfeed.consumer.partitions.own_events import canary_name, properties_of
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason
@@ -49,7 +49,7 @@ def canary_names(partitions: int) -> list[str]:
     names: dict[int, str] = {}
     number = 0
     while len(names) < partitions:
-        name = f"canary-{number}"
+        name = canary_name(number)
         names.setdefault(routing.slot_of(f"script:{name}") % partitions, name)
         number += 1
     return [names[partition] for partition in range(partitions)]

@@ -28,7 +28,7 @@ from mirrorfeed.consumer.partitions.layout import (
     read_layout,
     write_layout,
 )
-from mirrorfeed.consumer.partitions.own_events import properties_of
+from mirrorfeed.consumer.partitions.own_events import MARKER_NAME, properties_of
 from mirrorfeed.consumer.partitions.topology import bind_slots, declare_queues, unbind_slots
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun
@@ -36,7 +36,6 @@ from mirrorfeed.contract.events import Envelope, ScriptRun
 MARKERS = 2
 """A message that was routed before the slots were unbound may arrive behind the first marker, but
 not behind a second one, published once the first has been applied."""
-MARKER_NAME = "mirror-consumer topology"
 POLL_SECONDS = 0.2
 
 # Buried counts too: workers with --require-user do not apply a marker.

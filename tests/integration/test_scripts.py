@@ -6,6 +6,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs, rhythms
+from mirrorfeed.consumer.partitions.canary import canary_names
+from mirrorfeed.consumer.partitions.own_events import MARKER_NAME
 from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 
 GC = Watched("vostok", "gc")
@@ -186,3 +188,13 @@ def test_ten_pauses_are_kept_in_mind(engine: Engine) -> None:
     with engine.connect() as connection:
         (found,) = rhythms(connection, NOON)
     assert found.usual_seconds == 3600
+
+
+@pytest.mark.parametrize("name", [MARKER_NAME, *canary_names(4)])
+def test_what_an_operator_had_run_is_never_overdue(engine: Engine, name: str) -> None:
+    """A canary, or a marker of a move of partitions, comes when somebody asks for it."""
+    for hours in [20, 21, 22, 23]:
+        ran(engine, "mirror.events.p0", name, NOON - hours * HOUR, took=timedelta())
+    with engine.connect() as connection:
+        (found,) = rhythms(connection, NOON)
+    assert not found.is_overdue

@@ -306,8 +306,9 @@ def test_a_machine_id_is_not_given_away(path: Path, monkeypatch: pytest.MonkeyPa
     file = path.with_name("machine-id")
     monkeypatch.setattr("mirrorfeed.publisher.spool_origin.MACHINE_ID", file)
     assert origin_of(path).machine == ""
-    file.write_text("uninitialized\n")
-    assert origin_of(path).machine == ""
+    for unset in ("", "uninitialized\n"):
+        file.write_text(unset)
+        assert origin_of(path).machine == ""
     file.write_text("0123456789abcdef\n")
     assert len(origin_of(path).machine) == 64
     assert "0123456789abcdef" not in origin_of(path).machine
