@@ -11,7 +11,7 @@ class SpoolLog:
     """The log that was there when it was opened.
 
     Closing it does no harm: SQLite's locks, which POSIX drops when a process closes a file, are on
-    the spool's other files (https://sqlite.org/walformat.html, section 2.3).
+    the spool's other files (https://sqlite.org/walformat.html).
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
