@@ -14,22 +14,23 @@ class SpoolLog:
     the spool's other files (https://sqlite.org/walformat.html).
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, opened: os.stat_result) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._opened = os.fstat(descriptor)
-        self.size_bytes = self._opened.st_size
+        self._opened = opened
+        self.size_bytes = opened.st_size
         """When it was last looked for at its path."""
 
     @classmethod
     def of(cls, spool: Path) -> Self:
         """Raises OSError."""
         path = beside(spool, LOG)
-        return cls(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        return cls(path, descriptor, os.fstat(descriptor))
 
     def duplicate(self) -> Self:
         """The same log, to be closed by itself. Raises OSError."""
-        return type(self)(self.path, os.dup(self._descriptor))
+        return type(self)(self.path, os.dup(self._descriptor), self._opened)
 
     def close(self) -> None:
         os.close(self._descriptor)
