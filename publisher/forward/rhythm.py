@@ -1,7 +1,7 @@
 """How soon a session looks at the spool again, for what other processes appended.
 
 While something goes on it looks ten times a second. Later it rests, and leaves it to Linux to tell
-when somebody writes to the spool. What is written can be read once the disk has it, which nobody
+when somebody writes to the spool. What is written can be read once it is committed, which nobody
 tells: so from then on it looks sooner, and then less and less often. Nothing here does I/O or reads
 a clock.
 """
@@ -10,7 +10,8 @@ POLL_SECONDS = 0.1
 REST_SECONDS = 1.0
 """Also while it rests it looks now and then, should something not be told."""
 COMMIT_SECONDS = 0.001
-"""How soon it looks after something was written. A disk takes about as long for a commit."""
+"""How soon it looks after something was written. A commit by an older version, which waits for the
+disk, takes about as long."""
 AWAKE_SECONDS = 5.0
 """How long it goes on looking after something happened. A commit that takes longer may have begun
 before a watch was set, and end while the session rests."""

@@ -2,7 +2,7 @@
 
 So a forwarder that has nothing to do need not look for events many times a second. Whoever appends
 has no part in this: not a right, a version or a moment of its own. That a write was told of does
-not mean that it can be read yet, as a commit first waits for the disk; and that nothing was told
+not mean that it can be read yet, as the commit comes after the write; and that nothing was told
 does not mean much where a file system is not one of this kernel's. So whoever watches looks, too.
 """
 
