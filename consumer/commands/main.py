@@ -103,7 +103,7 @@ def run(
     ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, max=10_000, help="The most messages in one transaction.")
-    ] = 1000,
+    ] = 4000,
     future_tolerance_seconds: FutureToleranceOption = FUTURE_TOLERANCE_SECONDS,
     highest_sequence: HighestSequenceOption = HIGHEST_SEQUENCE,
     letters_per_hour: Annotated[

@@ -8,7 +8,7 @@ from mirrorfeed.consumer.worker.inbox import Delivery
 from mirrorfeed.consumer.worker.progress import Progress
 
 MAX_IN_HAND_BYTES = 128 * 1024 * 1024
-"""Events as pullers send them take a hundredth of this at most: `prefetch` counts them. So this is
+"""Events as pullers send them take a twentieth of this at most: `prefetch` counts them. So this is
 room for large messages. The more there is, the less the others wait for them."""
 
 
