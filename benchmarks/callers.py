@@ -40,8 +40,8 @@ TRUE = b"<boolean>1</boolean>"
 def timed(
     call: Callable[[int], object], calls: int, due: Iterable[object] = repeat(None)
 ) -> list[float]:
-    """The seconds of each call; successive calls are about branches far apart. Each is made when
-    `due` gives way."""
+    """The seconds of each call, made whenever `due` yields; successive calls are about branches far
+    apart."""
     seconds: list[float] = []
     for number, _ in zip(range(calls), due, strict=False):
         branch_id = number * 7 % BRANCHES + 1
