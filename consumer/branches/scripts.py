@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from mirrorfeed.consumer.database import age_seconds, database_now, duration_seconds, in_utc
-from mirrorfeed.consumer.partitions.own_events import is_own_run
+from mirrorfeed.consumer.partitions.own_runs import is_own_run
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, check_text, shown
 
 RUNS_KEPT_IN_MIND = 11

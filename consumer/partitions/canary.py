@@ -13,7 +13,8 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.errors import ServerUnavailable
 from mirrorfeed.consumer.partitions.layout import Layout
-from mirrorfeed.consumer.partitions.own_events import canary_name, properties_of
+from mirrorfeed.consumer.partitions.own_events import properties_of
+from mirrorfeed.consumer.partitions.own_runs import canary_name
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import MAX_NAME_LENGTH, Envelope, ScriptRun
 from mirrorfeed.contract.reasons import Reason

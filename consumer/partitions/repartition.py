@@ -28,7 +28,8 @@ from mirrorfeed.consumer.partitions.layout import (
     read_layout,
     write_layout,
 )
-from mirrorfeed.consumer.partitions.own_events import MARKER_NAME, properties_of
+from mirrorfeed.consumer.partitions.own_events import properties_of
+from mirrorfeed.consumer.partitions.own_runs import MARKER_NAME
 from mirrorfeed.consumer.partitions.topology import bind_slots, declare_queues, unbind_slots
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import Envelope, ScriptRun

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from mirrorfeed.consumer.branches.scripts import Watched, check, last_runs, rhythms
 from mirrorfeed.consumer.partitions.canary import canary_names
-from mirrorfeed.consumer.partitions.own_events import MARKER_NAME
+from mirrorfeed.consumer.partitions.own_runs import MARKER_NAME
 from tests.moments import HOUR, MOMENTS, NAMES, NOON, TICK
 
 GC = Watched("vostok", "gc")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from textwrap import shorten
 from typing import Any
 
-from mirrorfeed.consumer.partitions.own_events import MARKER_NAME
+from mirrorfeed.consumer.partitions.own_runs import MARKER_NAME
 from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import (
     Envelope,
