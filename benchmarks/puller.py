@@ -131,23 +131,29 @@ def appenders(stand: Stand) -> Rows:
 
     def together() -> Values:
         rate, seconds = _append(stand, APPENDERS)
-        p99, longest = milliseconds(seconds, 99), milliseconds(seconds, 100)
-        return {many.what: rate, wait.what: p99, wait_at_most.what: longest}
+        return {many.what: rate, **waits(many.what, seconds)}
 
     def paced() -> Values:
         _, seconds = _append(stand, APPENDERS, PACE)
+        return waits(at_pace, seconds)
+
+    def waits(what: str, seconds: list[float]) -> Values:
         p99, longest = milliseconds(seconds, 99), milliseconds(seconds, 100)
-        return {paced_wait.what: p99, paced_at_most.what: longest}
+        return {f"{what}, p99": p99, f"{what}, longest call": longest}
 
     bare = Row("bare commit, alone, p99", "ms", alone)
     one = Row("one process", "calls/s", lambda: _append(stand, 1)[0])
     many = Row(f"{APPENDERS} processes", "calls/s", together, at_least(1, one))
-    wait = Row(f"{many.what}, p99 of a call", "ms", together, at_most(20, bare))
-    wait_at_most = Row(f"{many.what}, longest call", "ms", together)
-    at_pace = f"{APPENDERS} processes, {PACE} calls a second each"
-    paced_wait = Row(f"{at_pace}, p99", "ms", paced, at_most(20, bare))
-    paced_at_most = Row(f"{at_pace}, longest call", "ms", paced)
-    yield {"pullers, one spool": [bare, one, many, wait, wait_at_most, paced_wait, paced_at_most]}
+    at_pace = f"{many.what}, {PACE} calls a second each"
+    rows = [
+        row
+        for what, measured in ((many.what, together), (at_pace, paced))
+        for row in (
+            Row(f"{what}, p99", "ms", measured, at_most(20, bare)),
+            Row(f"{what}, longest call", "ms", measured),
+        )
+    ]
+    yield {"pullers, one spool": [bare, one, many, *rows]}
 
 
 def _append(stand: Stand, processes: int, rate: float = math.inf) -> tuple[float, list[float]]:

@@ -4,8 +4,20 @@ from contextlib import closing
 from pathlib import Path
 
 from mirrorfeed.contract import wire
-from mirrorfeed.contract.events import Envelope, MirrorFailed
+from mirrorfeed.contract.events import Envelope, MirrorFailed, MirrorStarted
 from mirrorfeed.publisher.spool import Spool, SpooledEvent, SpoolStatus
+from tests.builders import at
+
+
+def append(spool: Spool, branch_id: int = 1, start: float = 0) -> None:
+    """An attempt of the branch begins."""
+    with spool.writing() as writer:
+        writer.append(MirrorStarted(branch_id, at(start)), occurred_at=at(start))
+
+
+def sequences(spool: Spool) -> list[int]:
+    """The numbers of what waits for the broker."""
+    return [event.sequence for event in spool.pending(after=0, limit=1_000_000)]
 
 
 def status_of(path: Path) -> SpoolStatus:

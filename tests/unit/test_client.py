@@ -36,11 +36,6 @@ FORWARDER = "mirrorfeed forwarder"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool.db"
-
-
-@pytest.fixture
 def client(path: Path) -> Iterator[BranchStatusClient]:
     client = BranchStatusClient(path, forward=False)
     yield client

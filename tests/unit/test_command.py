@@ -27,11 +27,6 @@ PATIENCE_SECONDS = 10
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool.db"
-
-
-@pytest.fixture
 def shell(path: Path) -> Shell:
     return Shell({"MIRRORFEED_SPOOL": str(path)})
 

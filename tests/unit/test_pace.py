@@ -1,8 +1,5 @@
 """When a session looks into the spool."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from mirrorfeed.contract.events import MirrorStarted
@@ -54,13 +51,6 @@ class Stage:
             self.sent += 1
             self._pipeline.published(self.sent, event)
         return self.sent - before
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool.db")
-    yield spool
-    spool.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -16,13 +15,6 @@ from mirrorfeed.contract.events import MirrorStarted
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.spool import Spool, SpooledEvent
 from tests.builders import at
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool.db")
-    yield spool
-    spool.close()
 
 
 def keep_one_event(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Pipeline:

@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import count
@@ -22,7 +22,7 @@ from mirrorfeed.publisher.client import default_spool_path
 from mirrorfeed.publisher.errors import SpoolBusy
 from mirrorfeed.publisher.spool import Spool
 from tests.builders import at
-from tests.spools import status_of
+from tests.spools import append, sequences, status_of
 
 PATIENCE_SECONDS = 60
 ADDED_IN_3 = ("base", "machine", "boot", "inode", "confirmed_at")
@@ -32,22 +32,6 @@ NO_USER = 2**31 - 2
 """A number that no user has."""
 WAITS_SECONDS = 0.2
 """A call that takes longer than this is taken to wait for something."""
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool.db")
-    yield spool
-    spool.close()
-
-
-def append(spool: Spool, branch_id: int = 1, start: float = 0) -> None:
-    with spool.writing() as writer:
-        writer.append(MirrorStarted(branch_id, at(start)), occurred_at=at(start))
-
-
-def sequences(spool: Spool) -> list[int]:
-    return [event.sequence for event in spool.pending(after=0, limit=1_000_000)]
 
 
 def sequences_in(path: Path) -> list[int]:

@@ -5,56 +5,28 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mirrorfeed.contract.events import MirrorStarted
 from mirrorfeed.publisher import SpoolError
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.spool import Spool
+from mirrorfeed.publisher.spool_access import LOG, beside
 from sandbox import wait_until
-from tests.builders import at
+from tests.spools import append, sequences
 
 PATIENCE_SECONDS = 60
-Syncing = Callable[[Callable[[int], None]], None]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool.db"
-
-
-@pytest.fixture
-def spool(path: Path) -> Iterator[Spool]:
-    with closing(Spool(path)) as spool:
-        yield spool
-
-
-@pytest.fixture
-def syncing(monkeypatch: pytest.MonkeyPatch) -> Syncing:
-    """Has something else called whenever a log is to be synced."""
-    return lambda called: monkeypatch.setattr(os, "fdatasync", called)
-
-
-def append(spool: Spool, branch_id: int = 1) -> None:
-    with spool.writing() as writer:
-        writer.append(MirrorStarted(branch_id, at(0)), occurred_at=at(0))
-
-
-def sequences(spool: Spool) -> list[int]:
-    return [event.sequence for event in spool.pending(after=0, limit=1_000_000)]
 
 
 def log_bytes(path: Path) -> int:
-    return path.with_name(f"{path.name}-wal").stat().st_size
+    return beside(path, LOG).stat().st_size
 
 
 def test_what_a_call_took_is_on_the_disk_when_it_returns(
-    tmp_path: Path, path: Path, spool: Spool, syncing: Syncing
+    tmp_path: Path, path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut leaves what was synced: the spool as of the latest sync has the event."""
     left = tmp_path / "left"
@@ -63,10 +35,10 @@ def test_what_a_call_took_is_on_the_disk_when_it_returns(
 
     def sync_and_note(log: int) -> None:
         sync(log)
-        for file in (path, path.with_name(f"{path.name}-wal")):
+        for file in (path, beside(path, LOG)):
             shutil.copy(file, left)
 
-    syncing(sync_and_note)
+    monkeypatch.setattr(os, "fdatasync", sync_and_note)
     for number in range(1, 6):
         append(spool)
         with closing(sqlite3.connect(left / path.name)) as after_power_cut:
@@ -75,7 +47,7 @@ def test_what_a_call_took_is_on_the_disk_when_it_returns(
 
 
 def test_others_append_while_a_call_waits_for_the_disk(
-    path: Path, spool: Spool, syncing: Syncing
+    path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is free meanwhile, so many wait for the disk at the same time."""
     sync = os.fdatasync
@@ -88,7 +60,7 @@ def test_others_append_while_a_call_waits_for_the_disk(
             assert disk_is_back.wait(PATIENCE_SECONDS)
         sync(log)
 
-    syncing(sync_slowly_at_first)
+    monkeypatch.setattr(os, "fdatasync", sync_slowly_at_first)
     with ThreadPoolExecutor(1) as threads, closing(Spool(path)) as other:
         try:
             first = threads.submit(append, spool)
@@ -103,12 +75,12 @@ def test_others_append_while_a_call_waits_for_the_disk(
 
 
 def test_nothing_is_sent_that_a_power_cut_may_take_back(
-    path: Path, spool: Spool, syncing: Syncing
+    path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its number would be given out again: what the forwarder has read it syncs first."""
     append(spool)
     steps: list[str] = []
-    syncing(lambda _: steps.append("synced"))
+    monkeypatch.setattr(os, "fdatasync", lambda _: steps.append("synced"))
     with closing(Spool(path, appends=False)) as reader:
         pipeline = Pipeline(reader, window=10)
         event = pipeline.take()
@@ -119,17 +91,17 @@ def test_nothing_is_sent_that_a_power_cut_may_take_back(
 
 
 def test_what_the_disk_does_not_take_is_not_sent(
-    path: Path, spool: Spool, syncing: Syncing
+    path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays in the spool, and the forwarder tries again."""
     append(spool)
     with closing(Spool(path, appends=False)) as reader:
         pipeline = Pipeline(reader, window=10)
-        syncing(broken)
+        monkeypatch.setattr(os, "fdatasync", broken)
         for _ in range(2):
             with pytest.raises(SpoolError, match="Input/output error"):
                 pipeline.take()
-        syncing(lambda _: None)
+        monkeypatch.setattr(os, "fdatasync", lambda _: None)
         event = pipeline.take()
     assert event is not None
     assert event.sequence == 1

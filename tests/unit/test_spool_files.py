@@ -19,25 +19,9 @@ from mirrorfeed.publisher.spool import Spool
 from mirrorfeed.publisher.spool_access import files_of
 from mirrorfeed.publisher.spool_origin import Origin, origin_of
 from tests.builders import at
-from tests.spools import pending_in, status_of
+from tests.spools import append, pending_in, status_of
 
 LIMIT_BYTES = 1024 * 1024
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool.db"
-
-
-@pytest.fixture
-def spool(path: Path) -> Iterator[Spool]:
-    with closing(Spool(path)) as spool:
-        yield spool
-
-
-def append(spool: Spool, branch_id: int = 1) -> None:
-    with spool.writing() as writer:
-        writer.append(MirrorStarted(branch_id, at(0)), occurred_at=at(0))
 
 
 def numbers_in(path: Path) -> list[int | None]:
