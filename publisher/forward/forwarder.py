@@ -296,9 +296,12 @@ class Forwarder:
                 return None
             if session.refusal_code is not None:
                 self._learn(session.refusal_code, pipeline.unconfirmed, spool, session.error)
+            because = why_unreachable(address, session.error)
+            if session.is_not_set_up:
+                because += ": mirror-consumer init sets it up"
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
-                raise SessionFailed(why_unreachable(address, session.error))
-            self._is_away(why_unreachable(address, session.error))
+                raise SessionFailed(because)
+            self._is_away(because)
         finally:
             if watch is not None:
                 watch.close()

@@ -10,7 +10,7 @@ from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic
 
-from mirrorfeed.amqp.connections import ACCESS_REFUSED, PRECONDITION_FAILED
+from mirrorfeed.amqp.connections import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 from mirrorfeed.amqp.session import Session
 from mirrorfeed.amqp.write_frames import MessageWriter, PlainWriter, message_writer
 from mirrorfeed.contract import routing, wire
@@ -138,6 +138,11 @@ class PublishingSession(Session):
         return code if code in (ACCESS_REFUSED, PRECONDITION_FAILED) else None
 
     @property
+    def is_not_set_up(self) -> bool:
+        """Whether the broker does not have the exchange."""
+        return isinstance(self.error, ChannelClosedByBroker) and self.error.reply_code == NOT_FOUND
+
+    @property
     def refused_user(self) -> bool:
         """Whether the broker knows this connection's user by a different name than the login, as it
         does after a login with a token."""
@@ -153,12 +158,18 @@ class PublishingSession(Session):
     def _on_channel_open(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_return_callback(self._on_returned)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_ready(channel))
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._check_set_up(channel))
+
+    def _check_set_up(self, channel: Any) -> None:
+        """Without the exchange, the first event would end the channel. To ask needs no rights."""
+        self.was_open = True
+        channel.exchange_declare(
+            routing.EVENTS_EXCHANGE, passive=True, callback=lambda _: self._on_ready(channel)
+        )
 
     def _on_ready(self, channel: Any) -> None:
         logger.info("connected to the broker")
         self._tell_ready()
-        self.was_open = True
         if self._watch is not None:
             self._ioloop.add_handler(self._watch.fileno(), self._on_written, self._ioloop.READ)
         self._channel = channel
@@ -224,7 +235,7 @@ class PublishingSession(Session):
             self._watch_no_more()
 
     def _watch_no_more(self) -> None:
-        if self._watch is not None and self.was_open:
+        if self._watch is not None and self._channel is not None:
             self._ioloop.remove_handler(self._watch.fileno())
         self._watch, self._is_armed = None, False
 

@@ -17,6 +17,7 @@ from mirrorfeed.contract import routing, wire
 from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
+from mirrorfeed.publisher.forward.session import PublishingSession
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
 
 PULLER = """
@@ -109,13 +110,29 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
 
 
 def test_a_broker_without_the_exchange_is_waited_for(
-    path: Path, amqp_url: str, caplog: pytest.LogCaptureFixture
+    path: Path,
+    amqp_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The channel closes with 404, but no event is blamed or set aside."""
+    """That is one outage, which says what to do; no event is blamed or set aside."""
+    caplog.set_level("INFO", logger="mirrorfeed")
+    tried: list[PublishingSession] = []
+    run = PublishingSession.run
+
+    def noted(session: PublishingSession) -> None:
+        tried.append(session)
+        run(session)
+
+    monkeypatch.setattr(PublishingSession, "run", noted)
     with BranchStatusClient(path, amqp_url) as client:
         client.start_mirroring(1)
         client.mirror_failed(1, "why")
-        wait_for(lambda: "NOT_FOUND - no exchange" in caplog.text, "the broker to refuse")
+        wait_for(lambda: len(tried) > 3, "the forwarder to connect again and again")
+        (line,) = [each for each in caplog.records if each.name.startswith("mirrorfeed")]
+        assert line.getMessage() == "the broker is away; trying again"
+        assert "no exchange 'mirror.events'" in line.__dict__["because"]
+        assert "mirror-consumer init" in line.__dict__["because"]
         with broker_channel(connection_parameters(amqp_url)) as channel:
             declare_topology(channel, routing.DEFAULT_PARTITIONS)
         assert [event.sequence for event in events_of(amqp_url, 2)] == [1, 2]
