@@ -87,6 +87,8 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def _quoted(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key}: {each}" for key, each in value.items())
     text = str(value)
     return text if text and text.isprintable() and not set(text) & set(' ="') else json.dumps(text)
 

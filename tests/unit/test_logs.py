@@ -10,6 +10,7 @@ import pytest
 from mirrorfeed.contract import outage
 from mirrorfeed.contract.logs import JsonLines, TextLines
 from mirrorfeed.contract.outage import Outage
+from mirrorfeed.contract.reasons import Reason
 
 SCRIPT = """
 import logging, os, sys
@@ -29,9 +30,9 @@ def record(message: str, **fields: object) -> logging.LogRecord:
 
 def test_a_line_for_people_has_the_time_in_utc_the_level_and_all_fields() -> None:
     """What could be taken for something else is quoted."""
-    line = TextLines().format(record("buried", reasons={"invalid": 2}, user="a b", count=3))
+    line = TextLines().format(record("buried", reasons={Reason.INVALID: 2}, user="a b", count=3))
     assert line == (
-        '2007-07-05T19:32:01.250Z WARNING buried reasons="{\'invalid\': 2}" user="a b" count=3'
+        '2007-07-05T19:32:01.250Z WARNING buried reasons="invalid: 2" user="a b" count=3'
     )
 
 
