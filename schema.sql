@@ -226,7 +226,7 @@ CREATE TABLE IF NOT EXISTS ledger_forgotten (
 );
 
 -- Messages that may kill a worker, by the SHA-256 of their bodies. A message that was delivered before is
--- noted here before it is decoded or applied, alone; the note is deleted once the message has come through.
+-- noted here before it is decoded or applied, apart from others; the note is deleted once the message has come through.
 -- What stays here has killed its workers; after a few trials it becomes a letter, unread.
 CREATE TABLE IF NOT EXISTS suspect (
     digest   bytea PRIMARY KEY,

@@ -10,8 +10,8 @@ UNREACHABLE = 3
 HELP = """\b
 Exit codes:
   0  done
-  1  not so: letters remain dead, a script did not run, events are missing,
-     the spool is full
+  1  the answer is no, or part of the work failed: letters remain dead,
+     a script did not run, events are missing, the spool is full
   2  the command, its configuration or its output must be put right first
   3  a server cannot be reached, or cannot do it right now
 """

@@ -100,7 +100,9 @@ def show(
 @app.command("add")
 def add_branch(
     branch_id: Annotated[int, typer.Argument(metavar="ID", help="The branch's number.")],
-    unique_name: Annotated[str, typer.Argument(help="Its name; no other branch may have it.")],
+    unique_name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name; no other branch may have it.")
+    ],
     url: Annotated[str | None, typer.Option(help="Where it is mirrored from.")] = None,
     database_url: DatabaseUrlOption = environment.DEFAULT_DATABASE_URL,
 ) -> None:
@@ -108,7 +110,7 @@ def add_branch(
 
     \b
     Example:
-      mirror-consumer branches add 17 ~jane/project/main \\
+      mirror-consumer branches add 17 '~jane/project/main' \\
         --url https://example.org/main
     """
     with transaction(database_url) as connection:
@@ -158,7 +160,7 @@ def rename_branch(
 @app.command("remove")
 def remove_branches(
     branches: Annotated[
-        list[str], typer.Argument(metavar="ID|NAME", help="Branches by number or name.")
+        list[str], typer.Argument(metavar="ID|NAME…", help="Branches by number or name.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json_document: JsonOption = False,

@@ -86,7 +86,8 @@ def check_branches(
         print_json({"branches": total, **document, "is_well": not wrong})
     else:
         for each in wrong:
-            print(printable(f"{each} of {total:,} branches; {each.allowed:,} may be"))
+            of = f"{each.branches:,} of {total:,} branches"
+            print(printable(f"{of} {each.what} (allowed: {each.allowed:,})"))
     if wrong:
         raise typer.Exit(exit_codes.NOT_MET)
 

@@ -57,8 +57,8 @@ def collect(
     """Look at the database and the broker now and then, and show Prometheus what was found: a
     service, of which one is enough.
 
-    However often it is scraped, it looks no more often. A role that may only read will do, and so
-    will a standby.
+    It looks once in --interval, however often it is scraped. A role that may only read will do,
+    and so will a standby.
 
     \b
     Example:

@@ -115,7 +115,7 @@ def restore(
 ) -> None:
     """Put discarded letters back on the list. The note stays.
 
-    With --overflow, the audit counts discarded messages that were not kept again.
+    With --overflow, discarded messages that were not kept count in the audit again.
 
     \b
     Examples:

@@ -68,9 +68,13 @@ def init(
             print(script, end="")
         elif script:
             found = (
-                "there are no tables" if version is None else f"the tables have version {version}"
+                "there are no tables yet"
+                if version is None
+                else f"the tables have version {version}"
             )
-            raise ConditionNotMet(f"{found}: mirror-consumer init makes it {migrations.newest()}")
+            raise ConditionNotMet(
+                f"{found}: mirror-consumer init brings them to {migrations.newest()}"
+            )
         return
     addresses = connection_parameters(amqp_url)
     migrations.bring_forward(engine)

@@ -19,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def rebuild(
     branch_ids: Annotated[
-        list[int] | None, typer.Argument(metavar="ID", help="Branches by number. [default: all]")
+        list[int] | None, typer.Argument(metavar="ID…", help="Branches by number. [default: all]")
     ] = None,
     dry_run: Annotated[
         bool,

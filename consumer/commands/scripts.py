@@ -73,7 +73,7 @@ def check_scripts(
     minutes: Annotated[float, typer.Argument(metavar="MINUTES", help="How recent a run must be.")],
     watched: Annotated[
         list[str],
-        typer.Argument(metavar="HOST:SCRIPT", help="Which script should run on which host."),
+        typer.Argument(metavar="HOST:SCRIPT…", help="Which script should run on which host."),
     ],
     is_nagios: NagiosOption = False,
     as_json_document: JsonOption = False,

@@ -13,7 +13,7 @@ from mirrorfeed.consumer.sources.overflow import OverflowSelection
 from mirrorfeed.contract.events import check_branch_id
 from mirrorfeed.contract.reasons import Reason
 
-IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by number.")]
+IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID…", help="Letters by number.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
 SourceOption = Annotated[
     str | None,

@@ -153,7 +153,7 @@ def status(
             print_branches(
                 reading.branches,
                 len(reading.branches) if everything else limit,
-                empty="no branch is like that" if is_filtered else NO_BRANCHES,
+                empty="no branch matches" if is_filtered else NO_BRANCHES,
             )
 
 

@@ -31,7 +31,8 @@ RUNBOOK: dict[Reason, Advice] = {
         "rejected-by-database`",
     ),
     Reason.DELIVERY_LIMIT: Advice(
-        "three workers died while they tried this message, the last two with nothing else in hand",
+        "four workers died of this message: the first with others in hand, the next as it tried all"
+        " of those, the last two with nothing else in hand",
         "look at the workers' logs and `dmesg` (out of memory?), and at `show ID`. When "
         "that is fixed: `apply ID`",
     ),

@@ -37,7 +37,9 @@ def started(
 @app.command()
 def completed(
     branch_id: BranchArgument,
-    revision: Annotated[str, typer.Argument(help="The revision that is mirrored now.")],
+    revision: Annotated[
+        str, typer.Argument(metavar="REVISION", help="The revision that is mirrored now.")
+    ],
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:
@@ -53,7 +55,7 @@ def completed(
 @app.command()
 def failed(
     branch_id: BranchArgument,
-    reason: Annotated[str, typer.Argument(help="Why, in words for people.")],
+    reason: Annotated[str, typer.Argument(metavar="REASON", help="Why, in words for people.")],
     spool: SpoolOption = None,
     spool_limit_bytes: LimitOption = DEFAULT_LIMIT_BYTES,
 ) -> None:

@@ -30,16 +30,23 @@ from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 NOT_RUN = 125
 """As of timeout(1) and env(1): something is wrong with us, not with the command."""
 SEPARATOR = "--"
-EXIT_CODES = """\b
+CODES_BEGIN = """\b
 Exit codes:
   the command's, and as those of timeout(1):
-  124    it took too long (--timeout)
-  125    it was not run: bad usage, or another run is under way (--lock);
-         or an error of ours
+"""
+CODES_END = """\
   126    it cannot be run
   127    it was not found
   128+N  signal N ended it
 """
+EXIT_CODES = f"""{CODES_BEGIN}\
+  124    it took too long (--timeout)
+  125    it was not run: bad usage, or another run is under way (--lock);
+         or an error of ours
+{CODES_END}"""
+EXIT_CODES_OF_A_SCRIPT = f"""{CODES_BEGIN}\
+  125    it was not run: bad usage; or an error of ours
+{CODES_END}"""
 
 app = typer.Typer()
 
@@ -114,8 +121,8 @@ def run(
 ) -> None:
     """Run a mirror command, report its start and end, and exit with its code.
 
-    If it fails, what it wrote to standard error is reported as the reason: its last line that
-    begins with `fatal:` or `error:`, or else the last few.
+    If it fails, what it wrote to standard error is reported as the reason: its last lines that
+    begin with `fatal:` or `error:`, or else the last few.
 
     \b
     Examples:
@@ -161,7 +168,7 @@ def run(
     raise typer.Exit(ended.exit_code)
 
 
-@app.command("run-script", cls=WrapperCommand, epilog=EXIT_CODES)
+@app.command("run-script", cls=WrapperCommand, epilog=EXIT_CODES_OF_A_SCRIPT)
 def run_script(
     name: Annotated[str, typer.Argument(help="The script's name.")],
     command: Annotated[list[str], typer.Argument(help="The command, after --.")],

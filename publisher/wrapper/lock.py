@@ -38,8 +38,8 @@ def only_run_of(
             holder = os.read(lock, MAX_DIGITS).decode(errors="replace").strip()
             os.close(lock)
             raise AlreadyRunning(
-                f"branch {branch_id} is being mirrored already, by what process"
-                f" {holder or 'unknown'} began; nothing was run ({path})"
+                f"branch {branch_id} is already being mirrored, by a command that process"
+                f" {holder or 'unknown'} started; nothing was run (lock: {path})"
             ) from error
     except (OSError, PublisherError) as error:
         say(f"running without a lock, another run of the branch may be under way: {error}")

@@ -39,7 +39,7 @@ def import_manifest(
         int, typer.Option("--first-id", min=1, help="The number of the first new branch.")
     ] = 1,
 ) -> None:
-    """Print a list of the repositories in a manifest of grokmirror's.
+    """Print a list of the repositories in a grokmirror manifest.
 
     A repository's path, without .git, is its branch's name.
 

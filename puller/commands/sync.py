@@ -55,7 +55,7 @@ def sync(
 
     \b
     Example:
-      mirror-puller sync 17 ~jane/project
+      mirror-puller sync 17 '~jane/project/main'
     """
     from mirrorfeed.puller.accounts import note
     from mirrorfeed.puller.attempt import Attempts
@@ -130,6 +130,6 @@ def chosen(which: Iterable[str], list_path: Path) -> list[Branch]:
         if branch is None and each.isdecimal() and len(each) < 20:
             branch = branches.get(int(each))
         if branch is None:
-            raise NotMet(f"{shown(each)} is no branch with a URL in {list_path}")
+            raise NotMet(f"{shown(each)} is not a branch with a URL in {list_path}")
         found.append(branch)
     return list(dict.fromkeys(found))

@@ -459,12 +459,12 @@ def test_check_branches_says_what_is_not_so(shell: Shell, engine: Engine) -> Non
     )
     check = ("mirror-consumer", "check-branches")
     assert shell.run(*check, expect=1).stdout == (
-        "1 stuck of 4 branches; 0 may be\n2 failing of 4 branches; 0 may be\n"
+        "1 of 4 branches stuck (allowed: 0)\n2 of 4 branches failing (allowed: 0)\n"
     )
     allowed = ("--stuck", "1", "--failing", "2")
     assert shell.run(*check, *allowed).stdout == ""
     assert shell.run(*check, *allowed, "--stale", "1d", expect=1).stdout == (
-        "4 without a success for 1d of 4 branches; 0 may be\n"
+        "4 of 4 branches without a success for 1d (allowed: 0)\n"
     )
     assert told(shell, "check-branches", *allowed, "--stale", "1d", expect=1) == {
         "branches": 4,

@@ -177,7 +177,7 @@ def test_a_dba_gets_the_sql_to_run(old_engine: Engine, engine: Engine, shell: Sh
     shell = Shell({**shell.variables, environment.DATABASE_URL: url_of(old_engine)})
     check = shell.run("mirror-consumer", "init", "--check", expect=NOT_SO)
     assert (
-        f"the tables have version 0001: mirror-consumer init makes it {SCHEMA_VERSION}"
+        f"the tables have version 0001: mirror-consumer init brings them to {SCHEMA_VERSION}"
         in check.stderr
     )
     script = shell.run("mirror-consumer", "init", "--sql").stdout

@@ -226,7 +226,7 @@ def test_one_run_at_a_time_mirrors_a_branch(shell: Shell, path: Path) -> None:
     process = started(shell, *mirror("echo ready >&2; exec sleep 60", "--lock"))
     result = shell.run(*mirror("echo twice", "--lock"), expect=125)
     assert result.stdout == ""
-    assert "branch 1 is being mirrored already" in result.stderr
+    assert "branch 1 is already being mirrored" in result.stderr
     assert f"process {process.pid}" in result.stderr
     shell.run("mirror-publisher", "run", "--branch", "2", "--lock", "--", "true")
     process.send_signal(signal.SIGTERM)

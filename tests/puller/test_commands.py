@@ -101,7 +101,7 @@ def test_sync_mirrors_by_number_and_by_name(puller: TestPuller, upstream: Upstre
     assert puller.outcome() == tip
     assert puller.sync("~ada/b2", expect=1).startswith("2 ~ada/b2: not-found: ")
     result = puller.shell.run("mirror-puller", "sync", "3", expect=1)
-    assert f"'3' is no branch with a URL in {puller.list}" in result.stderr
+    assert f"'3' is not a branch with a URL in {puller.list}" in result.stderr
 
 
 def test_leaving_the_list_removes_nothing_but_prune_does(

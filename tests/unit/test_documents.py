@@ -52,6 +52,8 @@ FOLDERS = [
     if path.is_dir() and path.name[0] != "." and path.name not in MADE
 ]
 FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(path.name for path in FOLDERS)})/[\w./-]*\w")
+TEST = re.compile(r"\b(?:test_\w+::)?(test_\w+)\b(?!\.py|/)")
+TILDE = re.compile(r"(?<!\S)~\w")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 
 
@@ -144,6 +146,16 @@ def variables() -> set[str]:
     return set(VARIABLE.findall("\n".join(texts)))
 
 
+@cache
+def known_tests() -> set[str]:
+    """Their names, and those of their modules."""
+    modules = list((ROOT / "tests").rglob("test_*.py"))
+    functions = {
+        name for path in modules for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    return functions | {path.stem for path in modules}
+
+
 def anchors(document: Path) -> set[str]:
     """What a link to a heading of the document ends in."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", document.read_text()), re.MULTILINE)
@@ -217,6 +229,27 @@ def test_each_link_leads_somewhere(document: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             wrong.append((name, anchor))
     assert wrong == []
+
+
+@each_document
+def test_each_test_exists(document: Path) -> None:
+    """That is named as a proof."""
+    named = {name for span in code(document.read_text()) for name in TEST.findall(span)}
+    assert named - known_tests() == set()
+
+
+@each_document
+def test_no_shell_expands_a_name(document: Path) -> None:
+    """If there is a user jane, `~jane/project` unquoted is a folder of hers."""
+    typed = [arguments for _, arguments in calls(document.read_text())]
+    assert [each for each in typed if TILDE.search(QUOTED.sub("TEXT", COMMENT.sub("", each)))] == []
+
+
+def test_each_guarantee_has_a_number_of_its_own() -> None:
+    """In order, as a list shows them whatever numbers its source has."""
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.parametrize(
