@@ -15,8 +15,8 @@ BEGIN
         IF to_regclass('schema_version') IS NOT NULL THEN
             SELECT version_num INTO version FROM schema_version;
         END IF;
-        IF version <> '0008' THEN
-            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0008', version;
+        IF version <> '0009' THEN
+            RAISE EXCEPTION 'the tables have version %: run mirror-consumer init to upgrade them to 0009', version;
         END IF;
     END IF;
 END $$;
@@ -25,7 +25,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS schema_version (
     version_num varchar(32) CONSTRAINT schema_version_pkc PRIMARY KEY
 );
-INSERT INTO schema_version SELECT '0008' WHERE NOT EXISTS (SELECT FROM schema_version);
+INSERT INTO schema_version SELECT '0009' WHERE NOT EXISTS (SELECT FROM schema_version);
 
 -- A branch that pullers mirror. `mirror-consumer branches` registers it; an event about a branch
 -- that is not registered goes to dead_letter.
@@ -339,7 +339,7 @@ BEGIN
     LOOP
         BEGIN
             EXECUTE script;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN assert_failure OR OTHERS THEN  -- the latter does not mean the former
             IF left(SQLSTATE, 2) = ANY (trouble) THEN
                 RAISE;
             END IF;

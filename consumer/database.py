@@ -69,7 +69,7 @@ else. That schema is the first on the user's own search path that has them or, b
 Whoever may create something in that schema can still add a function or an operator that has exactly
 the types of a call, while PostgreSQL's own has none of them, as `unnest(anyarray)`, or others. So
 write `pg_catalog.unnest`, and cast to the types of a built-in operator: `tests/traps.py`."""
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """The revision of the tables that this program needs; a newer one will do."""
 STATE = text("""
     SELECT

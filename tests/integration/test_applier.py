@@ -274,9 +274,13 @@ def test_what_was_pruned_counts_until_a_later_success(applier: Applier, engine: 
         assert rebuild(engine).differed == []
 
 
-def test_what_the_database_refuses_is_buried_alone(applier: Applier, engine: Engine) -> None:
-    """Everything else of the batch is committed, whatever came before or after it."""
-    refuse_in_database(engine, "failure_reason = 'poison'")
+@pytest.mark.parametrize("error", ["raise_exception", "assert_failure"])
+def test_what_the_database_refuses_is_buried_alone(
+    applier: Applier, engine: Engine, error: str
+) -> None:
+    """Everything else of the batch is committed, whatever came before or after it, and however the
+    rule is written: PL/pgSQL's OTHERS does not catch an ASSERT."""
+    refuse_in_database(engine, "failure_reason = 'poison'", error)
     batch = messages(
         *(
             failed(BRANCH, second, "poison" if second % 7 == 3 else "fine", end=second)
