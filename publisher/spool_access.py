@@ -20,6 +20,8 @@ INDEX = "-shm"
 LEFTOVERS = (LOG, INDEX, "-journal")
 """What SQLite keeps beside a file, by the end of its name."""
 LOCK = ".forwarder"
+UNSYNCED = "-unsynced"
+"""There while the disk may not have all of the log, of which it is a copy."""
 REMEDY = f"name another spool with {environment.SPOOL}"
 
 
@@ -30,7 +32,7 @@ def beside(path: Path, ending: str) -> Path:
 
 def files_of(path: Path) -> list[Path]:
     """The spool's files; some of them need not be there."""
-    return [path, *(beside(path, ending) for ending in (*LEFTOVERS, LOCK))]
+    return [path, *(beside(path, ending) for ending in (*LEFTOVERS, LOCK, UNSYNCED))]
 
 
 def make_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mirrorfeed.contract.sqlite_uri import sqlite_uri
@@ -47,7 +47,8 @@ class SpoolConnection:
     other file.
 
     A commit is synced once SQLite's lock is free again, so that others write meanwhile, and their
-    waits for the disk become one. Until then others can see what a power cut may take back.
+    waits for the disk become one. Until then others can see what a power cut may take back. If a
+    sync fails, the log is merged into the file before anything else is written to it.
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, appends: bool) -> None:
@@ -62,7 +63,6 @@ class SpoolConnection:
         self._opened: os.stat_result | None = None
         self._log: SpoolLog
         self._is_stale = False
-        self._is_unsynced = False
         self._spool_bytes = 0
         with fork_lock, self.translated_errors():
             self._connect()
@@ -119,7 +119,7 @@ class SpoolConnection:
                 connection = self._current()
                 if connection.in_transaction:
                     raise SpoolError(INTERRUPTED)
-                if self._is_unsynced:
+                if self._log.may_have_gap:
                     self._merge_log(connection)
                 if needs_room:
                     self._check_room(connection)
@@ -128,15 +128,14 @@ class SpoolConnection:
                     self._begin(connection, timeout_seconds)
                 yield connection
                 with self.translated_errors():
-                    if not self.is_at_its_path():
+                    log = self._log.reopened() if self._is_spool_at_path() else None
+                    if log is None:
                         self._is_stale = True
                         raise SpoolError(
                             f"the spool {self.path} was removed or replaced during the call:"
                             " report again"
                         )
-                    if self._appends:
-                        log = self._log.duplicate()  # another thread may disconnect meanwhile
-                    connection.execute("COMMIT")
+                    self._commit(connection)
             except BaseException:
                 if log is not None:
                     log.close()
@@ -144,8 +143,11 @@ class SpoolConnection:
                     with self.translated_errors():
                         connection.execute("ROLLBACK")
                 raise
-        if log is not None:
-            self._sync(log)
+        try:
+            if self._appends:
+                self._settle(log)
+        finally:
+            log.close()
 
     def _begin(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
         self._set_busy_timeout(connection, min(timeout_seconds, BUSY_SLICE_SECONDS))
@@ -159,34 +161,63 @@ class SpoolConnection:
             else:
                 return
 
-    def _sync(self, log: SpoolLog) -> None:
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if _code(error) == sqlite3.SQLITE_IOERR:  # when it begins a log, SQLite syncs that
+                self._log.note_gap()
+            raise
+
+    def _settle(self, log: SpoolLog) -> None:
+        """Waits until the disk has what is in the log. Raises SpoolError."""
+        reason: object = "an earlier write to its log has failed"
         try:
             log.sync()
         except OSError as error:
-            self._is_unsynced = True
+            log.note_gap()
+            reason = error
+        else:
+            if not log.may_have_gap:
+                return
+        try:
+            with self.lock, self.translated_errors():
+                self._merge_log(self._connect())
+        except SpoolError as error:
             raise SpoolError(
-                f"the disk did not take what was written to the spool {self.path}: {error}; report"
+                f"the disk did not take what was written to the spool {self.path}: {reason}; report"
                 " again (the event may come twice)"
             ) from error
-        finally:
-            log.close()
 
     def _merge_log(self, connection: sqlite3.Connection) -> None:
         """After a sync that failed, the log on the disk may have a gap, and a power cut would take
-        whatever comes behind it. So nothing does."""
-        ((is_busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if is_busy:
+        whatever is behind it. To write it once more does not help: ext4 (Linux 6.18) then says that
+        it is written, and reads zeros after a power cut. So it is merged into the file, and begun
+        anew.
+
+        Raises SpoolError, and errors to be translated."""
+        self._log.try_disk()
+        self._set_busy_timeout(connection, LOG_TIMEOUT_SECONDS)
+        try:
+            is_merged = _truncate_log(connection)
+        except sqlite3.OperationalError:  # SQLite, too, had yet to be told of the failed write
+            is_merged = _truncate_log(connection)
+        if not is_merged:
             raise SpoolError(
                 f"the disk did not take the log {self._log.path}, and that cannot be merged into"
                 " the spool because another process keeps reading it (fuser can tell which one)"
             )
-        self._is_unsynced = False
+        # Until this is on the disk, the old log might come back, and with it older pages.
+        with closing(SpoolLog.of(self.path)) as log:
+            log.sync()
+        self._log.forget_gap()
 
     def sync(self) -> None:
-        """Waits until whatever can be read in the file would survive a power cut."""
+        """Waits until whatever can be read in the file would survive a power cut. Raises
+        SpoolError."""
         with self.lock:
             self._connect()
-            self._log.sync()
+            self._settle(self._log)
 
     def _set_busy_timeout(self, connection: sqlite3.Connection, timeout_seconds: float) -> None:
         if timeout_seconds != self._busy_timeout_seconds:
@@ -341,6 +372,12 @@ def _code(error: sqlite3.Error | OSError) -> int:
 
 def _is_busy(error: sqlite3.Error | OSError) -> bool:
     return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def _truncate_log(connection: sqlite3.Connection) -> bool:
+    """Whether all of the log was merged into the file; not if others are reading it."""
+    ((is_busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return not is_busy
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
