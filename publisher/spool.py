@@ -71,6 +71,7 @@ class Spool:
         self._file = SpoolConnection(path, limit_bytes=limit_bytes, appends=appends)
         self._on_taken_away = on_taken_away
         self._batch: SpoolBatch | None = None
+        self._settled = 0
 
     @property
     def path(self) -> Path:
@@ -149,6 +150,7 @@ class Spool:
                     (removed, time.time()),
                 )
         if removed > 0:
+            self._settled += removed
             self._on_taken_away()
         with self._file.lock, self._file.translated_errors():
             # Otherwise an append does it when the log is long, and takes much longer than others.
@@ -162,8 +164,20 @@ class Spool:
                 " WHERE sequence = ?",
                 (because, sequence),
             )
-            connection.execute("DELETE FROM event WHERE sequence = ?", (sequence,))
+            refused = connection.execute(
+                "DELETE FROM event WHERE sequence = ?", (sequence,)
+            ).rowcount
+        self._settled += refused
         self._on_taken_away()
+
+    def settled_by_others(self) -> int:
+        """How many events others than this object have removed or refused, less those that they
+        have made pending again."""
+        with self._file.lock, self._file.translated_errors():
+            ((settled,),) = self._file.current().execute(
+                "SELECT confirmed + (SELECT count(*) FROM refused) FROM source"
+            )
+        return int(settled) - self._settled
 
     def restore_refused(self) -> int:
         """Makes events that were set aside pending again; returns how many there were."""

@@ -37,6 +37,7 @@ class Pipeline:
         self._read: deque[SpooledEvent] = deque()
         self._may_have_more = True
         self._cursor = 0  # every event up to here was taken, or has a busy key
+        self._settled_by_others = 0  # before the spool was read from its start
         self._unconfirmed: dict[int, SpooledEvent] = {}  # by delivery tag
         self._returned: set[str] = set()
         # A key is busy, and listed here, while one of its events is unconfirmed, held or ready to
@@ -79,7 +80,7 @@ class Pipeline:
                 return event
             waiting.append(self._keep(event))
         if not self._waiting and not self.confirmed:
-            self._cursor = 0  # refused events may have been put back behind it
+            self._cursor = 0  # events may have been put back behind it
         return None
 
     def published(self, delivery_tag: int, event: SpooledEvent) -> None:
@@ -118,6 +119,12 @@ class Pipeline:
     def look_again(self) -> None:
         """The spool may have new events since it was read to its end."""
         self._may_have_more = True
+
+    def has_missed(self) -> bool:
+        """Whether events were put back behind those that were read. A key that is busy for long
+        keeps this pipeline from ever returning to them; a new one finds them."""
+        # Only this spool object removes and refuses events, so others can but lower the number.
+        return self._cursor > 0 and self._spool.settled_by_others() < self._settled_by_others
 
     def read_on(self) -> None:
         """No confirm comes, as from a queue without a leader. Keeps only the numbers of the events
@@ -166,6 +173,8 @@ class Pipeline:
 
     def _fill(self) -> bool:
         if self._may_have_more:
+            if self._cursor == 0:
+                self._settled_by_others = self._spool.settled_by_others()
             found = self._spool.pending(after=self._cursor, limit=READ_AHEAD)
             if found:
                 self._spool.sync()

@@ -62,7 +62,8 @@ class PublishingSession(Session):
     ) -> None:
         """`on_ready` is called once events can be sent, `on_poll` now and then from then on, and
         `on_turn` every second. The session ends once the spool is not at its path any more, but not
-        before it has sent what it can. While `is_awaited`, confirmed events are removed as soon as
+        before it has sent what it can, or once events were put back that the `pipeline` cannot
+        return to. While `is_awaited`, confirmed events are removed as soon as
         no other is outstanding. A `watch` of the spool's files spares it looking at them often
         while nothing happens. Events of calls are gathered for `gather_seconds`.
 
@@ -150,7 +151,17 @@ class PublishingSession(Session):
 
     def _turn(self) -> None:
         self._on_turn()
+        self._leave_if_missed()
         self._ioloop.call_later(TURN_SECONDS, self._turn)
+
+    def _leave_if_missed(self) -> None:
+        """The next session reads the spool from its start."""
+        try:
+            if self._pipeline.has_missed():
+                logger.info("events were put back into the spool: reading it from its start")
+                self._end()
+        except SpoolError as error:
+            self._end(error)
 
     def _on_connection_open(self, connection: SelectConnection) -> None:
         connection.channel(on_open_callback=self._on_channel_open)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pika
@@ -18,6 +19,7 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from mirrorfeed.publisher.forward.session import PublishingSession
+from mirrorfeed.publisher.spool import Spool
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
 
 PULLER = """
@@ -107,6 +109,29 @@ def test_an_unroutable_event_stays_until_it_has_a_queue(
         channel.queue_bind(queue, routing.EVENTS_EXCHANGE, pattern)
     assert [event.sequence for event in events_of(topology, 2)] == [1, 2]
     assert client.flush(timeout_seconds=PATIENCE_SECONDS)
+
+
+def test_what_is_put_back_does_not_wait_for_a_queue_that_is_missing(
+    path: Path, topology: str
+) -> None:
+    """The events of another branch are sent again, though the first one's key is held for days."""
+    pattern = f"*.*.{routing.slot_of('branch:1'):02}"
+    with BranchStatusClient(path, forward=False) as client, closing(Spool(path)) as spool:
+        client.start_mirroring(1)
+        client.start_mirroring(2)
+        _, sent = spool.pending(after=0, limit=2)
+        with broker_channel(connection_parameters(topology)) as channel:
+            for queue in routing.partition_queues(routing.DEFAULT_PARTITIONS):
+                channel.queue_unbind(queue, routing.EVENTS_EXCHANGE, pattern)
+        forwarder = Forwarder(path, topology)
+        forwarder.wake()
+        try:
+            wait_for(lambda: spool.status().confirmed == 1, "the event of branch 2 to be removed")
+            assert spool.put_back([sent]) == 1
+            wait_for(lambda: spool.status().confirmed == 1, "it to be removed again")
+        finally:
+            forwarder.stop()
+    assert [event.id for event in events_of(topology, 2)] == [sent.message_id] * 2
 
 
 def test_a_broker_without_the_exchange_is_waited_for(

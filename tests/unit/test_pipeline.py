@@ -132,6 +132,55 @@ def test_what_was_put_back_is_found_behind_the_cursor(spool: Spool) -> None:
     assert publish_all(pipeline, tag=1) == [1]
 
 
+def with_a_held_key(spool: Spool) -> tuple[Pipeline, SpooledEvent]:
+    """A pipeline that waits with branch 1, and the event of branch 2 that it has sent before."""
+    append(spool, 1, 2)
+    pipeline = Pipeline(spool, window=10)
+    publish_all(pipeline)
+    pipeline.nacked(1, multiple=False)
+    (sent,) = pipeline.acked(2, multiple=False)
+    spool.remove(pipeline.confirmed)
+    pipeline.confirmed.clear()
+    return pipeline, sent
+
+
+def test_what_is_put_back_while_a_key_is_held_is_missed(path: Path, spool: Spool) -> None:
+    """This pipeline says so, and a new one sends it."""
+    pipeline, sent = with_a_held_key(spool)
+    assert not pipeline.has_missed()
+    with closing(Spool(path)) as other:
+        assert other.put_back([sent]) == 1
+    pipeline.look_again()
+    assert publish_all(pipeline, tag=2) == []
+    assert pipeline.has_missed()
+    another = Pipeline(spool, window=10)
+    assert publish_all(another) == [1, 2]
+    assert not another.has_missed()
+
+
+def test_refused_events_are_missed_too(path: Path, spool: Spool) -> None:
+    """Once somebody has made them pending again."""
+    append(spool, 3)
+    spool.refuse(1, "too large")
+    pipeline, _ = with_a_held_key(spool)
+    assert not pipeline.has_missed()
+    with closing(Spool(path)) as other:
+        assert other.restore_refused() == 1
+    assert pipeline.has_missed()
+
+
+def test_what_it_sends_and_sets_aside_itself_is_not_missed(spool: Spool) -> None:
+    """Nor is what others append."""
+    pipeline, _ = with_a_held_key(spool)
+    append(spool, 2, 3)
+    pipeline.look_again()
+    assert publish_all(pipeline, tag=2) == [3, 4]
+    pipeline.acked(3, multiple=False)
+    spool.remove(pipeline.confirmed)
+    spool.refuse(4, "too large")
+    assert not pipeline.has_missed()
+
+
 def test_the_spool_is_read_to_its_end_once(spool: Spool) -> None:
     """Events appended later are found when the pipeline is told to look again."""
     append(spool, 1)
