@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from mirrorfeed.contract.wire import MAX_BODY_BYTES
 from mirrorfeed.publisher.spool import SpooledEvent
-from mirrorfeed.publisher.spool_access import beside, make_file, make_folder
+from mirrorfeed.publisher.spool_access import beside, make_file, make_folder_within
 
 KEEP_SECONDS = 7 * 86_400.0
 KEEP_LIMIT_BYTES = 256 * 1024**2
@@ -83,7 +83,7 @@ class KeptEvents:
         if self._file is not None and now < self._close_at and self._size_bytes < FILE_BYTES:
             return self._file
         self.close()
-        make_folder(self._folder)
+        make_folder_within(self._folder)
         path = self._folder / f"{time.time_ns():020}"
         make_file(path)
         self._file = path.open("ab")

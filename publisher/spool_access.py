@@ -15,6 +15,8 @@ from mirrorfeed.publisher.errors import SpoolError
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 GROUP_FILE = 0o660
+GROUP_FOLDER = 0o2770
+"""What is made in it belongs to its group, too."""
 LOG = "-wal"
 INDEX = "-shm"
 LEFTOVERS = (LOG, INDEX, "-journal")
@@ -61,10 +63,28 @@ def make_file(path: Path) -> None:
     """
     folder = path.parent.stat()
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE)
+    _share(descriptor, folder, _shared(_is_group_folder(folder)))
+
+
+def make_folder_within(folder: Path) -> None:
+    """Makes a folder that may be used by whoever may use the one it is in, as `make_file` makes a
+    file. One that is there stays as it is. Raises OSError."""
+    outer = folder.parent.stat()
+    try:
+        folder.mkdir(PRIVATE_FOLDER)
+    except FileExistsError:
+        return
+    # Not through a link put there meanwhile: root would give away what it leads to.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    _share(descriptor, outer, GROUP_FOLDER if _is_group_folder(outer) else PRIVATE_FOLDER)
+
+
+def _share(descriptor: int, folder: os.stat_result, mode: int) -> None:
+    """Gives what was made in the folder this mode and, if root made it, the folder's owner."""
     try:
         if os.geteuid() == 0:
             os.fchown(descriptor, folder.st_uid, folder.st_gid)
-        os.fchmod(descriptor, _shared(_is_group_folder(folder)))
+        os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
 

@@ -33,6 +33,8 @@ REMOVE_SECONDS = 0.25
 RETRY_REMOVE_SECONDS = 1.0
 HOLD_SECONDS = 0.5
 MAX_HOLD_SECONDS = 10.0
+NOT_KEPT = "confirmed events are not kept"
+NOT_REMOVED = "confirmed events stay in the spool for now"
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class PublishingSession(Session):
         self._pipeline = pipeline
         self._kept = kept
         self._to_keep: list[SpooledEvent] = []
+        self._troubles: set[str] = set()  # those that were told of and go on
         self._pace = Pace(pipeline, gather_seconds=gather_seconds)
         self._tell_ready = on_ready
         self._channel: Any = None
@@ -356,16 +359,30 @@ class PublishingSession(Session):
 
     def _remove_confirmed(self) -> None:
         self._remove_timer = None
-        try:
-            self._kept.add(self._to_keep)
-        except (OSError, SpoolError) as error:  # it is a help in need, and no more
-            logger.warning("confirmed events are not kept: %s", error)
-        self._to_keep.clear()
+        self._keep_confirmed()
         try:
             self._spool.remove(self._pipeline.confirmed)
         except SpoolError as error:
             # Nothing is wrong yet: at worst they are sent again. A full disk must not stop sending.
-            logger.warning("confirmed events stay in the spool for now: %s", error)
+            self._warn_once(NOT_REMOVED, error)
             self._remove_timer = self._ioloop.call_later(RETRY_REMOVE_SECONDS, self._tidy_up)
         else:
+            self._troubles.discard(NOT_REMOVED)
             self._pipeline.confirmed.clear()
+
+    def _keep_confirmed(self) -> None:
+        if not self._to_keep:
+            return
+        try:
+            self._kept.add(self._to_keep)
+        except OSError as error:  # it is a help in need, and no more
+            self._warn_once(NOT_KEPT, error)
+        else:
+            self._troubles.discard(NOT_KEPT)
+        self._to_keep.clear()
+
+    def _warn_once(self, trouble: str, error: Exception) -> None:
+        """Not again before what failed has worked: it is tried several times a second."""
+        if trouble not in self._troubles:
+            self._troubles.add(trouble)
+            logger.warning("%s: %s", trouble, error)

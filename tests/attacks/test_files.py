@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from mirrorfeed.contract import environment, wire
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
+from mirrorfeed.publisher.kept import kept_events
 from mirrorfeed.publisher.spool import Spool
 from mirrorfeed.publisher.spool_access import files_of
 from tests.commands import Shell
@@ -130,6 +131,25 @@ def test_what_root_spools_belongs_to_the_folders_owner(folder: Path) -> None:
     assert owners == {NOBODY}
     assert said == ""
     assert status_of(path).spooled == 2
+
+
+@only_root
+def test_what_root_keeps_belongs_to_the_folders_owner(folder: Path, shell: Shell) -> None:
+    """A drain that root types does not keep the service from keeping what it sends."""
+    os.chown(folder, NOBODY, NOBODY)
+    path = folder / "spool.db"
+    shell.run("mirror-publisher", "started", "1", "--spool", str(path))
+    shell.run("mirror-publisher", "forward", "--drain", "--spool", str(path))
+    story = """
+    from pathlib import Path
+    from mirrorfeed.publisher.kept import KeptEvents
+    from mirrorfeed.publisher.spool import SpooledEvent
+    kept = KeptEvents(Path(path), keep_seconds=60, limit_bytes=10**9)
+    kept.add([SpooledEvent(2, "id", "type", "key", b"body")])
+    kept.close()
+    """
+    assert as_nobody(path, story) == ""
+    assert [kept.sequence for kept in kept_events(path)] == [1, 2]
 
 
 def test_a_lock_that_is_a_link_is_not_followed(

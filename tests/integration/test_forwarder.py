@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pika
 import pytest
@@ -19,7 +20,9 @@ from mirrorfeed.contract.events import Envelope
 from mirrorfeed.publisher import BranchStatusClient
 from mirrorfeed.publisher.forward.forwarder import Forwarder
 from mirrorfeed.publisher.forward.session import PublishingSession
+from mirrorfeed.publisher.kept import FOLDER, KeptEvents, kept_events
 from mirrorfeed.publisher.spool import Spool
+from mirrorfeed.publisher.spool_access import beside
 from tests.servers import PATIENCE_SECONDS, take_all, wait_for
 
 PULLER = """
@@ -43,6 +46,13 @@ def client(path: Path, topology: str) -> Iterator[BranchStatusClient]:
 
 def events_of(amqp_url: str, count: int) -> list[Envelope]:
     return [wire.decode(body) for _, body in take_all(amqp_url, count)]
+
+
+def report_and_flush(client: BranchStatusClient, times: int) -> None:
+    """One by one, so that each event is removed by itself."""
+    for _ in range(times):
+        client.start_mirroring(1)
+        assert client.flush(timeout_seconds=PATIENCE_SECONDS)
 
 
 def test_a_message_has_the_contracts_properties(client: BranchStatusClient, topology: str) -> None:
@@ -203,6 +213,26 @@ def test_a_nacked_event_stays_until_there_is_room(
     assert client.flush(timeout_seconds=PATIENCE_SECONDS)
     sequences = [event.sequence for event in events_of(topology, 2)]
     assert sequences[-2:] == [1, 2]
+
+
+def test_that_nothing_can_be_kept_is_said_once(
+    client: BranchStatusClient,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And again only if it has worked meanwhile."""
+    said = "confirmed events are not kept"
+    in_the_way = beside(path, FOLDER)
+    in_the_way.touch()
+    report_and_flush(client, 3)
+    assert caplog.text.count(said) == 1
+    in_the_way.unlink()
+    report_and_flush(client, 1)
+    assert [kept.sequence for kept in kept_events(path)] == [4]
+    monkeypatch.setattr(KeptEvents, "add", mock.Mock(side_effect=OSError("the disk is gone")))
+    report_and_flush(client, 3)
+    assert caplog.text.count(said) == 2
 
 
 def test_a_process_that_ends_leaves_the_rest_to_the_next(path: Path, topology: str) -> None:

@@ -15,8 +15,9 @@ from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MirrorStarted
 from mirrorfeed.publisher import SpoolError, SpoolFull
 from mirrorfeed.publisher.forward.lock import ForwarderLock
+from mirrorfeed.publisher.kept import FOLDER, KeptEvents
 from mirrorfeed.publisher.spool import Spool
-from mirrorfeed.publisher.spool_access import files_of
+from mirrorfeed.publisher.spool_access import beside, files_of
 from mirrorfeed.publisher.spool_origin import Origin, origin_of
 from tests.builders import at
 from tests.spools import append, pending_in, status_of
@@ -75,6 +76,19 @@ def test_a_folder_of_a_group_makes_a_spool_of_the_group(path: Path) -> None:
         lock.release()
     assert set(modes.values()) == {0o660}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o2770
+
+
+def test_what_is_kept_is_the_groups_too(path: Path) -> None:
+    """The next user of the spool keeps events in the same folder."""
+    path.parent.chmod(0o2770)
+    with umask(0o077), closing(Spool(path)) as spool:
+        append(spool)
+        kept = KeptEvents(path, keep_seconds=60, limit_bytes=10**9)
+        kept.add(spool.pending(after=0, limit=1))
+        kept.close()
+    folder = beside(path, FOLDER)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o2770
+    assert set(modes_beside(folder / "any").values()) == {0o660}
 
 
 @pytest.mark.parametrize(("old", "new"), [(0o644, 0o600), (0o664, 0o660), (0o666, 0o660)])
