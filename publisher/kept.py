@@ -107,11 +107,17 @@ def files_of(folder: Path) -> list[Path]:
 
 def kept_events(spool_path: Path) -> Iterator[KeptEvent]:
     """All that is kept of a spool, the first confirmed first. What a power cut left half written is
-    passed over. Raises OSError."""
+    passed over, but a body may be damaged all the same. Raises OSError."""
     for path in sorted(files_of(beside(spool_path, FOLDER))):
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # the forwarder has forgotten it meanwhile
+            continue
+        with file:
             while len(header := file.read(HEADER.size)) == HEADER.size:
                 confirmed_at, sequence, length = HEADER.unpack(header)
+                if not confirmed_at or not length:
+                    break  # zeros in place of what was not on the disk yet
                 body = file.read(min(length, MAX_BODY_BYTES))
                 if len(body) != length:
                     break

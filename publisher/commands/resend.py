@@ -57,7 +57,8 @@ def resend(
         spooled(kept.sequence, envelope, kept.body)
         for kept in kept_events(path)
         if kept.confirmed_at >= not_before
-        and (envelope := wire.decode(kept.body)).source == source
+        and (envelope := readable(kept.body)) is not None
+        and envelope.source == source
         and (first is None or last is None or first <= (envelope.sequence or 0) <= last)
     )
     room = Spool(path, limit_bytes=spool_limit_bytes)
@@ -67,6 +68,14 @@ def resend(
     if not put_back:
         refuse(f"the spool {path} keeps no such events that are not pending", exit_codes.NOT_MET)
     print(f"events to send again: {put_back:,}")
+
+
+def readable(body: bytes) -> Envelope | None:
+    """None if a power cut has damaged it."""
+    try:
+        return wire.decode(body)
+    except wire.DecodeError:
+        return None
 
 
 def spooled(sequence: int, envelope: Envelope, body: bytes) -> SpooledEvent:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, make_url
 
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.contract import environment
-from mirrorfeed.publisher.kept import FOLDER, KeptEvents, kept_events
+from mirrorfeed.publisher.kept import FOLDER, HEADER, KeptEvents, kept_events
 from mirrorfeed.publisher.spool import SpooledEvent
 from mirrorfeed.publisher.spool_access import beside
 from tests.commands import Shell
@@ -109,6 +109,45 @@ def test_a_record_that_a_power_cut_left_half_written_is_passed_over(tmp_path: Pa
     first, _ = sorted(beside(path, FOLDER).iterdir())
     os.truncate(first, first.stat().st_size - 1)
     assert sequences(path) == [1, 2, 12]
+
+
+def test_zeros_that_a_power_cut_left_are_passed_over(tmp_path: Path) -> None:
+    """A file may have got its size, and not its end, or the beginning of a record."""
+    path = tmp_path / "spool.db"
+    for number in (1, 2, 3):
+        kept = KeptEvents(path, keep_seconds=DAY, limit_bytes=10**9)
+        kept.add(events(number, number + 10))
+        kept.close()
+    end_is_missing, beginning_is_missing, _ = sorted(beside(path, FOLDER).iterdir())
+    os.truncate(end_is_missing, end_is_missing.stat().st_size + 4096)
+    with beginning_is_missing.open("r+b") as file:
+        file.write(bytes(HEADER.size - 5))
+    assert sequences(path) == [1, 11, 3, 13]
+
+
+def test_a_file_that_is_forgotten_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    """A forwarder deletes what is too old while its events are read."""
+    path = tmp_path / "spool.db"
+    for number in (1, 2):
+        kept = KeptEvents(path, keep_seconds=DAY, limit_bytes=10**9)
+        kept.add(events(number))
+        kept.close()
+    reading = kept_events(path)
+    assert next(reading).sequence == 1
+    for file in beside(path, FOLDER).iterdir():
+        file.unlink()
+    assert list(reading) == []
+
+
+def test_a_damaged_event_keeps_no_other_from_being_sent_again(shell: Shell, engine: Engine) -> None:
+    """Neither the zeros in it nor those behind the last one end the command."""
+    register_branches(engine, 1)
+    report(shell, "one", "two", "three")
+    (file, *_) = sorted(beside(Path(shell.variables[environment.SPOOL]), FOLDER).iterdir())
+    damaged = bytearray(file.read_bytes())
+    damaged[HEADER.size + 100 : HEADER.size + 200] = bytes(100)
+    file.write_bytes(damaged + bytes(4096))
+    assert "again: 2" in shell.run("mirror-publisher", "resend", "--since", "1h").stdout
 
 
 def test_nothing_is_kept_if_not_asked_for(tmp_path: Path) -> None:
