@@ -85,11 +85,11 @@ def forward(
     # No other command needs to import these.
     from mirrorfeed.contract.supervision import TELL_SECONDS, Supervisor
     from mirrorfeed.publisher.forward.forwarder import Forwarder
-    from mirrorfeed.publisher.forward.heartbeat import beat_if_quiet
+    from mirrorfeed.publisher.forward.heartbeat import Heartbeats
 
     log_to_standard_error(log_format, log_level)
     path = spool_path(spool)
-    beat_if_quiet(path, heartbeat_seconds)  # before anything opens the spool
+    Heartbeats(path, heartbeat_seconds).beat_if_quiet()  # before anything opens the spool
     waiting = Spool(path, limit_bytes=spool_limit_bytes)
     if retry_refused:
         waiting.restore_refused()

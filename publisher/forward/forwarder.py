@@ -28,7 +28,7 @@ from mirrorfeed.amqp.connections import (
 )
 from mirrorfeed.contract.outage import Outage
 from mirrorfeed.contract.tracing import Spans
-from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, beat_if_quiet
+from mirrorfeed.publisher.forward.heartbeat import HEARTBEAT_SECONDS, Heartbeats
 from mirrorfeed.publisher.forward.lock import ForwarderLock
 from mirrorfeed.publisher.forward.pipeline import Pipeline
 from mirrorfeed.publisher.forward.session import PublishingSession
@@ -79,7 +79,7 @@ class Forwarder:
         self._spool_path = Path(os.path.realpath(spool_path))
         self._addresses = Addresses(amqp_urls, name="mirrorfeed publisher")
         self._window = window
-        self._heartbeat_seconds = heartbeat_seconds
+        self._heartbeats = Heartbeats(self._spool_path, heartbeat_seconds)
         self._keep_seconds = keep_seconds
         self._keep_limit_bytes = keep_limit_bytes
         self._gather_seconds = gather_seconds
@@ -276,7 +276,7 @@ class Forwarder:
                 kept,
                 self._outage.is_over,
                 on_turn=self._turned,
-                on_poll=lambda: beat_if_quiet(self._spool_path, self._heartbeat_seconds),
+                on_poll=self._heartbeats.beat_if_quiet,
                 is_at_its_path=lambda: self._lock_file.is_at_its_path() and spool.is_at_its_path(),
                 is_awaited=lambda: self._awaiting > 0,
                 watch=watch,

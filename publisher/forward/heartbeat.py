@@ -5,6 +5,7 @@ arrived, nothing would show that.
 """
 
 import logging
+import math
 import os
 import socket
 import time
@@ -25,27 +26,41 @@ BUSY_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
-def beat_if_quiet(path: Path, interval_seconds: float) -> bool:
-    """Appends a heartbeat if nothing was written to the spool for that long, and says whether it
-    did. Never if the interval is 0."""
-    if not interval_seconds or not _is_quiet(path, interval_seconds):
-        return False
-    try:
-        with closing(Spool(path)) as spool:
-            _beat(spool)
-    except SpoolError as error:  # a full spool is not quiet either
-        logger.warning("no heartbeat: %s", error)
-        return False
-    return True
+class Heartbeats:
+    """Those of one spool."""
+
+    def __init__(self, path: Path, interval_seconds: float) -> None:
+        """There are none if `interval_seconds` is 0."""
+        self._path = path
+        self._interval_seconds = interval_seconds
+        self._tried_at = -math.inf
+
+    def beat_if_quiet(self) -> bool:
+        """Appends a heartbeat if nothing was written to the spool for the interval, and says
+        whether it did. It does not try more often than that, whatever the files or the clock say:
+        a spool that is full stays quiet."""
+        now = time.monotonic()
+        if not self._interval_seconds or now - self._tried_at < self._interval_seconds:
+            return False
+        if not _is_quiet(self._path, self._interval_seconds):
+            return False
+        self._tried_at = now
+        try:
+            with closing(Spool(self._path)) as spool:
+                _beat(spool)
+        except SpoolError as error:
+            logger.warning("no heartbeat: %s", error)
+            return False
+        return True
 
 
 def _is_quiet(path: Path, interval_seconds: float) -> bool:
-    written_at = max(
-        (file.stat().st_mtime for file in (path, beside(path, LOG)) if os.path.lexists(file)),
-        default=None,
+    files = [file for file in (path, beside(path, LOG)) if os.path.lexists(file)]
+    now = time.time()
+    # A clock that was set back must not silence it: times in the future do not count.
+    return bool(files) and not any(
+        0 <= now - file.stat().st_mtime < interval_seconds for file in files
     )
-    # A clock that was set back must not silence it.
-    return written_at is not None and not 0 <= time.time() - written_at < interval_seconds
 
 
 def _beat(spool: Spool) -> None:

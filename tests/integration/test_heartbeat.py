@@ -5,6 +5,7 @@ import os
 import time
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pika
 import pytest
@@ -12,12 +13,14 @@ from sqlalchemy import Engine
 
 from mirrorfeed.contract import environment, routing, wire
 from mirrorfeed.contract.events import SpoolHeartbeat
-from mirrorfeed.publisher.forward.heartbeat import beat_if_quiet
+from mirrorfeed.publisher.errors import SpoolFull
+from mirrorfeed.publisher.forward.heartbeat import Heartbeats
 from mirrorfeed.publisher.spool import Spool
 from tests.commands import Shell
 from tests.servers import register_branches, take_all
 
 HOUR = 3600.0
+DAY = 24 * HOUR
 
 
 def make_quiet(path: Path, seconds: float = HOUR) -> None:
@@ -83,7 +86,7 @@ def test_only_a_quiet_spool_beats(
     path = tmp_path / "spool.db"
     Spool(path).close()
     make_quiet(path, quiet_seconds)
-    assert beat_if_quiet(path, interval_seconds) == beats
+    assert Heartbeats(path, interval_seconds).beat_if_quiet() == beats
     with closing(Spool(path)) as spool:
         assert spool.status().pending == int(beats)
 
@@ -95,4 +98,26 @@ def test_a_locked_spool_is_not_quiet(tmp_path: Path) -> None:
         make_quiet(path)
         with spool.writing():
             make_quiet(path)
-            assert not beat_if_quiet(path, HOUR)
+            assert not Heartbeats(path, HOUR).beat_if_quiet()
+
+
+def test_a_file_from_the_future_makes_no_flood_of_heartbeats(tmp_path: Path) -> None:
+    """The clock was set back. The log is written to, and the spool itself only later."""
+    path = tmp_path / "spool.db"
+    with closing(Spool(path)) as spool:
+        make_quiet(path, -DAY)
+        assert sum(Heartbeats(path, HOUR).beat_if_quiet() for _ in range(3)) == 1
+        assert spool.status().pending == 1
+
+
+def test_a_full_spool_is_tried_once_an_interval(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays quiet, and the log says only once why there is no heartbeat."""
+    path = tmp_path / "spool.db"
+    Spool(path).close()
+    make_quiet(path)
+    monkeypatch.setattr(Spool, "group_commit", mock.Mock(side_effect=SpoolFull("it is full")))
+    heartbeats = Heartbeats(path, HOUR)
+    assert not any(heartbeats.beat_if_quiet() for _ in range(3))
+    assert caplog.messages == ["no heartbeat: it is full"]
