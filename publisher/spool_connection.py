@@ -139,8 +139,8 @@ class SpoolConnection:
             except BaseException:
                 if log is not None:
                     log.close()
-                if connection.in_transaction:  # a full disk has already ended the transaction
-                    with self.translated_errors():
+                with self.translated_errors():  # a fork may have closed it
+                    if connection.in_transaction:  # a full disk has already ended the transaction
                         connection.execute("ROLLBACK")
                 raise
         try:

@@ -166,6 +166,30 @@ def test_threads_share_a_spool(spool: Spool) -> None:
     assert sequences(spool) == list(range(1, 21))
 
 
+@pytest.mark.parametrize("after_the_fork", ["client.start_mirroring(2)", "pass"])
+def test_a_fork_inside_group_commit_raises_a_spool_error(
+    tmp_path: Path, after_the_fork: str
+) -> None:
+    """It closes what is open, so nothing of the block is taken; the next call is."""
+    path = tmp_path / "spool.db"
+    story = f"""if True:
+        import os, sys
+        from mirrorfeed import BranchStatusClient
+        from mirrorfeed.publisher import SpoolError
+        client = BranchStatusClient(sys.argv[1], forward=False)
+        try:
+            with client.group_commit():
+                client.start_mirroring(1)
+                if not os.fork():
+                    os._exit(0)
+                {after_the_fork}
+        except SpoolError:
+            client.start_mirroring(3)
+    """
+    subprocess.run([sys.executable, "-c", story, str(path)], check=True, timeout=PATIENCE_SECONDS)
+    assert sequences_in(path) == [1]
+
+
 def test_parent_and_child_of_a_fork_both_append(tmp_path: Path) -> None:
     """A parent that ends first takes nothing of its child's along.
 
