@@ -7,6 +7,7 @@ If that process ends, another one takes over.
 import logging
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from weakref import WeakSet
@@ -256,12 +257,18 @@ class Forwarder:
             return self._say(f"there is no spool {self._spool_path} yet; waiting for one")
         if not self._lock_file.acquire():
             return self._say(f"{self.who_holds_spool} forwards this spool; waiting for it to end")
-        spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
-        kept = KeptEvents(
-            self._spool_path, keep_seconds=self._keep_seconds, limit_bytes=self._keep_limit_bytes
-        )
-        watch = self._new_watch()
-        try:
+        with ExitStack() as stack:
+            spool = Spool(self._spool_path, appends=False, on_taken_away=self._note_removal)
+            stack.callback(spool.close)
+            kept = KeptEvents(
+                self._spool_path,
+                keep_seconds=self._keep_seconds,
+                limit_bytes=self._keep_limit_bytes,
+            )
+            stack.callback(kept.close)
+            watch = self._new_watch()
+            if watch is not None:
+                stack.callback(watch.close)
             pipeline = Pipeline(
                 spool,
                 window=self._window,
@@ -302,11 +309,7 @@ class Forwarder:
             if not session.was_useful and session.refusal_code != PRECONDITION_FAILED:
                 raise SessionFailed(because)
             self._is_away(because)
-        finally:
-            if watch is not None:
-                watch.close()
-            kept.close()
-            spool.close()
+        return None
 
     def _new_watch(self) -> SpoolWatch | None:
         """None, and a word in the log once, if nothing can be watched."""

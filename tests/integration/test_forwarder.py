@@ -235,6 +235,23 @@ def test_that_nothing_can_be_kept_is_said_once(
     assert caplog.text.count(said) == 2
 
 
+def test_the_spool_is_closed_even_if_kept_events_cannot_be(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of them may not fit on the disk."""
+    closed: list[Path] = []
+    monkeypatch.setattr(KeptEvents, "close", mock.Mock(side_effect=OSError("the disk is full")))
+    with BranchStatusClient(path, forward=False) as client:
+        client.start_mirroring(1)
+    monkeypatch.setattr(Spool, "close", lambda spool: closed.append(spool.path))
+    forwarder = Forwarder(path, "amqp://guest:guest@127.0.0.1:1/%2F")
+    forwarder.wake()
+    try:
+        wait_for(lambda: path in closed, "the forwarder to close the spool")
+    finally:
+        forwarder.stop()
+
+
 def test_a_process_that_ends_leaves_the_rest_to_the_next(path: Path, topology: str) -> None:
     """A puller never waits for the network, not even at its end."""
     for _ in range(3):
