@@ -6,6 +6,8 @@ The line is found where `mirror-publisher run` finds it, in `mirrorfeed.publishe
 import re
 from enum import StrEnum
 
+from mirrorfeed.contract.secrets import masked_start
+from mirrorfeed.publisher.client import reason_from
 from mirrorfeed.publisher.reasons import telling_line_in
 
 MAX_LINE_LENGTH = 2000
@@ -40,9 +42,11 @@ class MirrorFailure(Exception):
     """An attempt failed; the text is a line for a person."""
 
     def __init__(self, failure_class: FailureClass, line: str) -> None:
-        super().__init__(line)
+        """The line may be of the other side's making. It is kept without secrets and as any text
+        can be stored: the log, the notes and the screen get it, and not only events."""
+        self.line = reason_from(line)
+        super().__init__(self.line)
         self.failure_class = failure_class
-        self.line = line
 
     @property
     def reason(self) -> str:
@@ -139,7 +143,8 @@ def failure_in(output: bytes, otherwise: str) -> MirrorFailure:
     line = telling_line_in(output) or otherwise
     rest = output[-16 * 1024 :].decode(errors="replace")
     return MirrorFailure(
-        class_of(line) or class_of(rest) or FailureClass.OTHER, line[:MAX_LINE_LENGTH]
+        class_of(line) or class_of(rest) or FailureClass.OTHER,
+        masked_start(line, MAX_LINE_LENGTH),  # what is cut in two is no secret for `reason_from`
     )
 
 

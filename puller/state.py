@@ -123,9 +123,10 @@ class State:
 
     def save(self, states: Iterable[tuple[int, BranchState]]) -> None:
         """All of them, or none."""
-        rows = [(branch_id, msgspec.msgpack.encode(state)) for branch_id, state in states]
-        with self._translated(), self._transaction():
-            self._connection.executemany("INSERT OR REPLACE INTO branch VALUES (?, ?)", rows)
+        with self._translated():
+            rows = [(branch_id, msgspec.msgpack.encode(state)) for branch_id, state in states]
+            with self._transaction():
+                self._connection.executemany("INSERT OR REPLACE INTO branch VALUES (?, ?)", rows)
 
     def forget(self, branch_id: int) -> None:
         with self._translated(), self._transaction():
@@ -172,7 +173,7 @@ class State:
         try:
             with self._lock:
                 yield
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
             raise PullerError(
                 f"the puller's notes in {self._path} cannot be used: {error}; if the file is"
                 " broken, remove it: then every branch is due"

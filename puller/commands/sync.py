@@ -4,8 +4,8 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,7 +22,7 @@ from mirrorfeed.publisher.spool import DEFAULT_LIMIT_BYTES
 from mirrorfeed.puller.branch_list import Branch, read_branch_list
 from mirrorfeed.puller.commands import options
 from mirrorfeed.puller.commands.client import check_programs, open_reports
-from mirrorfeed.puller.errors import NotMet
+from mirrorfeed.puller.errors import NotMet, PullerError
 
 logger = logging.getLogger(__name__)
 app = typer.Typer()
@@ -91,17 +91,20 @@ def sync(
         for each in close_leftovers(folder, reports, state.branches(), ids):
             if left := state.branch(each):
                 left.running_since = None
-                state.save([(each, left)])
+                with going_on():
+                    state.save([(each, left)])
         attempts = Attempts(folder, settings, reports, processes)
         for branch in wanted:
             if processes.is_interrupted:
                 raise NotMet("told to end: not all of them were mirrored")
             known = state.branch(branch.id) or BranchState()
             known.running_since = time.time()
-            state.save([(branch.id, known)])
+            with going_on():
+                state.save([(branch.id, known)])
             outcome = attempts.attempt(branch, known, is_forced=force)
             is_first = known.mirrored_at == 0
-            known = state.branch(branch.id) or known  # `run` may have written it meanwhile
+            with going_on():
+                known = state.branch(branch.id) or known  # `run` may have written it meanwhile
             note(known, branch, outcome)
             if not outcome.held_by:
                 known.running_since = None
@@ -111,13 +114,23 @@ def sync(
                     is_first=is_first,
                     draw=random.uniform,
                 )
-            state.save([(branch.id, known)])
+            with going_on():
+                state.save([(branch.id, known)])
             failure = outcome.held_by or (outcome.failure and outcome.failure.reason)
             is_all_well = is_all_well and not failure
             said = failure or f"mirrored {known.revision or '(nothing in it yet)'}"
             print(f"{branch.id} {printable(branch.name)}: {printable(str(said))}")
     if not is_all_well:
         raise typer.Exit(exit_codes.NOT_MET)
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """What cannot be noted keeps nothing from being mirrored."""
+    try:
+        yield
+    except PullerError as error:
+        logger.error("cannot note what happens", extra={"because": error})
 
 
 def chosen(which: Iterable[str], list_path: Path) -> list[Branch]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.puller.lying import LyingServer
 from tests.pullers import TestPuller
 from tests.upstreams import SshServer, Upstream, WebServer, git_daemon, web_server
 
@@ -53,3 +54,11 @@ def ssh(tmp_path: Path, puller: TestPuller) -> Iterator[SshServer]:
         puller.known_hosts.write_text(server.known_hosts.read_text())
         puller.use_key(server.key)
         yield server
+
+
+@pytest.fixture
+def liar(
+    web: WebServer, upstream: Upstream, puller: TestPuller, monkeypatch: pytest.MonkeyPatch
+) -> LyingServer:
+    """A server of the upstream that adds to it."""
+    return LyingServer(web, puller, monkeypatch)

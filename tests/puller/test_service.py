@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from mirrorfeed.puller.errors import PullerError
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.service import Puller
 from mirrorfeed.puller.settings import Settings
-from mirrorfeed.puller.state import State
+from mirrorfeed.puller.state import BranchState, State
 from sandbox import wait_until
 from tests.probes import ask, samples, says
 from tests.pullers import TestPuller, children_of, kill, marked
@@ -488,6 +489,30 @@ def test_notes_that_cannot_be_written_keep_nothing_from_being_mirrored(
         assert service.why_not_ready() == "the disk is full"
     assert "cannot note what happens" in caplog.text
     assert puller.outcome() == upstream.refs()["refs/heads/main"]
+
+
+def test_what_cannot_be_written_down_is_trouble_like_a_full_disk(tmp_path: Path) -> None:
+    """So it ends no puller; what was noted before stays."""
+    with State(tmp_path / "state.db") as state:
+        state.save([(1, BranchState(name="a"))])
+        with pytest.raises(PullerError, match="cannot be used: 'utf-8' codec can't encode"):
+            state.save([(1, BranchState(name="b")), (2, BranchState(reason="\udcff"))])
+        assert state.branches() == {1: BranchState(name="a")}
+
+
+def test_sync_needs_no_notes(puller: TestPuller, upstream: Upstream) -> None:
+    """It mirrors and reports, and says what it could not note."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    tip = upstream.commit()
+    with sqlite3.connect(puller.into / ".puller/state.db") as notes:
+        notes.execute(
+            "CREATE TRIGGER t BEFORE INSERT ON branch BEGIN SELECT RAISE(FAIL, 'no'); END"
+        )
+    result = puller.shell.run("mirror-puller", "sync", "--no-forward", "1")
+    assert result.stdout == f"1 ~ada/b1: mirrored {tip}\n"
+    assert result.stderr.count("cannot note what happens") == 2
+    assert puller.outcome() == tip
 
 
 def test_what_sync_has_done_meanwhile_counts(puller: TestPuller, upstream: Upstream) -> None:
