@@ -9,7 +9,14 @@ from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.git import Git, Work, known_refs
 from mirrorfeed.puller.mirrored import Mirrored
-from mirrorfeed.puller.packed_refs import LOCK, is_locked, packed_text, read_packed, rewriting
+from mirrorfeed.puller.packed_refs import (
+    LOCK,
+    is_locked,
+    is_name,
+    packed_text,
+    read_packed,
+    rewriting,
+)
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.refs import HEADS, Refs, conflict_in, files_of_refs, is_wanted
 
@@ -133,7 +140,9 @@ class GitMirror:
                     raise is_locked(git_dir / name)
             old = read_packed(git_dir)
             kept = {
-                name: at for name, at in old.objects.items() if at and not is_wanted(name, has_all)
+                name: at
+                for name, at in old.objects.items()
+                if at and is_name(name) and not is_wanted(name, has_all)
             }
             objects = {**kept, **wanted.objects}
             unknown = set(objects.values()) - old.peeled.keys()

@@ -15,7 +15,7 @@ from mirrorfeed.puller.git_mirror import GitMirror
 from mirrorfeed.puller.packed_refs import OWN, is_ours
 from mirrorfeed.puller.process import sees_all_of_this_user, users_of
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
-from mirrorfeed.puller.refs import refs_on_disk
+from mirrorfeed.puller.refs import files_of_refs, refs_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +128,12 @@ def heal(
 
 def _remove_broken_refs(path: Path) -> int:
     """Removes files of references in which no object is named, as a power cut leaves them; the next
-    fetch brings back those that upstream has."""
-    broken = [name for name, at in refs_on_disk(path).objects.items() if not at]
-    for name in broken:
-        (path / name).unlink(missing_ok=True)
-    return len(broken)
+    fetch brings back those that upstream has. Returns how many files there were."""
+    broken = {name for name, at in refs_on_disk(path).objects.items() if not at}
+    files = [path / name for name in files_of_refs(path) if name in broken]  # or it is packed
+    for file in files:
+        file.unlink(missing_ok=True)
+    return len(files)
 
 
 def borrowers_of(path: Path, folder: Folder) -> list[Path]:

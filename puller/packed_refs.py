@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from mirrorfeed.contract.events import shown
 from mirrorfeed.puller.folder import flush_folder
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 
@@ -19,6 +20,8 @@ OWN = "packed-refs.mirrorfeed"
 """The new file, and another name of the lock: so this is known to be ours after a kill."""
 _HEADER = "# pack-refs with: peeled fully-peeled sorted \n"
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_FORBIDDEN = re.compile(r"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:\A|/)\.|\.lock(?:/|\Z)|[/.]\Z|\A/")
+"""git-check-ref-format(1)."""
 
 
 class Packed(NamedTuple):
@@ -51,10 +54,17 @@ def read_packed(git_dir: Path) -> Packed:
 
 
 def packed_text(objects: Mapping[str, str], peeled: Mapping[str, str]) -> bytes:
-    """What the file is to say."""
+    """What the file is to say. Raises MirrorFailure for a line that git would not understand: it
+    would not read any of the others either."""
+    for name, at in objects.items():
+        # An id of the other kind of hashes is no object here.
+        if not is_name(name) or not is_object(at) or len(at) != len(peeled[at]):
+            raise MirrorFailure(
+                FailureClass.OTHER, f"the mirror can have no reference {shown(name)} at {shown(at)}"
+            )
     lines = [os.fsencode(_HEADER)]
-    for name, at in sorted((os.fsencode(name), at) for name, at in objects.items()):
-        lines.append(b"%b %b\n" % (at.encode(), name))
+    for bytes_, at in sorted((os.fsencode(name), at) for name, at in objects.items()):
+        lines.append(b"%b %b\n" % (at.encode(), bytes_))
         if peeled[at] != at:
             lines.append(b"^%b\n" % peeled[at].encode())
     return b"".join(lines)
@@ -117,4 +127,14 @@ def read_text(path: str) -> str:
 def object_in(text: str) -> str:
     """Empty if it names none."""
     text = text.strip()
-    return text if _OBJECT.fullmatch(text) else ""
+    return text if is_object(text) else ""
+
+
+def is_object(text: str) -> bool:
+    """Whether it can be the id of an object."""
+    return _OBJECT.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether git takes it for the name of a reference."""
+    return text.startswith("refs/") and not _FORBIDDEN.search(text)

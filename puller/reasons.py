@@ -86,7 +86,8 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
         r"|unknown object type|unable to (?:get object info|unpack \S+ header|parse \S+ header)"
         r"|bad packed object|bad object header|garbage at end of loose|inflate returned"
         r"|failed to (?:read delta base|unpack compressed delta|read object)|delta base offset"
-        r"|could not parse commit|pack is corrupted|index CRC mismatch",
+        r"|could not parse commit|pack is corrupted|index CRC mismatch"
+        r"|(?:unexpected|unterminated) line in .*packed-refs",
     ),
     (
         FailureClass.HOST_KEY,

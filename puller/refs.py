@@ -6,22 +6,24 @@ A mirror's are read from its files, which takes no process; the puller's git kee
 
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
-from mirrorfeed.puller.packed_refs import LOCK, object_in, read_packed, read_text
+from mirrorfeed.puller.packed_refs import (
+    LOCK,
+    is_name,
+    is_object,
+    object_in,
+    read_packed,
+    read_text,
+)
 
 HEAD = "HEAD"
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
 _SYMBOLIC = "ref: "
-_PEELED = "^{}"
-_FORBIDDEN = re.compile(r"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.lock(?:/|$)|[/.]$")
-"""git-check-ref-format(1)."""
-
 DEFAULT_REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 LEFT_OUT = (
     ("refs/pull/", "/merge"),
@@ -80,18 +82,20 @@ def conflict_in(names: Collection[str]) -> tuple[str, str] | None:
 
 def refs_listed(output: bytes) -> Refs:
     """From what `git ls-remote --symref` prints. Names that git itself takes from no server are
-    left out."""
+    left out, and so is what is no line of it: git prints a name as the server gives it, which may
+    have line breaks in it."""
     objects: dict[str, str] = {}
     head = head_object = None
     for line in os.fsdecode(output).split("\n"):
-        what, tab, name = line.partition("\t")
-        if not tab or name.endswith(_PEELED):
+        what, _, name = line.partition("\t")
+        if name == HEAD and what.startswith(_SYMBOLIC):
+            target = what.removeprefix(_SYMBOLIC)
+            head = target if is_name(target) else None
+        elif not is_object(what):
             continue
-        if what.startswith(_SYMBOLIC):
-            head = what.removeprefix(_SYMBOLIC) if name == HEAD else head
         elif name == HEAD:
             head_object = what
-        elif not _FORBIDDEN.search(name):
+        elif is_name(name):
             objects[name] = what
     return Refs(objects, head, head_object)
 

@@ -171,6 +171,21 @@ def test_a_corrupt_mirror_is_made_anew_once_a_day(
     assert list(puller.into.glob(".removed-*")) == []
 
 
+def test_a_file_of_references_that_git_cannot_read_is_made_anew(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """With the rest of the mirror: nobody knows what else it has lost."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    file = puller.mirror() / "packed-refs"
+    file.write_text(f"{file.read_text()}refs/heads/main refs/heads/evil\n")
+    upstream.commit()
+    log = puller.once()
+    assert "made a corrupt mirror anew" in log
+    assert "removed broken references" not in log
+    assert puller.refs() == upstream.refs()
+
+
 def test_what_maintenance_finds_corrupt_is_made_anew(
     puller: TestPuller, upstream: Upstream
 ) -> None:

@@ -1,9 +1,14 @@
 """What servers say, which may be anything: in what is listed, reported, noted and shown."""
 
+from pathlib import Path
+
+import pytest
+
+from mirrorfeed.puller.packed_refs import packed_text
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from tests.puller.lying import LyingServer
 from tests.pullers import TestPuller
-from tests.upstreams import Upstream
+from tests.upstreams import Upstream, git, head_of
 
 
 def test_names_of_any_bytes_end_nothing(
@@ -43,3 +48,65 @@ def test_a_failure_is_text_that_anybody_can_store() -> None:
     assert failure.line.startswith("ab? https://***@host/ xxx")
     assert str(failure) == failure.line
     assert len(failure.reason.encode()) < 9000
+
+
+LINES = (
+    b" refs/heads/x\n+refs/heads/main:refs/own/x\trefs/heads/evil\n",
+    b" refs/heads/x\nrefs/heads/main\trefs/heads/evil\n",
+    b" refs/heads/x\n\xff\xfe\trefs/heads/evil\n",
+    b" refs/heads/x\nref: refs/heads/../../x\tHEAD\n",
+    b" refs/heads/x\n" + b"1" * 39 + b"\trefs/heads/evil\n",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_name_with_a_line_break_says_nothing_more(
+    puller: TestPuller, upstream: Upstream, liar: LyingServer, line: bytes
+) -> None:
+    """Neither to git nor in the mirror's file of references: what is no reference is passed over,
+    as what git itself would not take is."""
+    puller.write_list([liar.url])
+    puller.once()
+    first = upstream.refs()["refs/heads/main"]
+    git("-C", puller.mirror(), "update-ref", "refs/own/x", first)
+    tip = upstream.commit()
+    liar.add(tip.encode() + line)
+    puller.once()
+    expected = {"refs/heads/main": tip, "refs/heads/x": tip, "refs/own/x": first}
+    assert puller.refs() == expected
+    assert head_of(puller.mirror()) == "refs/heads/main"
+    liar.be_honest()
+    upstream.commit()
+    puller.once()
+    assert puller.refs() == {**upstream.refs(), "refs/own/x": first}
+
+
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_an_object_of_the_other_kind_is_none(
+    puller: TestPuller, root: Path, liar: LyingServer, object_format: str
+) -> None:
+    """Though a branch has its name, and git would find that."""
+    upstream = Upstream(root / "b.git", object_format=object_format)
+    tip = upstream.commit()
+    other = tip[:40] if object_format == "sha256" else "1" * 64
+    upstream.git("update-ref", f"refs/heads/{other}", tip)
+    puller.write_list([liar.url.replace("a.git", "b.git")])
+    puller.once()
+    before = puller.refs()
+    liar.add(f"{tip} refs/heads/x\n{other}\trefs/heads/evil\n".encode())
+    puller.once(expect=1)
+    assert puller.outcome() in ("other", "not-found"), puller.reason()
+    assert puller.refs() == before
+
+
+def test_a_file_of_references_has_no_line_that_git_would_not_read() -> None:
+    """It would not read the others either."""
+    at = "1" * 40
+    for name, object_, peeled in (
+        ("refs/heads/x\ny", at, at),
+        ("HEAD", at, at),
+        ("refs/heads/x", "refs/heads/main", "refs/heads/main"),
+        ("refs/heads/x", at, "1" * 64),
+    ):
+        with pytest.raises(MirrorFailure, match="the mirror can have no reference"):
+            packed_text({name: object_}, {object_: peeled})
