@@ -53,16 +53,26 @@ class BranchList(NamedTuple):
     """What is in a file."""
 
     branches: dict[int, Branch]
-    without_url: int
-    """How many lines have no URL: such branches are not mirrored from anywhere."""
+    unmirrored: frozenset[int]
+    """Branches whose lines have no URL: they are not mirrored from anywhere."""
     file: FileState
+
+    @property
+    def without_url(self) -> int:
+        """How many these are."""
+        return len(self.unmirrored)
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All branches of the list, mirrored or not."""
+        return self.unmirrored | self.branches.keys()
 
 
 def read_branch_list(path: Path) -> BranchList:
     """Reads the whole list. Raises BadBranchList, which names the first line that is wrong."""
     branches: dict[int, Branch] = {}
     names: set[str] = set()
-    without_url = 0
+    unmirrored: set[int] = set()
     try:
         with path.open("rb") as file:
             state = _state_of(file.fileno())
@@ -78,10 +88,10 @@ def read_branch_list(path: Path) -> BranchList:
             if branch.url:
                 branches[branch.id] = branch
             else:
-                without_url += 1
+                unmirrored.add(branch.id)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadBranchList(f"{path} cannot be read: {error}") from error
-    return BranchList(branches, without_url, state)
+    return BranchList(branches, frozenset(unmirrored), state)
 
 
 def file_state(path: Path) -> FileState | None:

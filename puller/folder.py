@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from mirrorfeed.contract.events import MAX_BRANCH_ID
 from mirrorfeed.puller.errors import FolderInUse, PullerError
 
 OWN = ".puller"
@@ -83,16 +84,16 @@ class Folder:
         found: dict[int, list[Path]] = {}
         if self.path.is_dir():
             for each in sorted(self.path.iterdir()):
-                if match := _MIRROR.fullmatch(each.name):
-                    found.setdefault(int(match[1]), []).append(each)
+                if number := _number_in(_MIRROR, each):
+                    found.setdefault(number, []).append(each)
         return found
 
     def remains(self) -> dict[int, list[Path]]:
         """What an attempt or a removal left behind that was killed."""
         found: dict[int, list[Path]] = {}
         for each in self.path.iterdir():
-            if match := _REMAINS.fullmatch(each.name):
-                found.setdefault(int(match[1]), []).append(each)
+            if number := _number_in(_REMAINS, each):
+                found.setdefault(number, []).append(each)
         return found
 
     @contextmanager
@@ -128,14 +129,14 @@ class Folder:
             old = self._aside(mirror, _REPLACED)
             incoming.rename(mirror)
             flush_folder(self.path)
-            shutil.rmtree(old, ignore_errors=True)  # what is left goes at the next start
+            _delete(old, ignore_errors=True)  # what is left goes at the next start
         else:
             incoming.rename(mirror)
             flush_folder(self.path)
 
     def remove(self, mirror: Path) -> None:
-        """Nobody sees a half of it."""
-        shutil.rmtree(self._aside(mirror, _REMOVED))
+        """Nobody sees a half of it. Raises OSError."""
+        _delete(self._aside(mirror, _REMOVED))
 
     def restore(self, branch_id: int) -> None:
         """Undoes half a replacement, after a kill or a power cut, and deletes what else is left."""
@@ -144,13 +145,27 @@ class Folder:
             if each.stem.endswith(_REPLACED) and not mirror.exists():
                 each.rename(mirror)
             else:
-                shutil.rmtree(each, ignore_errors=True)
+                _delete(each, ignore_errors=True)
 
     def _aside(self, mirror: Path, why: str) -> Path:
         branch_id, vcs = mirror.name.split(".")
         old = self.path / f".removed-{branch_id}-{uuid4().hex}{why}.{vcs}"
         mirror.rename(old)
         return old
+
+
+def _number_in(pattern: re.Pattern[str], path: Path) -> int | None:
+    """That of the branch whose files these are; None if they are no branch's."""
+    match = pattern.fullmatch(path.name)
+    return int(match[1]) if match and int(match[1]) <= MAX_BRANCH_ID else None
+
+
+def _delete(path: Path, *, ignore_errors: bool = False) -> None:
+    """Of a mirror that somebody has put elsewhere, only the link to it."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 @contextmanager

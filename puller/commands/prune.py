@@ -65,12 +65,14 @@ def prune(
                     with folder.only_user_of(branch_id):
                         for mirror in paths:
                             folder.remove(mirror)
-                        if branch_id not in listed.branches:
+                        if branch_id not in listed.ids:
                             state.forget(branch_id)
                 except MirrorInUse as error:
                     raise NotMet(f"{error}; try again when that is over") from error
+                except OSError as error:
+                    raise NotMet(f"the mirror of branch {branch_id} cannot go: {error}") from error
             print(f"{branch_id} {printable(name)} {bytes_shown(size)}")
-        for branch_id in known.keys() - listed.branches.keys() - mirrors.keys():
+        for branch_id in known.keys() - listed.ids - mirrors.keys():
             if not is_dry:
                 state.forget(branch_id)
     did = "would go" if is_dry else "removed"
@@ -78,6 +80,9 @@ def prune(
 
 
 def is_listed(listed: BranchList, branch_id: int, mirror: Path) -> bool:
-    """Whether it is the mirror of a branch in the list, kept in what that is kept in."""
+    """Whether it is the mirror of a branch in the list, kept in what that is kept in. One that is
+    not mirrored at present keeps what it has."""
     branch = listed.branches.get(branch_id)
-    return branch is not None and mirror.suffix == f".{branch.vcs}"
+    return branch_id in listed.unmirrored or (
+        branch is not None and mirror.suffix == f".{branch.vcs}"
+    )

@@ -35,19 +35,19 @@ def status(
         known = state.branches()
         hosts = state.hosts()
         try:
-            listed = read_branch_list(options.noted_list(state, list_path)).branches
-            trouble = None
+            found = read_branch_list(options.noted_list(state, list_path))
+            listed, unmirrored, trouble = found.branches, found.unmirrored, None
         except BadBranchList as error:
-            listed, trouble = {}, str(error)
+            listed, unmirrored, trouble = {}, frozenset(), str(error)
         except PullerError as error:
             if not known:
                 raise
-            listed, trouble = {}, str(error)
+            listed, unmirrored, trouble = {}, frozenset(), str(error)
     now = time.time()
     names = {each: branch.name for each, branch in listed.items()}
     ids = sorted(names.keys() or known.keys())
     rows = [row_of(each, known.get(each) or BranchState(), names.get(each), now) for each in ids]
-    unlisted = len(known.keys() - set(ids))
+    unlisted = len(known.keys() - set(ids) - unmirrored)
     classes = Counter(row["class"] for row in rows if row["class"])
     document = {
         "into": str(folder.path),

@@ -140,6 +140,37 @@ def test_leaving_the_list_removes_nothing_but_prune_does(
     assert 4 not in puller.states()
 
 
+def test_prune_spares_branches_that_are_not_mirrored_at_present(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """A line without a URL is a line of the list: nothing of its branch is lost."""
+    puller.write_list([upstream.path.as_uri()] * 3)
+    puller.once()
+    puller.write_list({1: upstream.path.as_uri(), 2: "", 3: ""})
+    shown = puller.shell.run("mirror-puller", "prune", "--at-most", "100").stdout
+    assert shown == "0 mirrors removed, 0 bytes\n"
+    assert puller.refs(2) == puller.refs(3) == upstream.refs()
+    assert set(puller.states()) == {1, 2, 3}
+    assert puller.status()["not_in_the_list"] == 0
+
+
+def test_prune_knows_what_is_no_mirror(puller: TestPuller, upstream: Upstream) -> None:
+    """A number that no branch can have stays; of a mirror that was put elsewhere the link goes."""
+    puller.write_list([upstream.path.as_uri()] * 2)
+    puller.once()
+    stray = puller.into / f"{2**63}.git"
+    stray.mkdir()
+    elsewhere = puller.folder / "elsewhere.git"
+    puller.mirror(2).rename(elsewhere)
+    puller.mirror(2).symlink_to(elsewhere)
+    before = fingerprint(elsewhere)
+    puller.write_list({1: upstream.path.as_uri()})
+    shown = puller.shell.run("mirror-puller", "prune").stdout
+    assert shown.startswith("2 ~ada/b2 ")
+    assert sorted(each.name for each in puller.into.iterdir()) == [".puller", "1.git", stray.name]
+    assert fingerprint(elsewhere) == before
+
+
 def test_a_list_comes_from_a_manifest_of_grokmirrors(puller: TestPuller) -> None:
     """Its repositories get numbers, and keep them."""
     manifest = puller.folder / "manifest.js.gz"
