@@ -6,7 +6,8 @@ A mirror's are read from its files, which takes no process; the puller's git kee
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,6 +25,9 @@ HEAD = "HEAD"
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
 _SYMBOLIC = "ref: "
+MAX_NAME_LENGTH = 4096
+"""Of a longer name git can have no file: Linux's PATH_MAX (limits.h)."""
+
 DEFAULT_REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 LEFT_OUT = (
     ("refs/pull/", "/merge"),
@@ -69,20 +73,20 @@ def is_wanted(name: str, has_all: bool) -> bool:
     )
 
 
-def conflict_in(names: Collection[str]) -> tuple[str, str] | None:
+def conflict_in(names: Iterable[str]) -> tuple[str, str] | None:
     """Two references of which git can have only one, as `a` is a folder for `a/b`."""
-    for name in names:
-        parent = name.rpartition("/")[0]
-        while parent:
-            if parent in names:
-                return parent, name
-            parent = parent.rpartition("/")[0]
+    # What is in a folder comes directly after a reference with the name of the folder, as nothing
+    # is less than its separator.
+    in_order = sorted(names, key=lambda name: name.replace("/", "\0"))
+    for name, following in pairwise(in_order):
+        if following.startswith(f"{name}/"):
+            return name, following
     return None
 
 
 def refs_listed(output: bytes) -> Refs:
-    """From what `git ls-remote --symref` prints. Names that git itself takes from no server are
-    left out, and so is what is no line of it: git prints a name as the server gives it, which may
+    """From what `git ls-remote --symref` prints. Names that git itself takes from no server, or
+    has no file for, are left out, and so is what is no line of it: git prints a name as the server gives it, which may
     have line breaks in it."""
     objects: dict[str, str] = {}
     head = head_object = None
@@ -90,12 +94,12 @@ def refs_listed(output: bytes) -> Refs:
         what, _, name = line.partition("\t")
         if name == HEAD and what.startswith(_SYMBOLIC):
             target = what.removeprefix(_SYMBOLIC)
-            head = target if is_name(target) else None
+            head = target if len(target) <= MAX_NAME_LENGTH and is_name(target) else None
         elif not is_object(what):
             continue
         elif name == HEAD:
             head_object = what
-        elif is_name(name):
+        elif len(name) <= MAX_NAME_LENGTH and is_name(name):
             objects[name] = what
     return Refs(objects, head, head_object)
 

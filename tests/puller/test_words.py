@@ -1,11 +1,13 @@
 """What servers say, which may be anything: in what is listed, reported, noted and shown."""
 
+import random
 from pathlib import Path
 
 import pytest
 
 from mirrorfeed.puller.packed_refs import packed_text
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
+from mirrorfeed.puller.refs import Refs, conflict_in, refs_listed
 from tests.puller.lying import LyingServer
 from tests.pullers import TestPuller
 from tests.upstreams import Upstream, git, head_of
@@ -97,6 +99,32 @@ def test_an_object_of_the_other_kind_is_none(
     puller.once(expect=1)
     assert puller.outcome() in ("other", "not-found"), puller.reason()
     assert puller.refs() == before
+
+
+def test_names_that_no_git_can_have_cost_nothing(
+    puller: TestPuller, upstream: Upstream, liar: LyingServer
+) -> None:
+    """They are passed over, also as what HEAD is; a list of others is looked at once."""
+    puller.write_list([liar.url])
+    puller.once()
+    tip = upstream.commit().encode()
+    deep = tip + b" refs/heads/" + b"a/" * 32_000
+    liar.add(*(deep + b"%d\n" % each for each in range(200)), tip + b" refs/heads/b\n")
+    puller.once("--timeout", "20s")
+    assert puller.refs() == {**upstream.refs(), "refs/heads/b": tip.decode()}
+    longest = "refs/heads/" + "a/" * 2_042 + "b"
+    lines = [f"{'1' * 40}\t{longest}", f"{'1' * 40}\t{longest}c", f"ref: {longest}c\tHEAD"]
+    assert refs_listed("\n".join(lines).encode()) == Refs({longest: "1" * 40})
+
+
+def test_two_names_exclude_each_other_however_they_are_sorted() -> None:
+    """As a comparison of each with each says."""
+    draw = random.Random(17)
+    for _ in range(2_000):
+        names = {"refs/" + "".join(draw.choices("ab-/0", k=draw.randrange(1, 6))) for _ in range(5)}
+        expected = {(a, b) for a in names for b in names if b.startswith(f"{a}/")}
+        found = conflict_in(names)
+        assert found in expected if expected else found is None
 
 
 def test_a_file_of_references_has_no_line_that_git_would_not_read() -> None:
