@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+from mirrorfeed.contract.events import MAX_REVISION_LENGTH, InvalidEvent, check_text
 from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.git import Work, base_environment, ssh_command
@@ -116,4 +117,8 @@ def _pulled(
         revision, has_changed = found["revision"], bool(found["has_changed"])
     except (ValueError, KeyError, TypeError) as error:
         raise MirrorFailure(FailureClass.OTHER, f"breezy printed no result: {error}") from error
+    try:
+        check_text("revision", revision, at_least=1, at_most=MAX_REVISION_LENGTH)
+    except InvalidEvent:  # there is none, or no event can hold it: then the end counts without it
+        revision = None
     return Mirrored(revision, revision or "", has_changed)

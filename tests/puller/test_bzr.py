@@ -94,6 +94,26 @@ def test_a_bzr_branch_without_revisions_is_mirrored(puller: TestPuller, root: Pa
     assert puller.outcomes() == ["None"]
 
 
+def test_a_revision_that_no_event_can_hold_is_not_reported(
+    puller: TestPuller, branch: BzrBranch
+) -> None:
+    """But that the branch was mirrored is."""
+    script = (
+        "import breezy, breezy.bzr; from breezy.workingtree import WorkingTree\n"
+        "with breezy.initialize():\n"
+        f"    WorkingTree.open({str(branch.path)!r}).commit('x', rev_id=b'r' * 1025)"
+    )
+    assert PYTHON is not None
+    environment = {**os.environ, "BRZ_HOME": str(puller.folder), "BRZ_EMAIL": "a@example.org"}
+    subprocess.run([PYTHON, "-c", script], check=True, env=environment)
+    puller.write_list([branch.path.as_uri()], vcs="bzr")
+    puller.once()
+    later = branch.commit("two")
+    puller.once()
+    assert puller.outcomes() == ["None", later]
+    assert puller.reasons() == []
+
+
 def test_what_is_no_bzr_branch_is_not_found(
     puller: TestPuller, branch: BzrBranch, web: WebServer
 ) -> None:
