@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,15 @@ ALIVE_SECONDS = 30
 ALIVE_COUNT = 4
 
 _PACKET = b"packet:"
+_HARMLESS = re.compile(r"(?:error|warning)(?: in \w+ [0-9a-f]+|: \S+): (?:\w+: |not a commit)")
+"""What `git fsck` says of objects that it could read (git-fsck(1), FSCK MESSAGES), and of branches
+that name such a one."""
+_DAMAGE = re.compile(
+    r"missing|corrupt|broken link|mismatch|checksum|unable to (?:read|unpack|parse|map|inflate)"
+    r"|could not be parsed|cannot (?:be read|unpack)|invalid sha1 pointer|inflate|garbage"
+    r"|too (?:short|small)|index unavailable|unknown type|bad (?:object|signature|index)"
+    r"|(?:unexpected|unterminated) line"
+)
 
 _CONFIG = {
     "advice.detachedHead": "false",
@@ -202,6 +212,18 @@ class Git:
         if missing := next((line for line in found if " " in line), None):
             raise MirrorFailure(FailureClass.CORRUPT, f"the object {missing}")
         return dict(zip(objects, found, strict=True))
+
+    def damage(self, git_dir: Path) -> str | None:
+        """What `git fsck` finds broken; None if nothing is. That an old object is not as git would
+        write it today is no damage."""
+        ended = self._ended("--git-dir", str(git_dir), "fsck", "--no-dangling", "--progress")
+        if ended.exit_code == 0:
+            return None
+        # Its exit code does not tell: of an old object in a pack it is that of a broken pack.
+        said = (ended.output + b"\n" + ended.errors).decode(errors="replace").splitlines()
+        return next(
+            (line for line in said if _DAMAGE.search(line) and not _HARMLESS.match(line)), None
+        )
 
     def has_common_history(self, git_dir: Path, ours: Sequence[str], theirs: str) -> bool:
         return self.succeeds(git_dir, "merge-base", theirs, *ours)

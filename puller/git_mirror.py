@@ -1,10 +1,12 @@
 """One attempt to mirror a git repository: look, and fetch what is new."""
 
+import logging
 import re
 import shutil
 from itertools import islice
 from pathlib import Path
 
+from mirrorfeed.contract.events import shown
 from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.folder import Folder
 from mirrorfeed.puller.git import Git, Work, known_refs
@@ -19,6 +21,8 @@ from mirrorfeed.puller.packed_refs import (
 )
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.refs import HEADS, Refs, conflict_in, files_of_refs, is_wanted
+
+logger = logging.getLogger(__name__)
 
 MAX_COMPARED = 1000
 _REFUSED = re.compile(r"not our ref|unadvertised object|want [0-9a-f]+ not valid")
@@ -76,11 +80,24 @@ class GitMirror:
             if self._branch.has_all_refs:
                 theirs = self._git.listed(self._branch.url, incoming)
                 self._update(incoming, known_refs(incoming), theirs.wanted(has_all=True))
+            self._carry_over(incoming)
             self._work.accept(incoming)
         except MirrorFailure:
             shutil.rmtree(incoming, ignore_errors=True)
             raise
         return incoming
+
+    def _carry_over(self, incoming: Path) -> None:
+        """References that are not mirrored, if what they name is there. The rest cannot be had from
+        a mirror that is corrupt."""
+        for name, at in known_refs(self.path).objects.items():
+            if not at or not is_name(name) or is_wanted(name, self._branch.has_all_refs):
+                continue
+            if not self._git.succeeds(incoming, "update-ref", name, at):
+                logger.warning(
+                    "a reference of the mirror's own is lost",
+                    extra={"mirror": self.path, "reference": shown(name), "object": at},
+                )
 
     def _first(self, ours: Refs | None) -> Mirrored:
         """There is no mirror, or an empty one: of that, not even the kind of its hashes is known,

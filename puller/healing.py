@@ -103,12 +103,13 @@ def heal(
                 FailureClass.LOCKED, f"{failure.line}; process {users[0]} works in the mirror"
             )
         return None
-    if failure.failure_class is not FailureClass.CORRUPT:
+    if failure.failure_class is not FailureClass.CORRUPT or failure.is_hearsay:
         return None
     if removed := _remove_broken_refs(path):
         logger.warning("removed broken references", extra={"mirror": path, "references": removed})
         return healed_at
-    if git.succeeds(path, "fsck", "--no-dangling", "--progress"):
+    damage = git.damage(path)
+    if damage is None:
         return None  # then it is upstream's
     now = time.time()
     if 0 <= now - healed_at < ONCE_SECONDS:
@@ -122,7 +123,10 @@ def heal(
             f"{failure.line}; it is not made anew, as {borrowers[0]} borrows objects from it",
         )
     folder.publish(mirror.clone_aside(), path)
-    logger.warning("made a corrupt mirror anew", extra={"mirror": path, "because": failure.line})
+    logger.warning(
+        "made a corrupt mirror anew",
+        extra={"mirror": path, "because": failure.line, "damage": damage},
+    )
     return now
 
 

@@ -4,6 +4,7 @@ The line is found where `mirror-publisher run` finds it, in `mirrorfeed.publishe
 """
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 
 from mirrorfeed.contract.secrets import masked_start
@@ -12,6 +13,8 @@ from mirrorfeed.publisher.reasons import telling_line_in
 
 MAX_LINE_LENGTH = 2000
 """Of what a program said, in characters. Events hold 8192."""
+MAX_SEARCHED_BYTES = 16 * 1024
+"""Of what it said, from the end."""
 
 
 class FailureClass(StrEnum):
@@ -41,12 +44,14 @@ class FailureClass(StrEnum):
 class MirrorFailure(Exception):
     """An attempt failed; the text is a line for a person."""
 
-    def __init__(self, failure_class: FailureClass, line: str) -> None:
+    def __init__(self, failure_class: FailureClass, line: str, *, is_hearsay: bool = False) -> None:
         """The line may be of the other side's making. It is kept without secrets and as any text
         can be stored: the log, the notes and the screen get it, and not only events."""
         self.line = reason_from(line)
         super().__init__(self.line)
         self.failure_class = failure_class
+        self.is_hearsay = is_hearsay
+        """Whether nobody but the other side says that something is corrupt."""
 
     @property
     def reason(self) -> str:
@@ -137,16 +142,33 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     ),
 )
 _PATTERNS = tuple((each, re.compile(pattern)) for each, pattern in _SIGNS)
+_CORRUPT = dict(_PATTERNS)[FailureClass.CORRUPT]
+_REMOTE, _REMOTE_ERROR = "remote: ", "remote error: "
+"""How git marks the other side's words: each line (gitprotocol-pack(5), side-band), and an error
+that is its last word (gitprotocol-common(5), error-line)."""
+_LINE_END = re.compile(r"[\r\n]")
 
 
 def failure_in(output: bytes, otherwise: str) -> MirrorFailure:
     """What a program that failed says of it on standard error; `otherwise`, if it says nothing."""
     line = telling_line_in(output) or otherwise
-    rest = output[-16 * 1024 :].decode(errors="replace")
+    rest = output[-MAX_SEARCHED_BYTES:].decode(errors="replace")
+    if len(output) > MAX_SEARCHED_BYTES:
+        rest = rest.partition("\n")[2]  # half a line has lost its mark
     return MirrorFailure(
         class_of(line) or class_of(rest) or FailureClass.OTHER,
         masked_start(line, MAX_LINE_LENGTH),  # what is cut in two is no secret for `reason_from`
+        is_hearsay=not any(_CORRUPT.search(each[:MAX_LINE_LENGTH]) for each in _own_lines(rest)),
     )
+
+
+def _own_lines(text: str) -> Iterator[str]:
+    """What a program here has said itself, and not only passed on."""
+    for line in _LINE_END.split(text):
+        if _REMOTE_ERROR in line:
+            return  # it may have line breaks, and git says nothing after it
+        if not line.startswith(_REMOTE):
+            yield line
 
 
 def class_of(text: str) -> FailureClass | None:

@@ -85,9 +85,9 @@ def conflict_in(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def refs_listed(output: bytes) -> Refs:
-    """From what `git ls-remote --symref` prints. Names that git itself takes from no server, or
-    has no file for, are left out, and so is what is no line of it: git prints a name as the server gives it, which may
-    have line breaks in it."""
+    """From what `git ls-remote --symref` prints. Names that git itself takes from no server, or has
+    no file for, are left out. So is what is no line of it: git prints a name as the server gives
+    it, which may have line breaks in it."""
     objects: dict[str, str] = {}
     head = head_object = None
     for line in os.fsdecode(output).split("\n"):

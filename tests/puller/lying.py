@@ -18,6 +18,8 @@ if b"command=ls-refs" in asked:
     lies = json.load(open({lies!r}))
     more = b"".join(b"%04x" % (len(each) + 4) + each for each in map(bytes.fromhex, lies["more"]))
     head, _, body = said.partition(b"\\r\\n\\r\\n")
+    if lies["instead"]:
+        json.dump({{"more": [], "instead": 0}}, open({lies!r}, "w"))
     said = head + b"\\r\\n\\r\\n" + (b"" if lies["instead"] else body[:-4]) + more + b"0000"
 sys.stdout.buffer.write(said)
 """
@@ -49,7 +51,7 @@ class LyingServer:
         self._lies.write_text(json.dumps({"more": [each.hex() for each in lines], "instead": 0}))
 
     def fail(self, *words: bytes) -> None:
-        """Says that instead, as an error."""
+        """Says that instead, as an error, to the next who asks."""
         self._lies.write_text(
             json.dumps({"more": [(b"ERR " + each).hex() for each in words], "instead": 1})
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirrorfeed.puller.healing import tidy
+from tests.puller.lying import LyingServer
 from tests.pullers import TestPuller
 from tests.upstreams import GIT_ENVIRONMENT, Upstream, WebServer, fingerprint, git
 
@@ -184,6 +185,77 @@ def test_a_file_of_references_that_git_cannot_read_is_made_anew(
     assert "made a corrupt mirror anew" in log
     assert "removed broken references" not in log
     assert puller.refs() == upstream.refs()
+
+
+def add_old_commit(upstream: Upstream) -> str:
+    """As many old histories have: there is no space before the e-mail address."""
+    main = upstream.refs()["refs/heads/main"]
+    commit = upstream.git("cat-file", "commit", main).replace("Ada <ada", "Ada<ada", 1)
+    options = ("-t", "commit", "-w", "--stdin", "--literally")
+    old = git("-C", upstream.path, "hash-object", *options, input_=commit + "\n")
+    upstream.git("update-ref", "refs/heads/old", old)
+    return old
+
+
+SAID = (
+    b"packed object 1234 (stored in x) is corrupt",
+    b"sorry\nfatal: packed object 1234 (stored in x) is corrupt",
+)
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_nobody_else_can_say_that_our_mirror_is_corrupt(
+    puller: TestPuller, upstream: Upstream, liar: LyingServer, said: bytes
+) -> None:
+    """The failure has that class, but no mirror is touched for it, not even a corrupt one."""
+    puller.write_list([liar.url])
+    puller.once()
+    corrupt(puller.mirror())
+    before = fingerprint(puller.mirror())
+    liar.fail(said)
+    puller.once(expect=1)
+    assert puller.outcome() == "corrupt"
+    assert fingerprint(puller.mirror()) == before
+
+
+def test_an_old_history_is_not_corrupt(puller: TestPuller, upstream: Upstream) -> None:
+    """Though git complains of it: a mirror that is suspected is not made anew for that."""
+    add_old_commit(upstream)
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    command = ["git", "-C", str(puller.mirror()), "fsck"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode != 0
+    assert "missingSpaceBeforeEmail" in found.stderr
+    puller.note(is_suspect=True)
+    before = inode(puller.mirror())
+    puller.once()
+    assert inode(puller.mirror()) == before
+    corrupt(puller.mirror())
+    puller.note(is_suspect=True)
+    puller.once()
+    assert inode(puller.mirror()) != before
+    assert puller.refs() == upstream.refs()
+
+
+def test_a_mirrors_own_references_survive_if_upstream_has_their_objects(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """When it is made anew; the log names the others."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    first = upstream.refs()["refs/heads/main"]
+    own = Upstream(puller.mirror()).commit("own", text="nowhere else")
+    git("-C", puller.mirror(), "update-ref", "-d", "refs/heads/own")
+    git("-C", puller.mirror(), "update-ref", "refs/own/x", first)
+    git("-C", puller.mirror(), "update-ref", "refs/own/y", own)
+    git("-C", puller.mirror(), "repack", "-adq")
+    corrupt(puller.mirror())
+    upstream.commit()
+    log = puller.once()
+    assert "made a corrupt mirror anew" in log
+    assert f"reference='refs/own/y' object={own}" in log
+    assert puller.refs() == {**upstream.refs(), "refs/own/x": first}
 
 
 def test_what_maintenance_finds_corrupt_is_made_anew(

@@ -34,9 +34,12 @@ def test_secrets_in_a_servers_words_are_shown_nowhere(
     puller: TestPuller, liar: LyingServer
 ) -> None:
     """Not in the log either, the notes, or what commands print."""
-    liar.fail(b"moved to https://jane:s3cretZZ@host/?token=s3cretYY")
+    secret = b"moved to https://jane:s3cretZZ@host/?token=s3cretYY"
     puller.write_list([liar.url])
-    said = puller.once(expect=1) + puller.sync("1", expect=1) + puller.reason()
+    liar.fail(secret)
+    said = puller.once(expect=1)
+    liar.fail(secret)
+    said += puller.sync("1", expect=1) + puller.reason()
     said += puller.shell.run("mirror-puller", "status").stdout + str(puller.states())
     assert "moved to https://***@host/?token=***" in said
     assert "s3cret" not in said
