@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mirrorfeed.puller.branch_list import Branch, Vcs
 from mirrorfeed.puller.bzr_mirror import mirror_bzr
-from mirrorfeed.puller.folder import Folder, MirrorInUse, free_bytes, size_of
+from mirrorfeed.puller.folder import BadLock, Folder, MirrorInUse, free_bytes, size_of
 from mirrorfeed.puller.git import MARK, Git, Work
 from mirrorfeed.puller.git_mirror import GitMirror
 from mirrorfeed.puller.healing import heal, tidy
@@ -100,6 +100,10 @@ class Attempts:
                     )
         except MirrorInUse as error:
             outcome.held_by = str(error)
+        except BadLock as error:
+            outcome.failure = MirrorFailure(failure_of(error.error).failure_class, str(error))
+            started_at = self._reports.started(branch.id)
+            self._reports.ended(branch.id, started_at, outcome.failure.reason, None)
         outcome.seconds = time.monotonic() - began
         return outcome
 

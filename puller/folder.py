@@ -37,6 +37,17 @@ class MirrorInUse(Exception):
         """Whether the process that took the lock is still there. If not, what it has started is."""
 
 
+class BadLock(PullerError):
+    """A lock that cannot be had, though nobody has it; the disk is full, say."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"the lock {path} cannot be used: {error.strerror}; look after the disk, and who may"
+            " write to its folder"
+        )
+        self.error = error
+
+
 class Folder:
     """The folder, which is made if it is not there."""
 
@@ -99,7 +110,7 @@ class Folder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other puller works through a list into this folder during the block. Raises
-        FolderInUse."""
+        FolderInUse and BadLock."""
         with _locked(self.own / "run.lock") as holder:
             if isinstance(holder, str):
                 raise FolderInUse(
@@ -112,7 +123,7 @@ class Folder:
         """Nobody else touches the branch's mirror during the block.
 
         Gives an open file that programs must inherit: then they keep the lock if this process is
-        killed. Raises MirrorInUse.
+        killed. Raises MirrorInUse and BadLock.
         """
         with _locked(self.own / "locks" / str(branch_id)) as holder:
             if isinstance(holder, str):
@@ -170,28 +181,40 @@ def _delete(path: Path, *, ignore_errors: bool = False) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int | str]:
-    """The locked file, or who has locked it."""
-    try:
+    """The locked file, or who has locked it. Raises BadLock."""
+    with _lock_errors(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise PullerError(
-            f"the lock {path} cannot be used: {error.strerror}; look who may write to its folder"
-        ) from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, MAX_DIGITS).decode(errors="replace").strip()
-            yield holder or "unknown"
+        with _lock_errors(path):
+            holder = _lock(lock)
+        if holder is not None:
+            yield holder
             return
-        # As long as any number: making the file shorter first would wait for the disk.
-        os.pwrite(lock, b"%-*d\n" % (MAX_DIGITS, os.getpid()), 0)
         try:
             yield lock
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)  # though a program that was left may have it open
     finally:
         os.close(lock)
+
+
+def _lock(file: int) -> str | None:
+    """Who has locked the file instead; None if it is ours now. Raises OSError."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(file, MAX_DIGITS).decode(errors="replace").strip() or "unknown"
+    # As long as any number: making the file shorter first would wait for the disk.
+    os.pwrite(file, b"%-*d\n" % (MAX_DIGITS, os.getpid()), 0)
+    return None
+
+
+@contextmanager
+def _lock_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadLock(path, error) from error
 
 
 def size_of(folder: Path) -> int:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from mirrorfeed.puller.attempt import only_user_of
-from mirrorfeed.puller.folder import Folder, MirrorInUse
+from mirrorfeed.puller.folder import BadLock, Folder, MirrorInUse
 from mirrorfeed.puller.healing import tidy
 from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
 from mirrorfeed.puller.reports import Reports
@@ -39,6 +39,11 @@ def close_leftovers(
                 if branch_id in open_attempts:
                     reports.interrupted(branch_id, open_attempts[branch_id], KILLED.reason)
         except MirrorInUse:
+            continue
+        except (BadLock, OSError) as error:
+            logger.error(
+                "cannot close what was left open", extra={"branch": branch_id, "because": error}
+            )
             continue
         if branch_id in known:
             known[branch_id].running_since = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mirrorfeed.puller.branch_list import Branch, Vcs
-from mirrorfeed.puller.folder import Folder, MirrorInUse, size_of
+from mirrorfeed.puller.folder import BadLock, Folder, MirrorInUse, size_of
 from mirrorfeed.puller.git import Git, Work
 from mirrorfeed.puller.healing import borrowers_of, tidy
 from mirrorfeed.puller.process import Limits, Processes
@@ -86,7 +86,11 @@ class Maintenance:
         if self._current is None or not self._current.done():
             return None
         done, self._current = self._current, None
-        return done.result()
+        try:
+            return done.result()
+        except Exception:
+            logger.exception("maintenance itself failed")
+            return None
 
     def interrupt(self) -> None:
         """Ends the one that is under way, and lets none start."""
@@ -120,6 +124,9 @@ class Maintenance:
                 now = size_of(mirror)
         except MirrorInUse:
             return None
+        except (BadLock, OSError) as error:
+            logger.error("maintenance failed", extra={"branch": branch_id, "because": error})
+            return Maintained(branch_id, size_of(mirror), is_corrupt)
         logger.info(
             "maintained",
             extra={

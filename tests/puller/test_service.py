@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from mirrorfeed.puller.branch_list import Branch
 from mirrorfeed.puller.commands.client import open_reports
 from mirrorfeed.puller.errors import PullerError
 from mirrorfeed.puller.folder import Folder
+from mirrorfeed.puller.maintenance import Maintenance
 from mirrorfeed.puller.service import Puller
 from mirrorfeed.puller.settings import Settings
 from mirrorfeed.puller.state import BranchState, State
@@ -384,6 +387,65 @@ def test_a_small_disk_is_not_filled(small_disk: Path, upstream: Upstream, tmp_pa
     log = puller.once("--keep-free-bytes", "50000000", expect=1)
     assert puller.outcome() == "disk-full", log
     assert "are kept free" in puller.reason()
+
+
+def test_a_branch_that_cannot_even_be_locked_for_lack_of_room_is_reported(
+    small_disk: Path, upstream: Upstream, tmp_path: Path
+) -> None:
+    """As `disk-full`; the service goes on."""
+    puller = TestPuller(tmp_path, "file")
+    puller.into = small_disk / "mirrors"
+    puller.also(MIRRORFEED_PULLER_INTO=str(puller.into))
+    puller.write_list([upstream.path.as_uri()])
+    with puller.service():
+        puller.wait_for_outcomes(1)
+        with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        puller.write_list([upstream.path.as_uri()] * 3)
+        for each in (2, 3):
+            puller.wait_for_outcomes(1, branch_id=each)
+            assert puller.outcome(each) == "disk-full"
+            assert f"locks/{each} cannot be used: No space left on device" in puller.reason(each)
+
+
+def test_a_lock_that_cannot_be_used_hinders_its_branch_only(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """It is reported, by a service, by `sync`, and after a kill."""
+    puller.write_list([upstream.path.as_uri()] * 2)
+    puller.once()
+    lock = puller.into / ".puller/locks/1"
+    lock.unlink()
+    lock.mkdir()
+    puller.note(running_since=1.0)
+    log = puller.once(expect=1)
+    assert "cannot close what was left open branch=1" in log
+    assert puller.outcome(1) == "other"
+    assert f"the lock {lock} cannot be used: Is a directory" in puller.reason(1)
+    assert puller.outcome(2) == upstream.refs()["refs/heads/main"]
+    assert puller.sync("1", "2", expect=1).startswith("1 ~ada/b1: other: the lock ")
+
+
+def test_maintenance_that_cannot_have_a_lock_goes_on(
+    puller: TestPuller, upstream: Upstream
+) -> None:
+    """With the next mirror."""
+    puller.write_list([upstream.path.as_uri()])
+    puller.once()
+    lock = puller.into / ".puller/locks/1"
+    lock.unlink()
+    lock.mkdir()
+    settings = Settings(maintenance_seconds=1.0)
+    known = {1: BranchState(changed_at=5.0, maintained_at=1.0)}
+    ended = Event()
+    with closing(Maintenance(Folder(puller.into), settings, ended.set)) as maintenance:
+        maintenance.start_next([Branch(1, "a", "file:///a")], known, [])
+        assert ended.wait(PATIENCE_SECONDS)
+        maintained = maintenance.finished()
+    assert maintained is not None
+    assert (maintained.branch_id, maintained.is_corrupt) == (1, False)
+    assert maintained.size_bytes > 0
 
 
 def test_a_mirror_has_its_quota(puller: TestPuller, upstream: Upstream) -> None:
