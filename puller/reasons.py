@@ -105,6 +105,7 @@ _SIGNS: tuple[tuple[FailureClass, str], ...] = (
     (
         FailureClass.REFUSED_URL,
         r"transport '[^']*' not allowed|remote helper|[Pp]rotocol \"?\w+\"? (?:is )?not supported"
+        r"|returned error: 3\d\d"  # a redirection that git was told not to follow
         r"|Unsupported protocol|Protocol \"\w+\" (?:not supported|disabled)|mirrorfeed: refused",
     ),
     (

@@ -4,6 +4,11 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -24,6 +29,29 @@ if b"command=ls-refs" in asked:
 sys.stdout.buffer.write(said)
 """
 """git speaks version 2 of its protocol: gitprotocol-v2(5), `ls-refs`."""
+
+
+@contextmanager
+def redirecting(to: str) -> Iterator[str]:
+    """The URL of a server that says of everything that it is below another URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", to + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with HTTPServer(("127.0.0.2", 0), Handler) as server, ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(server.serve_forever, 0.05)
+        try:
+            yield f"http://127.0.0.2:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.result()
 
 
 class LyingServer:

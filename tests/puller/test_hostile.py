@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.puller.lying import redirecting
 from tests.pullers import TestPuller
 from tests.terminal import terminal
 from tests.upstreams import (
@@ -209,6 +210,26 @@ def test_a_redirection_does_not_lead_into_files(puller: TestPuller, web: WebServ
     puller.once(expect=1)
     assert puller.outcome() == "refused-url", puller.reason()
     assert not puller.mirror().exists()
+
+
+def test_a_server_has_no_use_of_a_token_for_another_if_redirections_are_refused(
+    puller: TestPuller, upstream: Upstream, web: WebServer
+) -> None:
+    """In the puller's git configuration, for all places or all but some."""
+    store = puller.folder / "credentials"
+    store.write_text(f"http://{USER}:{TOKEN}@127.0.0.1:{web.server_port}\n")
+    token = f'[credential "{web.url}"]\n\thelper = store --file {store}\n'
+    refusing = f"{token}[http]\n\tfollowRedirects = false\n"
+    puller.git_config.write_text(refusing)
+    with redirecting(f"{web.url}/secret") as url:
+        puller.write_list([f"{url}/a.git"])
+        puller.once(expect=1)
+        assert puller.outcome() == "refused-url", puller.reason()
+        assert "returned error: 302" in puller.reason()
+        assert not web.requests
+        puller.git_config.write_text(f'{refusing}[http "{url}"]\n\tfollowRedirects = initial\n')
+        puller.once()
+        assert puller.refs() == upstream.refs()
 
 
 def test_a_token_stays_where_it_is(puller: TestPuller, upstream: Upstream, web: WebServer) -> None:
