@@ -154,18 +154,18 @@ def failure_in(output: bytes, otherwise: str) -> MirrorFailure:
     """What a program that failed says of it on standard error; `otherwise`, if it says nothing."""
     line = telling_line_in(output) or otherwise
     rest = output[-MAX_SEARCHED_BYTES:].decode(errors="replace")
-    if len(output) > MAX_SEARCHED_BYTES:
-        rest = rest.partition("\n")[2]  # half a line has lost its mark
+    own = _own_lines(output.decode(errors="replace"), is_cut=len(output) > MAX_SEARCHED_BYTES)
     return MirrorFailure(
         class_of(line) or class_of(rest) or FailureClass.OTHER,
         masked_start(line, MAX_LINE_LENGTH),  # what is cut in two is no secret for `reason_from`
-        is_hearsay=not any(_CORRUPT.search(each[:MAX_LINE_LENGTH]) for each in _own_lines(rest)),
+        is_hearsay=not any(_CORRUPT.search(line[:MAX_LINE_LENGTH]) for line in own),
     )
 
 
-def _own_lines(text: str) -> Iterator[str]:
-    """What a program here has said itself, and not only passed on."""
-    for line in _LINE_END.split(text):
+def _own_lines(text: str, *, is_cut: bool) -> Iterator[str]:
+    """What a program here has said itself, and not only passed on. If the text `is_cut`, its first
+    line may have lost its mark."""
+    for line in _LINE_END.split(text)[is_cut:]:
         if _REMOTE_ERROR in line:
             return  # it may have line breaks, and git says nothing after it
         if not line.startswith(_REMOTE):

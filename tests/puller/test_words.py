@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mirrorfeed.puller.packed_refs import packed_text
-from mirrorfeed.puller.reasons import FailureClass, MirrorFailure
+from mirrorfeed.puller.reasons import FailureClass, MirrorFailure, failure_in
 from mirrorfeed.puller.refs import Refs, conflict_in, refs_listed
 from tests.puller.lying import LyingServer
 from tests.pullers import TestPuller
@@ -53,6 +53,21 @@ def test_a_failure_is_text_that_anybody_can_store() -> None:
     assert failure.line.startswith("ab? https://***@host/ xxx")
     assert str(failure) == failure.line
     assert len(failure.reason.encode()) < 9000
+
+
+def test_what_the_other_side_says_is_known_as_hearsay() -> None:
+    """By git's marks, which half a line at the beginning of a long output may have lost."""
+    corrupt = b"error: packed object 1234 (stored in x) is corrupt\n"
+    much = b"remote: x\n" * 2_000
+    for said, is_hearsay in (
+        (corrupt, False),
+        (b"remote: " + corrupt, True),
+        (b"remote: x\rremote: " + corrupt + corrupt, False),
+        (b"fatal: remote error: x\n" + corrupt, True),
+        (corrupt + much, True),
+        (b"remote: x\n" + corrupt + much, False),
+    ):
+        assert failure_in(said, "").is_hearsay == is_hearsay, said[:80]
 
 
 LINES = (
