@@ -1,10 +1,11 @@
 """Commits batches, one transaction each. Knows no AMQP."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
 
+import msgspec
 from msgspec import Struct, field
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -15,12 +16,13 @@ from mirrorfeed.consumer.apply.blockers import LOOK_SECONDS, Blocker, find_block
 from mirrorfeed.consumer.apply.burial import bury
 from mirrorfeed.consumer.apply.large import LargeMessage, bury_large
 from mirrorfeed.consumer.apply.ledger import RECORD, Arrivals, arrivals_of
-from mirrorfeed.consumer.apply.message import Message, branch_ids_of
+from mirrorfeed.consumer.apply.message import Message, attempts_of, branch_ids_of
 from mirrorfeed.consumer.apply.projection import (
     APPLY_ATTEMPTS,
     APPLY_FEW,
     LOCK_BRANCHES,
     LOCK_FREE_BRANCHES,
+    LOCKED_ATTEMPTS,
     PROJECT_BRANCHES,
     REGISTERED,
 )
@@ -142,12 +144,19 @@ class Applier:
         database. From any thread. Raises DBAPIError."""
         self._suspects.abandon(is_waiting=is_waiting)
 
-    def locked_branches(self, branch_ids: Collection[int]) -> set[int]:
-        """Those of the branches that another session has locked. Raises DBAPIError."""
-        given = {"branch_ids": list(branch_ids)}
+    def locked_branches(self, messages: Sequence[Message]) -> set[int]:
+        """The branches that these messages are about, as far as another session has locked the
+        branch or one of the messages' attempts. Raises DBAPIError."""
+        given = {"branch_ids": array_of(branch_ids_of(messages))}
+        attempts = [
+            {"branch_id": branch_id, "started_at": started_at}
+            for branch_id, started_at in attempts_of(messages)
+        ]
+        document = msgspec.json.encode(attempts).decode()
         with self._engine.connect() as connection:  # which lets go of its locks at the end
             free = connection.scalars(LOCK_FREE_BRANCHES, given).all()
-            return set(connection.scalars(REGISTERED, given)).difference(free)
+            locked = set(connection.scalars(REGISTERED, given)).difference(free)
+            return locked.union(connection.scalars(LOCKED_ATTEMPTS, {"attempts": document}))
 
     def blockers(self, messages: Sequence[Message]) -> list[Blocker]:
         """The sessions that keep these messages from being applied. Raises DBAPIError."""

@@ -145,6 +145,15 @@ def branch_ids_of(messages: Iterable[Message]) -> set[int]:
     }
 
 
+def attempts_of(messages: Iterable[Message]) -> set[tuple[int, datetime]]:
+    """The attempts that the messages are about: of which branch, and when each began."""
+    return {
+        (message.content.event.branch_id, message.content.event.started_at)
+        for message in messages
+        if isinstance(message.content, Envelope) and isinstance(message.content.event, MirrorEvent)
+    }
+
+
 def _latest_instant(envelope: Envelope) -> datetime:
     event = envelope.event
     if isinstance(event, MirrorEvent):

@@ -68,6 +68,24 @@ LOCK_BRANCHES = text("""
 LOCK_FREE_BRANCHES = text(f"{LOCK_BRANCHES.text} SKIP LOCKED")
 REGISTERED = text("SELECT id FROM branch WHERE id = ANY(CAST(:branch_ids AS bigint[]))")
 
+# The branches of those given attempts that are known, and that another session has locked. OFFSET 0
+# has each looked up by its key: a join may compare all given ones with all known ones.
+LOCKED_ATTEMPTS = text("""
+    SELECT given.branch_id
+    FROM json_to_recordset(CAST(:attempts AS json))
+        AS given (branch_id bigint, started_at timestamptz)
+    CROSS JOIN LATERAL (
+        SELECT FROM mirror_attempt
+        WHERE branch_id = given.branch_id AND started_at = given.started_at
+        OFFSET 0
+    ) known
+    WHERE NOT EXISTS (
+        SELECT FROM mirror_attempt
+        WHERE branch_id = given.branch_id AND started_at = given.started_at
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+""")
+
 
 def lock_branches(connection: Connection, branch_ids: Collection[int]) -> set[int]:
     """Locks the branches that are registered, and returns their ids."""

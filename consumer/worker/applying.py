@@ -80,6 +80,8 @@ class Applying:
             retrying=progress.retry,
         )
         self._aside = Aside()
+        self._unreported: list[Delivery] = []
+        """What the batch in hand has set aside."""
         self._look_at = 0.0
         self._remind_at = 0.0
 
@@ -104,6 +106,9 @@ class Applying:
         while parts:
             part, *others = parts
             parts = [*self._patience(self._apply, part), *others]
+        if self._unreported:
+            self._report("waiting for a lock", self._unreported)
+            self._unreported = []
 
     def _apply(self, part: Part) -> list[Part]:
         """Applies the part, and returns no others; or returns those to apply instead of it."""
@@ -172,9 +177,7 @@ class Applying:
 
         Raises DatabaseUnavailable if a whole table is locked, so that everything has to wait.
         """
-        groups: dict[str, list[Delivery]] = {}
-        for delivery in part.deliveries:
-            groups.setdefault(_key(self._message(delivery)), []).append(delivery)
+        groups = self._by_key(part)
         locked: set[str] = set()
         if not part.is_divided:
             try:
@@ -186,15 +189,23 @@ class Applying:
         if len(groups) == 1:
             locked = set(groups)
         if locked:
-            is_known = all(map(self._aside.has_waited, locked))
-            for key in locked:
-                self._aside.put(key, groups.pop(key))
-            if not is_known:
-                self._report("waiting for a lock", part.deliveries)
+            self._set_aside({key: groups.pop(key) for key in list(groups) if key in locked})
             halves = [list(groups.values())]
         else:
             halves = [list(groups.values())[::2], list(groups.values())[1::2]]
         return [Part(list(chain(*half)), is_divided=True) for half in halves if half]
+
+    def _by_key(self, part: Part) -> dict[str, list[Delivery]]:
+        groups: dict[str, list[Delivery]] = {}
+        for delivery in part.deliveries:
+            groups.setdefault(_key(self._message(delivery)), []).append(delivery)
+        return groups
+
+    def _set_aside(self, groups: Mapping[str, Sequence[Delivery]]) -> None:
+        for key, deliveries in groups.items():
+            if not self._aside.has_waited(key):
+                self._unreported += deliveries
+            self._aside.put(key, deliveries)
 
     def _look_aside(self) -> None:
         """Tries what waits aside again, except what is still locked for certain."""
@@ -221,13 +232,15 @@ class Applying:
         self._look_at = now + max(ASIDE_RETRY_SECONDS, 10 * (now - began_at))
 
     def _locked(self, groups: Mapping[str, Sequence[Delivery]]) -> set[str]:
-        """Those whose branch is locked. If it is something else of theirs, they are not found."""
-        keys: dict[int, str] = {}
-        for key, (delivery, *_) in groups.items():
-            branch_id = _branch_id(self._message(delivery))
-            if branch_id is not None:
-                keys[branch_id] = key
-        return {keys[branch_id] for branch_id in self._applier.locked_branches(list(keys))}
+        """Those of which the branch or an attempt is locked. If it is something else of theirs,
+        they are not found."""
+        messages = [self._message(each) for each in chain(*groups.values())]
+        locked = self._applier.locked_branches(messages)
+        return {
+            key
+            for key, deliveries in groups.items()
+            if _branch_id(self._message(deliveries[0])) in locked
+        }
 
     def _message(self, delivery: Delivery) -> Message:
         message = delivery.message

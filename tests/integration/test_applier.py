@@ -29,6 +29,7 @@ from tests.servers import (
     PATIENCE_SECONDS,
     executed_statements,
     fresh_branch_ids,
+    locked,
     refuse_in_database,
     register_branches,
     rows,
@@ -99,6 +100,29 @@ def test_no_batch_waits_for_a_plan_of_its_own(database_url: str) -> None:
     plans = {name: counts for name, *counts in rows(engine, query)}
     engine.dispose()
     assert plans["apply_few"] == plans["apply_attempts"] == plans["record"] == [True, 0]
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (f"UPDATE branch SET url = 'x' WHERE id = {BRANCH}", {BRANCH}),
+        (f"UPDATE mirror_attempt SET outcome = outcome WHERE started_at = '{at(0)}'", {BRANCH}),
+        (f"UPDATE mirror_attempt SET outcome = outcome WHERE started_at = '{at(10)}'", set()),
+        (f"SELECT FROM branch WHERE id = {BRANCH} FOR KEY SHARE", set()),
+        ("SELECT", set()),
+    ],
+    ids=["branch", "its attempt", "another attempt", "what keeps nobody waiting", "nothing"],
+)
+def test_what_another_session_has_locked_is_found_without_waiting(
+    applier: Applier, engine: Engine, statement: str, found: set[int]
+) -> None:
+    """Afterwards all of it is as free as it was."""
+    applier.apply(messages(started(BRANCH, 0), started(BRANCH, 10), started(8, 0)))
+    batch = messages(completed(BRANCH, 0, "r"), started(BRANCH, 20), started(9, 0), started(8, 5))
+    with locked(engine, statement):
+        assert applier.locked_branches(batch) == found
+        assert applier.locked_branches(batch) == found
+    assert applier.locked_branches(batch) == set()
 
 
 def test_a_few_events_are_committed_in_one_round_trip(

@@ -240,6 +240,17 @@ def test_taking_a_batch_apart_reads_no_more(grown: tuple[Engine, Plans]) -> None
     assert plans.read_whole() == set()
 
 
+def test_looking_for_locks_reads_no_more(grown: tuple[Engine, Plans]) -> None:
+    """Each branch and each attempt is looked up by its key."""
+    engine, plans = grown
+    batch = _batch(range(7, 307), start=2500)
+    Applier(engine).apply(batch)
+    plans.told.clear()
+    assert Applier(engine).locked_branches(batch) == set()
+    assert plans.used() >= {"branch_pkey", "mirror_attempt_pkey"}
+    assert plans.read_whole() == set()
+
+
 def test_a_fold_reads_only_what_the_arrivals_touch(grown: tuple[Engine, Plans]) -> None:
     """The number of older holes does not matter."""
     engine, plans = grown

@@ -1,7 +1,7 @@
 """What waits for a lock waits alone, in order, and is settled once."""
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -24,7 +24,7 @@ BATCH = 4
 
 class LockedDatabase:
     """An applier that counts what it is asked. A branch is locked until that count reaches its
-    number; of the odd branches it is an attempt that is locked, which nobody can foresee."""
+    number; of the odd branches it is something that nobody can foresee."""
 
     def __init__(self, locked_until: dict[int, int]) -> None:
         self._locked_until = locked_until
@@ -51,9 +51,10 @@ class LockedDatabase:
     def check(self) -> None:
         """No table is locked."""
 
-    def locked_branches(self, branch_ids: Collection[int]) -> set[int]:
+    def locked_branches(self, batch: Sequence[Message]) -> set[int]:
         self._asked += 1
-        return {each for each in branch_ids if each % 2 == 0 and self._is_locked(each)}
+        ids = branch_ids_of(batch)
+        return {each for each in ids if each % 2 == 0 and self._is_locked(each)}
 
     def blockers(self, batch: Sequence[Message]) -> list[object]:
         return []

@@ -1,0 +1,72 @@
+"""However many rows somebody has locked: that is found out at once, and told once."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from sqlalchemy import Engine
+
+from mirrorfeed.consumer.apply.applier import Applier, Tally
+from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.worker.applying import Applying
+from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
+from mirrorfeed.consumer.worker.progress import Progress
+from mirrorfeed.contract.events import Envelope
+from tests.builders import completed, failed, messages, started
+from tests.servers import executed_statements, locked, register_branches, rows
+
+LOCKED = range(1, 41)
+FREE = 41
+LOCK_ATTEMPTS = "UPDATE mirror_attempt SET failure_reason = failure_reason"
+LOCK_BRANCHES = f"UPDATE branch SET url = 'x' WHERE id <> {FREE}"
+
+OnSettled = Callable[[Sequence[Delivery], Tally, bool], None]
+
+
+@pytest.fixture
+def impatient(engine: Engine, database_url: str) -> Iterator[Engine]:
+    """A worker's sessions, which wait for a lock for a moment. Of the branches all but one have an
+    attempt."""
+    register_branches(engine, *LOCKED, FREE)
+    worker = open_engine(database_url, lock_timeout_seconds=0.1)
+    Applier(worker).apply(messages(*(started(each, 0) for each in LOCKED)))
+    yield worker
+    worker.dispose()
+
+
+def work(engine: Engine, inbox: Inbox, on_settled: OnSettled) -> None:
+    """Until the inbox is closed."""
+    Applying(
+        inbox,
+        Applier(engine),
+        lambda suspect: read_message(suspect.body),
+        on_settled,
+        threading.Event(),
+        Progress(),
+    ).run()
+
+
+def put(inbox: Inbox, *envelopes: Envelope, is_suspect: bool = False) -> None:
+    subscription = Subscription("mirror.events.p0", prefetch=1)
+    for tag, message in enumerate(messages(*envelopes), start=1):
+        suspect = Suspect(message.body, properties=None)
+        inbox.put(Delivery(suspect if is_suspect else message, subscription, tag, 1, is_suspect))
+
+
+@pytest.mark.parametrize("statement", [LOCK_ATTEMPTS, LOCK_BRANCHES], ids=["attempts", "branches"])
+def test_all_that_is_locked_is_set_aside_in_one_step(
+    engine: Engine, impatient: Engine, caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
+    """What is left is applied at once, and the log has one line for all of them."""
+    inbox = Inbox(100)
+    put(inbox, *(completed(each, 0, "r") for each in LOCKED), failed(FREE, 0, "no route"))
+    with locked(engine, statement), executed_statements(impatient) as executed:
+        work(impatient, inbox, lambda *_: inbox.close())
+    assert rows(engine, "SELECT branch_id FROM mirror_attempt WHERE outcome IS NOT NULL") == [
+        (FREE,)
+    ]
+    # Of what is left, and of what finds out who holds the lock.
+    assert sum("lock_timeout" in each for each in executed) == 2
+    (line,) = [each for each in caplog.records if each.message == "waiting for a lock"]
+    assert vars(line)["waiting"].endswith(f"branch:10 and {len(LOCKED) - 10} more")
