@@ -33,6 +33,11 @@ back after 30 minutes (`consumer_timeout`)."""
 ASIDE_TIMEOUT_SECONDS = 1200.0
 """How long a delivery waits for a lock before it goes back, for the same reason."""
 ASIDE_RETRY_SECONDS = 1.0
+MAX_ASIDE_RETRY_SECONDS = 30.0
+LOOK_SECONDS = 1.0
+"""How long what waits aside is tried at a time. The rest of it has its turn the next time."""
+DIVIDING_SECONDS = 10.0
+"""How long a batch is divided. What has not been tried by then waits aside, too."""
 DIVIDED_LOCK_TIMEOUT_SECONDS = 0.1
 """How long the parts of a divided batch wait for a lock."""
 REMINDER_SECONDS = 60.0
@@ -103,9 +108,15 @@ class Applying:
                 self._look_aside()
 
     def _work(self, parts: list[Part]) -> None:
+        divide_until = time.monotonic() + DIVIDING_SECONDS
         while parts:
             part, *others = parts
             parts = [*self._patience(self._apply, part), *others]
+            if time.monotonic() > divide_until:
+                for each in parts:
+                    if each.is_divided:
+                        self._set_aside(self._by_key(each))
+                parts = [each for each in parts if not each.is_divided]
         if self._unreported:
             self._report("waiting for a lock", self._unreported)
             self._unreported = []
@@ -208,7 +219,7 @@ class Applying:
             self._aside.put(key, deliveries)
 
     def _look_aside(self) -> None:
-        """Tries what waits aside again, except what is still locked for certain."""
+        """Tries again what waits aside, each in its turn, but not what is known to be locked."""
         began_at = time.monotonic()
         if self._aside.waited_seconds > ASIDE_TIMEOUT_SECONDS:
             raise DatabaseUnavailable(
@@ -217,19 +228,42 @@ class Applying:
             )
         locked = self._patience(self._locked, self._aside.groups)
         waited_seconds = self._aside.waited_seconds
-        for group in self._aside.take(self._aside.groups.keys() - locked).values():
-            # A suspect is tried alone.
-            for _, deliveries in groupby(group, lambda each: each.is_suspect and each.delivery_tag):
-                self._work([Part(list(deliveries), is_divided=True)])
+        tried_at = time.monotonic()
+        lost_seconds = tried_at - began_at
+        try_until = tried_at + LOOK_SECONDS
+        for key in [key for key in self._aside.groups if key not in locked]:
+            is_lost = not self._try_again(key, try_until)
+            now = time.monotonic()
+            if is_lost:
+                lost_seconds += now - tried_at
+            tried_at = now
+            if now > try_until:
+                break
         self._aside.forget()
         if not self._aside:
             self._progress.aside.ends()
             logger.info("no longer waiting for a lock", extra={"seconds": round(waited_seconds)})
         elif began_at >= self._remind_at:
-            self._report("still waiting for a lock", next(iter(self._aside.groups.values())))
-        # However many wait, most of the time is for the others.
-        now = time.monotonic()
-        self._look_at = now + max(ASIDE_RETRY_SECONDS, 10 * (now - began_at))
+            key = min(locked, default=next(reversed(self._aside.groups)))
+            self._report("still waiting for a lock", self._aside.groups[key])
+        # However many are locked, most of the time is for the others.
+        pause_seconds = max(ASIDE_RETRY_SECONDS, 10 * lost_seconds)
+        self._look_at = time.monotonic() + min(pause_seconds, MAX_ASIDE_RETRY_SECONDS)
+
+    def _try_again(self, key: str, until: float) -> bool:
+        """Applies what waits of this key until time is up, or something of it is locked: the rest
+        waits behind all other keys. Returns whether anything was applied."""
+        # A suspect is tried alone.
+        runs = groupby(self._aside.take(key), lambda each: each.is_suspect and each.delivery_tag)
+        first, *others = [Part(list(deliveries), is_divided=True) for _, deliveries in runs]
+        self._work([first])
+        is_applied = key not in self._aside.groups
+        for part in others:
+            if key in self._aside.groups or time.monotonic() > until:
+                self._aside.put(key, part.deliveries)
+            else:
+                self._work([part])
+        return is_applied
 
     def _locked(self, groups: Mapping[str, Sequence[Delivery]]) -> set[str]:
         """Those of which the branch or an attempt is locked. If it is something else of theirs,

@@ -1,7 +1,7 @@
 """Deliveries that wait for a lock, so that the others need not wait for them."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from mirrorfeed.consumer.worker.inbox import Delivery
 
@@ -32,13 +32,13 @@ class Aside:
         return key in self._since
 
     def put(self, key: str, deliveries: Sequence[Delivery]) -> None:
-        """Behind those of the same key that wait already."""
+        """Behind those of the same key that wait already. A new key comes behind all others."""
         self.groups.setdefault(key, []).extend(deliveries)
         self._since.setdefault(key, time.monotonic())
 
-    def take(self, keys: Collection[str]) -> dict[str, list[Delivery]]:
+    def take(self, key: str) -> list[Delivery]:
         """Takes these out, to try them again. If they come back, they have waited all the time."""
-        return {key: self.groups.pop(key) for key in keys}
+        return self.groups.pop(key)
 
     def forget(self) -> None:
         """What was taken out and did not come back waits no longer."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import Engine
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 from mirrorfeed.consumer.apply.applier import Applier, Tally
 from mirrorfeed.consumer.apply.message import read_message
 from mirrorfeed.consumer.database import open_engine
+from mirrorfeed.consumer.worker import applying
 from mirrorfeed.consumer.worker.applying import Applying
 from mirrorfeed.consumer.worker.inbox import Delivery, Inbox, Subscription, Suspect
 from mirrorfeed.consumer.worker.progress import Progress
@@ -70,3 +72,28 @@ def test_all_that_is_locked_is_set_aside_in_one_step(
     assert sum("lock_timeout" in each for each in executed) == 2
     (line,) = [each for each in caplog.records if each.message == "waiting for a lock"]
     assert vars(line)["waiting"].endswith(f"branch:10 and {len(LOCKED) - 10} more")
+
+
+def test_all_that_was_locked_is_applied_once_it_is_free(
+    engine: Engine, impatient: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look that finds it free applies it, if there is time."""
+    monkeypatch.setattr(applying, "ASIDE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(applying, "MAX_ASIDE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(applying, "LOOK_SECONDS", 60)
+    inbox = Inbox(100)
+    put(inbox, *(completed(each, 0, "r") for each in LOCKED), failed(FREE, 0, "no route"))
+    settled: list[Delivery] = []
+    with ExitStack() as somebody, executed_statements(impatient) as executed:
+        somebody.enter_context(locked(engine, LOCK_ATTEMPTS))
+
+        def on_settled(deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
+            settled.extend(deliveries)
+            somebody.close()
+            if len(settled) == len(LOCKED) + 1:
+                inbox.close()
+
+        work(impatient, inbox, on_settled)
+    query = "SELECT outcome, count(*) FROM mirror_attempt GROUP BY outcome ORDER BY outcome"
+    assert rows(engine, query) == [("completed", len(LOCKED)), ("failed", 1)]
+    assert sum("SKIP LOCKED" in each and "mirror_attempt" in each for each in executed) == 2

@@ -29,9 +29,12 @@ class LockedDatabase:
     def __init__(self, locked_until: dict[int, int]) -> None:
         self._locked_until = locked_until
         self._asked = 0
+        self.tried: list[set[int]] = []
+        """The branches of each batch."""
 
     def apply(self, batch: Sequence[Message], lock_timeout_seconds: float | None) -> Tally:
         self._asked += 1
+        self.tried.append(branch_ids_of(batch))
         if any(map(self._is_locked, branch_ids_of(batch))):
             raise OperationalError("", {}, LockNotAvailable())
         return Tally(len(batch), cast("Any", {}))
@@ -63,9 +66,13 @@ class LockedDatabase:
         return self._asked <= self._locked_until.get(branch_id, 0)
 
 
-@pytest.fixture(autouse=True)
-def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["enough time", "no time"])
+def retry_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applying, "ASIDE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(applying, "MAX_ASIDE_RETRY_SECONDS", 0)
+    if request.param == "no time":
+        monkeypatch.setattr(applying, "DIVIDING_SECONDS", 0)
+        monkeypatch.setattr(applying, "LOOK_SECONDS", 0)
 
 
 def delivered(branch_id: int, tag: int, is_suspect: bool) -> Delivery:
@@ -131,3 +138,24 @@ def test_what_is_not_locked_is_settled_before_what_is() -> None:
     applier = cast("Applier", LockedDatabase({2: 40}))
     Applying(inbox, applier, cast("Any", None), on_settled, threading.Event(), Progress()).run()
     assert settled == [2, 4, 6, 8, 10, 12, 1, 3, 5, 7, 9, 11]
+
+
+def test_each_that_waits_has_its_turn() -> None:
+    """Those that are not known to be free or locked are tried one after the other, whether or not
+    there is time for all of them at once."""
+    inbox = Inbox(BATCH)
+    for tag, branch_id in enumerate((1, 3, 5), start=1):
+        inbox.put(delivered(branch_id, tag, is_suspect=False))
+    settled: list[int] = []
+
+    def on_settled(deliveries: Sequence[Delivery], tally: Tally, all_before: bool) -> None:
+        settled.extend(each.delivery_tag for each in deliveries)
+        if len(settled) == 3:
+            inbox.close()
+
+    database = LockedDatabase({1: 60, 3: 60, 5: 60})
+    applier = cast("Applier", database)
+    Applying(inbox, applier, cast("Any", None), on_settled, threading.Event(), Progress()).run()
+    alone = [branch_id for tried in database.tried if len(tried) == 1 for branch_id in tried]
+    turns = zip(alone, alone[1:], alone[2:], strict=False)
+    assert all(set(turn) == {1, 3, 5} for turn in turns)
