@@ -38,12 +38,7 @@ FORGET = text("DELETE FROM suspect WHERE digest = ANY(CAST(:digests AS bytea[]))
 
 
 class MustWait(Exception):
-    """The message comes behind one that waits for a lock, so it waits too."""
-
-    def __init__(self, key: str) -> None:
-        """`key` is its partition key."""
-        super().__init__(key)
-        self.key = key
+    """Some of the messages come behind one that waits for a lock, so they wait too."""
 
 
 class MustBeAlone(Exception):

@@ -123,15 +123,13 @@ class Applying:
 
     def _apply(self, part: Part) -> list[Part]:
         """Applies the part, and returns no others; or returns those to apply instead of it."""
-        if self._aside and (left := self._hold_back(part)) is not part:
-            return [left] if left.deliveries else []
+        if self._aside and (free := self._hold_back(part)) is not part:
+            return [free] if free.deliveries else []
         try:
             tally = self._commit(part)
-        except MustWait as wait:
-            if len(part.deliveries) > 1:
-                return _separated(part, [True] * len(part.deliveries))
-            self._aside.put(wait.key, part.deliveries)
-            return []
+        except MustWait:
+            free = self._hold_back(part, is_read=True)
+            return [free] if free.deliveries else []
         except MustBeAlone as must:
             return _separated(part, must.those)
         except DBAPIError as error:
@@ -161,27 +159,28 @@ class Applying:
         if suspects:  # and nothing else
             bodies = [suspect.body for suspect in suspects]
             return self._applier.apply_suspects(
-                bodies, lambda: list(map(self._read_free, suspects)), lock_timeout_seconds
+                bodies, lambda: self._read_free(suspects), lock_timeout_seconds
             )
         return self._applier.apply(messages, lock_timeout_seconds)
 
-    def _hold_back(self, part: Part) -> Part:
-        """The part without what comes behind something that waits: that waits too."""
+    def _hold_back(self, part: Part, *, is_read: bool = False) -> Part:
+        """The part without what comes behind something that waits: that waits too. Of suspects
+        nobody knows that before they have been read in a trial."""
         free: list[Delivery] = []
         for delivery in part.deliveries:
-            message = delivery.message
-            if isinstance(message, Suspect) or (key := _key(message)) not in self._aside.groups:
+            is_unread = delivery.is_suspect and not is_read
+            if is_unread or (key := _key(self._message(delivery))) not in self._aside.groups:
                 free.append(delivery)
             else:
                 self._aside.put(key, [delivery])
         return part if len(free) == len(part.deliveries) else Part(free, part.is_divided)
 
-    def _read_free(self, suspect: Suspect) -> Message:
-        """Decodes it. Raises MustWait if it comes behind something that waits."""
-        message = self._read(suspect)
-        if (key := _key(message)) in self._aside.groups:
-            raise MustWait(key)
-        return message
+    def _read_free(self, suspects: Sequence[Suspect]) -> list[Message]:
+        """Decodes all of them. Raises MustWait if any comes behind something that waits."""
+        messages = list(map(self._read, suspects))
+        if any(_key(message) in self._aside.groups for message in messages):
+            raise MustWait
+        return messages
 
     def _divide(self, part: Part, error: DBAPIError) -> list[Part]:
         """Something that the part needs is locked: sets it aside, or looks for it by halves.

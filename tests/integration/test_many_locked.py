@@ -97,3 +97,18 @@ def test_all_that_was_locked_is_applied_once_it_is_free(
     query = "SELECT outcome, count(*) FROM mirror_attempt GROUP BY outcome ORDER BY outcome"
     assert rows(engine, query) == [("completed", len(LOCKED)), ("failed", 1)]
     assert sum("SKIP LOCKED" in each and "mirror_attempt" in each for each in executed) == 2
+
+
+def test_suspects_behind_what_is_locked_are_not_tried_one_by_one(
+    engine: Engine, impatient: Engine
+) -> None:
+    """After a worker has ended there may be thousands of them. One trial finds out which have to
+    wait, and the others are applied in another one."""
+    inbox = Inbox(len(LOCKED))
+    put(inbox, *(completed(each, 0, "r") for each in LOCKED), is_suspect=True)
+    put(inbox, *(started(each, 10) for each in LOCKED[1:]), started(FREE, 10), is_suspect=True)
+    with locked(engine, LOCK_ATTEMPTS), executed_statements(impatient) as executed:
+        work(impatient, inbox, lambda *_: inbox.close())
+    assert rows(engine, "SELECT count(*) FROM mirror_attempt") == [(len(LOCKED) + 1,)]
+    # The first batch's, those two, and one of nothing, to see whether the table is locked.
+    assert sum("INSERT INTO suspect" in each for each in executed) == 4
