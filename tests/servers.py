@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pika
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.engine import URL
 
 from mirrorfeed.amqp.connections import broker_channel, connection_parameters
@@ -210,3 +210,28 @@ def executed_statements(engine: Engine) -> Iterator[list[str]]:
         yield executed
     finally:
         event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def answer_lost(engine: Engine, question: str) -> Iterator[None]:
+    """In the block, the connection that commits what this question is answered yes to dies once
+    that is committed, and before its session knows. This happens once."""
+    lost: list[int] = []
+
+    def lose(connection: Connection) -> None:
+        dbapi_connection: Any = connection.connection.dbapi_connection
+        with dbapi_connection.cursor() as cursor:
+            cursor.execute(question)
+            if lost or not cursor.fetchone()[0]:
+                return
+            dbapi_connection.commit()
+            cursor.execute("SELECT pg_backend_pid()")  # begins another one, whose commit fails
+            lost.extend(cursor.fetchone())
+        assert rows(engine, f"SELECT pg_terminate_backend({lost[0]}, 10000)") == [(True,)]
+
+    event.listen(engine, "commit", lose)
+    try:
+        yield
+    finally:
+        event.remove(engine, "commit", lose)
+    assert lost, f"never so: {question}"

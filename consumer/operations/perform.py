@@ -3,18 +3,18 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS, Limits
 from mirrorfeed.consumer.dead_letters.plan import LOOKED_AT_BYTES, Planned, plan
 from mirrorfeed.consumer.dead_letters.replay import Outcome, apply_letters, with_retries
 from mirrorfeed.consumer.dead_letters.store import LetterState, Selection, pieces
 from mirrorfeed.consumer.operations import store
-from mirrorfeed.consumer.operations.store import PIECE, Kind, Operation, Piece, State
+from mirrorfeed.consumer.operations.store import PIECE, Kind, Noted, Operation, Piece, State
 
 RATE_SECONDS = 0.25
 """With a rate limit, one transaction takes this many seconds' worth of letters."""
@@ -55,6 +55,10 @@ class Step(Struct, frozen=True):
         return self.letters - len(self.outcomes)
 
 
+Work = Callable[[Connection], tuple[Step, Sequence[str], State]]
+"""What is done in one transaction: that, what has become of the letters, and the state then."""
+
+
 class Turn(Struct, frozen=True):
     """A letter whose turn it is."""
 
@@ -86,7 +90,7 @@ def perform(
     if operation.kind is Kind.APPLY:
         yield from _Applying(engine, operation, runner, limits, known).run(stopping)
     else:
-        yield with_retries(_resolve, engine, operation, runner)
+        yield _resolve(engine, operation, runner)
 
 
 def apply_planned(
@@ -157,13 +161,11 @@ class _Applying:
                     self._pace(stopping, began_at + done / rate)
                 if stopping.is_set():
                     return
-                yield with_retries(self._apply, piece, part, is_first_alone)
+                yield self._apply(piece, part, is_first_alone)
                 done += len(part)
                 if is_first_alone:
                     return
-        with self._engine.begin() as connection:
-            result = store.hold(connection, self._operation.id, self._runner)
-            store.note(connection, self._operation.id, result, State.DONE)
+        _commit(self._engine, self._operation, self._runner, lambda _: (Step(0), (), State.DONE))
 
     def _next_piece(self) -> Piece | None:
         with self._engine.begin() as connection:
@@ -184,15 +186,16 @@ class _Applying:
 
     def _apply(self, piece: Piece, part: Sequence[Turn], is_first_alone: bool) -> Step:
         letters = [turn.planned for turn in part if turn.planned is not None]
-        with self._engine.begin() as connection:
-            result = store.hold(connection, self._operation.id, self._runner)
+
+        def apply(connection: Connection) -> tuple[Step, Sequence[str], State]:
             outcomes = apply_letters(connection, letters, limits=self._limits)
             told = {each.id: each.outcome for each in outcomes}
             in_order = [told.get(turn.id, SKIPPED) for turn in part]
             store.add_outcomes(connection, self._operation.id, piece, in_order)
             state = State.WAITING if is_first_alone else State.RUNNING
-            store.note(connection, self._operation.id, result + Counter(in_order), state)
-        return Step(len(part), outcomes)
+            return Step(len(part), outcomes), in_order, state
+
+        return _commit(self._engine, self._operation, self._runner, apply)
 
     def _pace(self, stopping: threading.Event, due_at: float) -> None:
         """Waits until then, and meanwhile says that it has not gone. Raises OperationError."""
@@ -206,8 +209,9 @@ class _Applying:
 def _resolve(engine: Engine, operation: Operation, runner: str) -> Step:
     """Discards or restores letters, all of them in one transaction, so that they have one time."""
     after, before = STATES[operation.kind]
-    with engine.begin() as connection:
-        result = store.hold(connection, operation.id, runner)
+
+    def resolve(connection: Connection) -> tuple[Step, Sequence[str], State]:
+        outcomes: list[str] = []
         while (piece := store.next_piece(connection, operation.id)) is not None:
             given = {
                 "ids": [letter_id for letter_id, _ in piece.letters],
@@ -221,6 +225,30 @@ def _resolve(engine: Engine, operation: Operation, runner: str) -> Step:
             done = DONE_WITH[operation.kind]
             in_order = [done if each in resolved else SKIPPED for each, _ in piece.letters]
             store.add_outcomes(connection, operation.id, piece, in_order)
-            result += Counter(in_order)
-        store.note(connection, operation.id, result, State.DONE)
-    return Step(operation.letters)
+            outcomes += in_order
+        return Step(operation.letters), outcomes, State.DONE
+
+    return _commit(engine, operation, runner, resolve)
+
+
+def _commit(engine: Engine, operation: Operation, runner: str, work: Work) -> Step:
+    """Does it in a transaction that says so, and tries again if the database was in trouble. If
+    only the answer to the commit was lost, what it did stands: the letters are not dead any more,
+    and their outcomes must not be there twice.
+
+    Raises OperationError if somebody else has the operation, DBAPIError if the trouble lasts.
+    """
+    tried: list[tuple[Step, Noted]] = []
+
+    def attempt() -> Step:
+        with engine.begin() as connection:
+            if tried and store.noted(connection, operation.id, runner) == tried[-1][1]:
+                return tried[-1][0]
+            result = store.hold(connection, operation.id, runner)
+            step, outcomes, state = work(connection)
+            noted = Noted(state, result + Counter(outcomes))
+            store.note(connection, operation.id, noted.result, noted.state)
+            tried.append((step, noted))
+        return step
+
+    return with_retries(attempt)

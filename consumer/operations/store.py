@@ -112,6 +112,8 @@ NOTE = text("""
     WHERE id = :id
 """)
 
+NOTED = text("SELECT state, result FROM operation WHERE id = :id AND runner = :runner FOR UPDATE")
+
 NEXT_PIECE = text("""
     SELECT number, letter_ids, digests, pg_catalog.cardinality(outcomes) AS done
     FROM operation_piece
@@ -186,6 +188,13 @@ class Operation(Struct, frozen=True):
     def done(self) -> int:
         """How many letters have had their turn."""
         return sum(self.result.values())
+
+
+class Noted(Struct, frozen=True):
+    """How far an operation is, as each step notes it. No two of its steps note the same."""
+
+    state: State
+    result: Mapping[str, int]
 
 
 class Piece(Struct, frozen=True):
@@ -320,6 +329,12 @@ def note(
     """How far it is."""
     given = {"id": operation_id, "result": _json(result), "state": state, "detail": detail}
     connection.execute(NOTE, given)
+
+
+def noted(connection: Connection, operation_id: int, runner: str) -> Noted | None:
+    """What was noted last, once nobody is about to note more; None if it is in other hands."""
+    row = connection.execute(NOTED, {"id": operation_id, "runner": runner}).one_or_none()
+    return None if row is None else Noted(State(row.state), Counter(row.result))
 
 
 def next_piece(connection: Connection, operation_id: int) -> Piece | None:
