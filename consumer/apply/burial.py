@@ -24,12 +24,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from mirrorfeed.consumer.apply.allowance import Sent, count_beyond
-from mirrorfeed.consumer.apply.message import Message, Rejection
+from mirrorfeed.consumer.apply.message import MAX_DELIVERIES, Message, Rejection
 from mirrorfeed.consumer.tables import DeadLetter
 
 MAX_DETAIL_LENGTH = 2000
 MAX_DEPTH = 32
-MAX_ATTEMPTS = 2**31 - 1
 
 message_digest: ColumnElement[bytes] = func.sha256(
     func.coalesce(DeadLetter.original_body, DeadLetter.body), type_=LargeBinary
@@ -47,7 +46,7 @@ def delivered_again(attempts: Any, reason: Any, detail: Any) -> dict[str, Any]:
     """What changes in a letter whose message was delivered so many more times, and could not be
     applied for this reason."""
     return {
-        "attempts": func.least(cast(DeadLetter.attempts, BigInteger) + attempts, MAX_ATTEMPTS),
+        "attempts": func.least(cast(DeadLetter.attempts, BigInteger) + attempts, MAX_DELIVERIES),
         "reason": case((_is_edited, DeadLetter.reason), else_=reason),
         "detail": case((_is_edited, DeadLetter.detail), else_=detail),
         # A letter that was replayed, and can no longer be applied, is dead again.
@@ -82,7 +81,7 @@ def bury(
             "event_id": rejection.id,
             "type": rejection.type,
             "branch_id": rejection.branch_id,
-            "attempts": counted + message.deliveries,
+            "attempts": min(counted + message.deliveries, MAX_DELIVERIES),
         }
     sent = {
         body: Sent(sha256(body).digest(), row["source"], row["reason"])

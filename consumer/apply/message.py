@@ -14,6 +14,8 @@ from mirrorfeed.contract.wire import DecodeError, decode
 FUTURE_TOLERANCE = timedelta(hours=1)
 HIGHEST_SEQUENCE = 10**12
 """Higher than any spool counts: at 10,000 events a second that takes three years."""
+MAX_DELIVERIES = 2**31 - 1
+"""As many as `dead_letter.attempts` can hold."""
 
 
 class Limits(Struct, frozen=True, gc=False):
@@ -166,6 +168,7 @@ def _latest_instant(envelope: Envelope) -> datetime:
 def redeliveries(headers: Mapping[str, Any]) -> int:
     """How often a redelivered message has been delivered, this time included."""
     before = headers.get("x-delivery-count")
-    if not isinstance(before, int):  # a publisher set a header of that name itself
+    # A publisher may have set a header of that name itself, to anything.
+    if not isinstance(before, int) or not 1 <= before < MAX_DELIVERIES:
         before = 1
     return before + 1

@@ -9,8 +9,9 @@ from msgspec import Meta, Struct
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from mirrorfeed.consumer.apply.burial import MAX_ATTEMPTS, storable
+from mirrorfeed.consumer.apply.burial import storable
 from mirrorfeed.consumer.apply.large import keep_large
+from mirrorfeed.consumer.apply.message import MAX_DELIVERIES
 from mirrorfeed.consumer.dead_letters.store import LETTERS, Selection, find_whole
 from mirrorfeed.consumer.errors import BadLetterFile
 from mirrorfeed.contract.events import MAX_BRANCH_ID, check_text, normalise_instant
@@ -31,7 +32,7 @@ class Exported(Struct, frozen=True, omit_defaults=True):
     type: str | None = None
     branch_id: Annotated[int, Meta(ge=1, le=MAX_BRANCH_ID)] | None = None
     first_seen_at: datetime | None = None
-    attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] = 1
+    attempts: Annotated[int, Meta(ge=1, le=MAX_DELIVERIES)] = 1
     note: str | None = None
 
     def __post_init__(self) -> None:

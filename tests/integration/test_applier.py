@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from mirrorfeed.consumer.apply import statements
 from mirrorfeed.consumer.apply.applier import FEW, Applier
 from mirrorfeed.consumer.apply.batch import PIECE
-from mirrorfeed.consumer.apply.message import read_message
+from mirrorfeed.consumer.apply.message import MAX_DELIVERIES, read_message, redeliveries
 from mirrorfeed.consumer.apply.projection import APPLY_ATTEMPTS, APPLY_FEW, MANY
 from mirrorfeed.consumer.branches.rebuild import rebuild
 from mirrorfeed.consumer.database import open_engine
@@ -373,6 +373,27 @@ def test_a_letter_counts_its_deliveries_on_one_row(applier: Applier, engine: Eng
     assert rows(engine, "SELECT reason, branch_id, attempts, state FROM dead_letter") == [
         ("unknown-branch", 404, 3, "dead")
     ]
+
+
+@pytest.mark.parametrize("forged", [MAX_DELIVERIES, 2**40, 2**63 - 1, 0, -(2**63), "many", None])
+def test_a_forged_count_of_deliveries_is_not_believed(
+    applier: Applier, engine: Engine, forged: object
+) -> None:
+    """The letter is there, and was delivered twice, as far as anybody knows."""
+    headers = {"x-delivery-count": forged}
+    applier.apply([read_message(b"{", headers, deliveries=redeliveries(headers))])
+    assert rows(engine, "SELECT attempts FROM dead_letter") == [(2,)]
+
+
+def test_deliveries_are_counted_as_far_as_the_column_counts(
+    applier: Applier, engine: Engine
+) -> None:
+    """It is no error if they are more, in one batch or over several."""
+    headers = {"x-delivery-count": MAX_DELIVERIES - 1}
+    message = read_message(b"{", headers, deliveries=redeliveries(headers))
+    for batch in ([message, message], [message]):
+        applier.apply(batch)
+        assert rows(engine, "SELECT attempts FROM dead_letter") == [(MAX_DELIVERIES,)]
 
 
 def test_what_an_operator_discarded_stays_discarded(applier: Applier, engine: Engine) -> None:

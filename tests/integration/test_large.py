@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.large import PART_BYTES, LargeMessage
-from mirrorfeed.consumer.apply.message import Message, Rejection
+from mirrorfeed.consumer.apply.message import Message, Rejection, redeliveries
 from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.dead_letters.plan import plan
 from mirrorfeed.consumer.dead_letters.replay import try_letters
@@ -51,6 +51,16 @@ def test_it_is_kept_once_however_often_it_comes(engine: Engine) -> None:
     applier.apply([Message(b"".join(PIECES), {}, Rejection(Reason.TOO_LARGE, "as others say"))])
     query = "SELECT attempts, detail FROM dead_letter"
     assert rows(engine, query) == [(4, "as others say")]
+
+
+@pytest.mark.parametrize("forged", [2**31 - 1, 2**40, -(2**63)])
+def test_it_is_kept_whatever_its_headers_count(engine: Engine, forged: int) -> None:
+    """A publisher can put any number where the broker counts deliveries."""
+    headers = {"x-delivery-count": forged}
+    applier = Applier(engine)
+    for _ in range(2):
+        applier.bury_large(LargeMessage(PIECES, headers, redeliveries(headers)))
+    assert rows(engine, "SELECT attempts FROM dead_letter") == [(4,)]
 
 
 def test_a_letter_that_was_resolved_stays_so(engine: Engine) -> None:
