@@ -11,6 +11,7 @@ Progress is kept in the database (`layout`), so that an interrupted move can con
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import uuid4
 
 import pika
@@ -37,15 +38,22 @@ from mirrorfeed.contract.events import Envelope, ScriptRun
 MARKERS = 2
 """A message that was routed before the slots were unbound may arrive behind the first marker, but
 not behind a second one, published once the first has been applied."""
+MARKER_SOURCE = "/mirror-consumer/topology"
 POLL_SECONDS = 0.2
 
-# Buried counts too: workers with --require-user do not apply a marker.
+# Buried counts too: workers with --require-user do not apply a marker. If we have sent as many this
+# hour as become letters, it is only counted.
 SETTLED = text("""
-    SELECT count(*) FROM unnest(CAST(:queues AS text[]), CAST(:ids AS text[])) AS marker (queue, id)
+    SELECT count(*)
+    FROM unnest(CAST(:queues AS text[]), CAST(:digests AS bytea[])) AS marker (queue, digest)
     WHERE EXISTS (
         SELECT FROM script_activity
         WHERE name = :name AND date_started = :at AND hostname = marker.queue
-    ) OR EXISTS (SELECT FROM dead_letter WHERE event_id = marker.id)
+    ) OR EXISTS (
+        SELECT FROM dead_letter WHERE sha256(coalesce(original_body, body)) = marker.digest
+    ) OR EXISTS (
+        SELECT FROM letter_overflow WHERE source = :source AND marker.digest = ANY(digests)
+    )
 """)
 
 Report = Callable[[str], None]
@@ -158,23 +166,28 @@ def _switch(
     unbind_slots(channel, source)
     for _ in range(MARKERS):
         marked_at = datetime.now(UTC)
-        ids = _publish_markers(channel, source, marked_at)
-        parameters = {"name": MARKER_NAME, "at": marked_at, "queues": list(source), "ids": ids}
+        parameters = {
+            "name": MARKER_NAME,
+            "source": MARKER_SOURCE,
+            "at": marked_at,
+            "queues": list(source),
+            "digests": _publish_markers(channel, source, marked_at),
+        }
         with engine.connect() as connection:
             _await_markers(connection, parameters, channel, source, report)
 
 
-def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[str]:
-    """Puts a marker at the end of each queue: once it is applied, so is the rest. Returns ids."""
-    ids = []
+def _publish_markers(channel: BlockingChannel, queues: Sequence[str], at: datetime) -> list[bytes]:
+    """Puts a marker at the end of each queue: once it is applied, so is the rest. Returns the
+    SHA-256 of each."""
+    digests = []
     for queue in queues:
         event = ScriptRun(MARKER_NAME, queue, at, at)
-        envelope = Envelope(str(uuid4()), "/mirror-consumer/topology", at, event)
-        channel.basic_publish(
-            "", queue, wire.encode(envelope), properties_of(envelope), mandatory=True
-        )
-        ids.append(envelope.id)
-    return ids
+        envelope = Envelope(str(uuid4()), MARKER_SOURCE, at, event)
+        body = wire.encode(envelope)
+        channel.basic_publish("", queue, body, properties_of(envelope), mandatory=True)
+        digests.append(sha256(body).digest())
+    return digests
 
 
 def _await_markers(

@@ -259,6 +259,15 @@ def test_partitions_move_while_events_come(shell8: Shell, engine: Engine, tmp_pa
     assert [source["highest"] for source in audit["sources"]] == [2 * attempts[0]]
 
 
+def test_markers_that_are_not_kept_are_seen_all_the_same(shell8: Shell, engine: Engine) -> None:
+    """Workers that demand a user make letters of the first ones, and only count the others."""
+    with shell8.running(*RUN, "--require-user", "puller", "--letters-per-hour", "2"):
+        shell8.run(*MOVE, "2")
+    assert topology_of(shell8)["stage"] == "steady"
+    counted = "SELECT DISTINCT source, reason FROM letter_overflow"
+    assert rows(engine, counted) == [("/mirror-consumer/topology", "invalid")]
+
+
 def test_a_move_that_was_interrupted_goes_on(shell8: Shell, engine: Engine) -> None:
     """It can be resumed after a kill, and no second move can begin meanwhile."""
     amqp_url = shell8.variables[environment.AMQP_URL]
