@@ -122,8 +122,13 @@ class _Nobody:
         self._uris: list[str] = []
 
     @contextmanager
-    def begin(self) -> Iterator["_Nobody"]:
+    def connect(self) -> Iterator["_Nobody"]:
         yield self
+
+    begin = connect
+
+    def commit(self) -> None:
+        pass
 
     def execute(self, statement: object, parameters: object = None) -> "_Nobody":
         if isinstance(parameters, Mapping) and "uris" in parameters:

@@ -26,7 +26,7 @@ from mirrorfeed.consumer.apply.projection import (
     PROJECT_BRANCHES,
     REGISTERED,
 )
-from mirrorfeed.consumer.apply.reporters import Reporters
+from mirrorfeed.consumer.apply.reporters import remembered_numbers
 from mirrorfeed.consumer.apply.statements import (
     INSERT_SCRIPT_ACTIVITY,
     at_once,
@@ -78,7 +78,6 @@ class Applier:
         self._letters_per_hour = letters_per_hour
         self._floods = Floods(letters_per_hour)
         self._suspects = Suspects(engine)
-        self._reporters = Reporters(engine)
 
     def check(self) -> None:
         """Runs every statement of an ordinary batch on no rows. Raises DatabaseUnavailable if one
@@ -167,9 +166,7 @@ class Applier:
 
         return find_blockers(self._engine, wait)
 
-    def _commit_few(
-        self, messages: Sequence[Message], arrivals: Arrivals, source_ids: Mapping[str, int]
-    ) -> bool:
+    def _commit_few(self, messages: Sequence[Message], arrivals: Arrivals) -> bool:
         """Commits the batch in one round trip; or nothing if a message cannot be applied, or if
         something came late. Raises DBAPIError if the database is in trouble."""
         events = [
@@ -181,6 +178,7 @@ class Applier:
             return False
         branch_ids = array_of(branch_ids_of(messages))
         with autocommit(self._engine) as connection:
+            source_ids = remembered_numbers(connection, arrivals.keys())
             try:
                 at_once(
                     connection,
@@ -203,17 +201,18 @@ class Applier:
         lock_timeout_seconds: float | None = None,
     ) -> Tally:
         arrivals = arrivals_of(messages)
-        source_ids = self._reporters.numbers(arrivals.keys())
         is_ordinary = also is None and lock_timeout_seconds is None and len(messages) <= FEW
-        if is_ordinary and self._commit_few(messages, arrivals, source_ids):
+        if is_ordinary and self._commit_few(messages, arrivals):
             return _tally(messages, [], 0)
-        with self._engine.begin() as connection:
-            if lock_timeout_seconds is not None:
-                connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
-            dead = write_batch(connection, messages, arrivals, source_ids)
-            beyond = bury(connection, dead, self._letters_per_hour)
-            if also is not None:
-                also(connection)
+        with self._engine.connect() as connection:
+            source_ids = remembered_numbers(connection, arrivals.keys())
+            with connection.begin():
+                if lock_timeout_seconds is not None:
+                    connection.execute(LIMIT_WAITING, {"limit": f"{lock_timeout_seconds}s"})
+                dead = write_batch(connection, messages, arrivals, source_ids)
+                beyond = bury(connection, dead, self._letters_per_hour)
+                if also is not None:
+                    also(connection)
         return _tally(messages, dead, self._told(beyond))
 
     def _told(self, beyond: Sequence[Sent]) -> int:

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Mapping, Set
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 REMEMBERED = 10_000
-"""How many sources a worker remembers."""
+"""How many sources a session remembers."""
 REMEMBERED_LENGTH = 255
 """Longer URIs are looked up each time: nobody but a nuisance has them."""
 
@@ -31,24 +31,21 @@ def _find(connection: Connection, uris: Collection[str]) -> dict[str, int]:
     return {row.uri: row.id for row in connection.execute(FIND, {"uris": list(uris)})}
 
 
-class Reporters:
-    """Remembers the numbers of the sources: a new source is rare. For one thread at a time."""
+def remembered_numbers(connection: Connection, uris: Set[str]) -> Mapping[str, int]:
+    """The number of each source, on a connection that is in no transaction. A new one is added at
+    once, in a transaction of its own, so that nobody waits for what else is applied.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._numbers: dict[str, int] = {}
-
-    def numbers(self, uris: Set[str]) -> Mapping[str, int]:
-        """The number of each source. A new one is added at once, in a transaction of its own, so
-        that nobody waits for what else is applied. Raises DBAPIError."""
-        known = self._numbers
-        if uris <= known.keys():
-            return known
-        if len(known) + len(uris) > REMEMBERED:
-            known = {}
-        with self._engine.begin() as connection:
-            numbers = {**known, **number_sources(connection, uris - known.keys())}
-        self._numbers = {
-            uri: number for uri, number in numbers.items() if len(uri) <= REMEMBERED_LENGTH
-        }
-        return numbers
+    A new source is rare, so the session remembers them. The next session may be with a server that
+    has taken over, or was restored from a backup, and gives other numbers. Raises DBAPIError.
+    """
+    known: Mapping[str, int] = connection.info.get("source_numbers", {})
+    if uris <= known.keys():
+        return known
+    if len(known) + len(uris) > REMEMBERED:
+        known = {}
+    numbers = {**known, **number_sources(connection, uris - known.keys())}
+    connection.commit()
+    connection.info["source_numbers"] = {
+        uri: number for uri, number in numbers.items() if len(uri) <= REMEMBERED_LENGTH
+    }
+    return numbers

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mirrorfeed.consumer.apply import ledger, reporters
 from mirrorfeed.consumer.apply.applier import Applier
 from mirrorfeed.consumer.apply.batch import write_batch
 from mirrorfeed.consumer.apply.ledger import FOLD, TRY_LOCK, arrivals_of, fold, fold_piece
 from mirrorfeed.consumer.apply.message import Limits, Message, read_message
-from mirrorfeed.consumer.apply.reporters import Reporters
+from mirrorfeed.consumer.apply.reporters import remembered_numbers
+from mirrorfeed.consumer.database import open_engine
 from mirrorfeed.consumer.sources.audit import SourceAccount, audit
 from mirrorfeed.contract import wire
 from mirrorfeed.contract.events import MAX_SEQUENCE, Envelope, MirrorFailed, MirrorStarted
-from tests.builders import at
+from tests.builders import at, failed, messages
 from tests.servers import PATIENCE_SECONDS, register_branches, rows
 
 BRANCH = 7
@@ -468,6 +470,28 @@ def test_an_attempt_names_who_reported_its_outcome(engine: Engine) -> None:
         assert rows(engine, query) == [("/first" if source == "/first" else "/second",)]
 
 
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_a_database_that_was_replaced_gives_numbers_of_its_own(
+    engine: Engine, database_url: str, is_noticed: bool
+) -> None:
+    """It does not matter whether this thread or another one notices that its sessions have died."""
+    register_branches(engine, BRANCH)
+    working = open_engine(database_url)
+    applier = Applier(working)
+    applier.apply(messages(failed(BRANCH, 0, "x")))
+    pids = rows(working, "SELECT pg_backend_pid()")
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE source RESTART IDENTITY CASCADE"))
+        connection.execute(text("INSERT INTO source (uri) VALUES ('/another')"))
+    assert rows(engine, f"SELECT pg_terminate_backend({pids[0][0]}, 10000)") == [(True,)]
+    with pytest.raises(DBAPIError):
+        rows(working, "SELECT 1") if is_noticed else applier.apply(messages(failed(BRANCH, 1, "x")))
+    applier.apply(messages(failed(BRANCH, 2, "x")))
+    working.dispose()
+    latest = "SELECT uri FROM mirror_attempt LEFT JOIN source ON id = source_id"
+    assert rows(engine, f"{latest} ORDER BY started_at DESC LIMIT 1") == [("/pullers/vostok/test",)]
+
+
 def test_two_workers_give_a_new_source_one_number(engine: Engine) -> None:
     """Whoever comes second takes the number of the first; a worker remembers only so many."""
     uris = [{f"/{number}", f"/{number + 1}", "/" + "long" * 100} for number in range(300)]
@@ -475,8 +499,9 @@ def test_two_workers_give_a_new_source_one_number(engine: Engine) -> None:
         monkeypatch.setattr(reporters, "REMEMBERED", 20)
 
         def ask() -> list[dict[str, int]]:
-            each = Reporters(engine)
-            return [{uri: each.numbers(asked)[uri] for uri in asked} for asked in uris]
+            with engine.connect() as connection:
+                answers = [(asked, remembered_numbers(connection, asked)) for asked in uris]
+            return [{uri: numbers[uri] for uri in asked} for asked, numbers in answers]
 
         told = [each.result(PATIENCE_SECONDS) for each in [threads.submit(ask) for _ in range(4)]]
     assert told[0] == told[1] == told[2] == told[3]
