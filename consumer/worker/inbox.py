@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from mirrorfeed.amqp.channels import begin_to_close
-from mirrorfeed.consumer.apply.message import Message
+from mirrorfeed.consumer.apply.message import BYTES_PER_CHARACTER, Message
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """This limits the worker's memory: a batch is held several times over while it becomes SQL."""
@@ -51,6 +51,11 @@ class Suspect(Struct, frozen=True, gc=False):
 
     body: bytes
     properties: Any
+
+    @property
+    def decoded_bytes(self) -> int:
+        """How much memory it may take beside the body, once it is decoded."""
+        return len(self.body) * BYTES_PER_CHARACTER
 
 
 class Delivery(Struct, frozen=True, gc=False):

@@ -45,6 +45,8 @@ from mirrorfeed.consumer.worker.settings import Settings
 from mirrorfeed.contract import routing
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 
+UNCOUNTED_BYTES = 1024
+"""Most events are smaller, and what they take once decoded is not worth counting."""
 PAUSE_SECONDS = 5.0
 """How long nothing is read while too much is in hand. Between two pauses a little is, so that the
 broker's heartbeats are seen, and ours are sent."""
@@ -275,6 +277,8 @@ class ConsumingSession(Session):
             self._progress.counts.redeliveries += 1
         message = Suspect(body, properties) if is_suspect else self._read(body, properties)
         size_bytes = len(body) + properties_bytes(properties)
+        if len(body) > UNCOUNTED_BYTES:
+            size_bytes += message.decoded_bytes
         self._inbox.put(
             Delivery(message, subscription, method.delivery_tag, size_bytes, is_suspect)
         )

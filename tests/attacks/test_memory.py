@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import Engine, text
 
@@ -17,10 +18,11 @@ from mirrorfeed.consumer.worker.in_hand import MAX_IN_HAND_BYTES
 from mirrorfeed.contract import environment, routing
 from mirrorfeed.contract.wire import MAX_READABLE_BYTES
 from sandbox import PrivateRabbitMQ
-from tests.builders import started
+from tests.builders import failed, started
 from tests.commands import Shell
 from tests.servers import (
     delete_topology,
+    locked,
     publish,
     publish_events,
     register_branches,
@@ -130,6 +132,20 @@ def test_many_large_messages_take_turns(lax: Shell, engine: Engine) -> None:
             blocker.rollback()
             wait_for_letters(engine, *bodies)
             assert peak_bytes(worker.pid) < IDLE_BYTES + MAX_IN_HAND_BYTES + LARGE // 2
+
+
+def test_events_count_with_what_they_take_once_decoded(shell: Shell, engine: Engine) -> None:
+    """One character beyond U+FFFF makes all of a string take four bytes each."""
+    register_branches(engine, *range(1, 101))
+    source = "/" + "a" * 60_000 + "\N{COLLISION SYMBOL}"
+    events = [replace(failed(1 + each % 100, each, "x"), source=source) for each in range(1500)]
+    with shell.running("mirror-consumer", "run") as worker:
+        wait_for_rows(engine, "SELECT cardinality(queues) FROM worker", [(4,)])
+        with locked(engine, "LOCK TABLE mirror_attempt"):
+            publish_events(shell.variables[environment.AMQP_URL], *events)
+            wait_for(lambda: peak_bytes(worker.pid) > MAX_IN_HAND_BYTES, "it to take what it may")
+        wait_for_rows(engine, "SELECT count(*) FROM mirror_attempt", [(len(events),)])
+        assert peak_bytes(worker.pid) < IDLE_BYTES + 2 * MAX_IN_HAND_BYTES
 
 
 def test_a_large_message_holds_up_nobody_and_is_acked_alone(lax: Shell, engine: Engine) -> None:
