@@ -21,8 +21,8 @@ class SpoolLog:
         self.path = path
         self._unsynced = unsynced
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        self._opened = os.fstat(self._descriptor)
-        self.size_bytes = self._opened.st_size
+        self.opened = os.fstat(self._descriptor)
+        self.size_bytes = self.opened.st_size
         """When it was last looked for at its path."""
 
     @classmethod
@@ -42,7 +42,7 @@ class SpoolLog:
         except FileNotFoundError:
             return None
         self.size_bytes = found.size_bytes
-        if os.path.samestat(found._opened, self._opened):
+        if os.path.samestat(found.opened, self.opened):
             return found
         found.close()
         return None
@@ -56,7 +56,7 @@ class SpoolLog:
         except FileNotFoundError:
             return False
         self.size_bytes = found.st_size
-        return os.path.samestat(found, self._opened)
+        return os.path.samestat(found, self.opened)
 
     def sync(self) -> None:
         """Waits until all that is in it is on the disk. Raises OSError."""
