@@ -8,8 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryFile
-from typing import Self
+from typing import BinaryIO, Self
 
 from mirrorfeed.contract.events import MAX_REVISION_LENGTH
 from mirrorfeed.publisher.reasons import reason_in
@@ -182,17 +181,29 @@ def _with_reason(failure: str, why: str | None) -> str:
 def output_of(
     shell_command: str, signals: PassedOnSignals, *, deadline: Deadline | None = None
 ) -> str | None:
-    """The first line that a shell command prints, or None if it fails, prints nothing, prints more
-    than a revision can hold, or does not end in time."""
+    """The first line that a shell command prints, or None if it cannot be run, fails, prints
+    nothing, prints more than a revision can hold, or does not end in time."""
+    try:
+        # Not a pipe: a process that it leaves may keep that open. Not a file on a disk, which may
+        # be full.
+        with os.fdopen(os.memfd_create("revision"), "rb") as output:
+            return _revision_in(output, shell_command, signals, deadline)
+    except OSError:
+        return None
+
+
+def _revision_in(
+    output: BinaryIO, shell_command: str, signals: PassedOnSignals, deadline: Deadline | None
+) -> str | None:
+    """What is in `output` once the command has written there. Raises OSError."""
     has_own_group = deadline is not None and not has_terminal()
-    with TemporaryFile() as output:  # a process it leaves may keep a pipe open
-        process = subprocess.Popen(
-            shell_command, shell=True, stdout=output, process_group=0 if has_own_group else None
-        )
-        running = Running(process, None, has_own_group)
-        if not signals.wait(running, None if deadline is None else deadline.at):
-            running.end(signals)
-        output.seek(0)
-        first_line = output.readline(READ_BYTES).decode(errors="replace").strip()
+    process = subprocess.Popen(
+        shell_command, shell=True, stdout=output, process_group=0 if has_own_group else None
+    )
+    running = Running(process, None, has_own_group)
+    if not signals.wait(running, None if deadline is None else deadline.at):
+        running.end(signals)
+    output.seek(0)
+    first_line = output.readline(READ_BYTES).decode(errors="replace").strip()
     is_revision = first_line and "\0" not in first_line and len(first_line) <= MAX_REVISION_LENGTH
     return first_line if is_revision and process.returncode == 0 else None

@@ -35,7 +35,7 @@ def only_run_of(
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(lock, MAX_DIGITS).decode(errors="replace").strip()
+            holder = _noted(lock)
             os.close(lock)
             raise AlreadyRunning(
                 f"branch {branch_id} is already being mirrored, by a command that process"
@@ -45,8 +45,9 @@ def only_run_of(
         say(f"running without a lock, another run of the branch may be under way: {error}")
         yield []
         return
-    os.ftruncate(lock, 0)
-    os.write(lock, b"%d\n" % os.getpid())
+    with suppress(OSError):  # it is held even if a full disk does not take who holds it
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
     try:
         yield [lock]
     finally:
@@ -61,3 +62,10 @@ def _open(path: Path) -> int:
     with suppress(FileExistsError):
         make_file(path)
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def _noted(lock: int) -> str:
+    """Who holds it, as its file says; empty if that cannot be read."""
+    with suppress(OSError):
+        return os.read(lock, MAX_DIGITS).decode(errors="replace").strip()
+    return ""

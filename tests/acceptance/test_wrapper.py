@@ -90,6 +90,18 @@ def test_with_an_unusable_spool_the_command_runs(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("options", [("--lock",), ("--revision-command", "echo rev-1")])
+def test_with_a_full_disk_the_command_runs(
+    shell: Shell, path: Path, options: tuple[str, ...]
+) -> None:
+    """What is needed beside the spool cannot be written either, wherever it would be."""
+    shell.run("mirror-publisher", "started", "1")  # as on a host that has worked for a while
+    command = shell.arguments(mirror("echo done", *options))
+    result = shell.run("/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *command)
+    assert result.stdout == "done\n"
+    assert "Traceback" not in result.stderr
+
+
 def test_the_end_is_reported_if_the_spool_is_usable_by_then(shell: Shell, path: Path) -> None:
     """It knows when the attempt began."""
     path.mkdir()
