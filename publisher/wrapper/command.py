@@ -66,7 +66,9 @@ class Running:
 
     def why(self) -> str | None:
         """What its standard error says about a failure."""
-        return None if self.standard_error is None else reason_in(self.standard_error.tail())
+        if self.standard_error is None:
+            return None
+        return reason_in(self.standard_error.tail().replace(b"\0", b""))  # no event can hold NUL
 
     def end(self, signals: PassedOnSignals) -> None:
         """Tells it to end, and kills what is left of it after 10 s."""
@@ -106,8 +108,9 @@ def run_command(
     Its standard error is passed on, and what that says about a failure is the reason. After a
     signal any ending counts as a failure: a command told to end may not have done its work.
 
-    At the deadline it is told to end, with all that it started, and killed 10 s later. On a
-    terminal that is only the command itself: a process group of its own could not read there.
+    At the deadline it is told to end, with all that it started and that is still in its process
+    group, and killed 10 s later. What has left the group, as a daemon does, goes on. On a terminal
+    it is only the command itself: a process group of its own could not read there.
     `inherited` are open files that the command gets, too.
     """
     standard_error = StandardError()

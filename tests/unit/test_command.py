@@ -70,6 +70,7 @@ def test_a_command_that_fails_tells_why(shell: Shell, path: Path) -> None:
         ("printf '10%%\\r20%%\\rfatal: x' >&2; exit 1", "fatal: x"),
         ("printf 'a\\nb\\nfatal: x\\nhint: y\\n' >&2; exit 1", "fatal: x"),
         ("printf 'a\\0b\\377c' >&2; exit 1", "ab\ufffdc"),
+        ("printf '\\0\\0\\n\\0' >&2; exit 1", "sh exited with code 1"),
         ("echo 'cannot read https://jane:s3cret@host/' >&2; exit 1",
          "cannot read https://***@host/"),
         ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", "x" * 8192),
