@@ -278,6 +278,9 @@ def test_what_is_hostile_is_harmless(site: Site, engine: Engine) -> None:
         assert "<script>alert" not in html
         assert not set("\x1b\u202e") & set(html), address
     assert "alert(1)" in site.html("/branches/1")
+    lines = site.ask("/branches.csv").text
+    assert "alert(1)" in lines
+    assert not set("\x1b\u202e") & set(lines)
 
 
 def test_a_letter_is_shown_with_what_to_do(site: Site, engine: Engine) -> None:
@@ -390,6 +393,18 @@ def test_all_branches_come_as_csv(site: Site, history: Engine) -> None:
     (failing,) = csv.DictReader(io.StringIO(site.ask("/branches.csv?state=failing").text))
     assert failing["mirror_status_message"].startswith("warning: slow\nfatal: ")
     assert site.ask("/branches.csv?state=well").status == 400
+
+
+@pytest.mark.parametrize(
+    "sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\n=", " \t="]
+)
+def test_no_line_of_the_csv_is_a_formula(site: Site, engine: Engine, sign: str) -> None:
+    """Whatever stands before it, and in the middle of a text, too."""
+    register_branches(engine, 1)
+    Applier(engine).apply(messages(about(MirrorFailed(1, ago(9), f"{sign}cmd()\n{sign}x"), 1)))
+    (branch,) = csv.DictReader(io.StringIO(site.ask("/branches.csv").text))
+    told = [line.strip() for line in branch["mirror_status_message"].split("\n")]
+    assert [line[:1] for line in told if line] == ["'", "'"]
 
 
 def test_each_page_is_there_for_programs(site: Site, history: Engine) -> None:

@@ -24,6 +24,7 @@ from mirrorfeed.consumer.database import database_now
 from mirrorfeed.consumer.web import query
 from mirrorfeed.consumer.web.context import Context, Page, without_secrets
 from mirrorfeed.consumer.web.pages.rows import with_attempts
+from mirrorfeed.contract.printing import printable_lines
 from mirrorfeed.contract.wire import timestamp
 
 Order = Sort | Ranking
@@ -46,8 +47,14 @@ COLUMNS = (
     "url",
     "mirror_status_message",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""With these a spreadsheet takes a text for a formula."""
+FORMULA = (
+    *("=", "+", "-", "@"),
+    "\N{FULLWIDTH EQUALS SIGN}",
+    "\N{FULLWIDTH PLUS SIGN}",
+    "\N{FULLWIDTH HYPHEN-MINUS}",
+    "\N{FULLWIDTH COMMERCIAL AT}",
+)
+"""With these a spreadsheet takes a text for a formula, white space before them or not."""
 
 
 def read(context: Context, request: Request) -> Page:
@@ -216,7 +223,12 @@ def _cell(value: object) -> object:
         case float():
             return round(value, 3)
         case str():
-            text: str = without_secrets(value)
-            return f"'{text}" if text.startswith(FORMULA) else text
+            text = printable_lines(without_secrets(value))
+            return "\n".join(map(_inert, text.split("\n")))
         case _:
             return value
+
+
+def _inert(line: str) -> str:
+    """Each line of a cell: a spreadsheet that expects semicolons begins a row with it."""
+    return f"'{line}" if line.lstrip().startswith(FORMULA) else line
