@@ -57,6 +57,8 @@ def application(context: Context, access: Access) -> App:
         routes=site.routes(),
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
     )
+    # It would lead to an address without the prefix, and without TLS behind a proxy that has it.
+    inner.router.redirect_slashes = False
     return Gate(inner, access, prefix)
 
 

@@ -547,6 +547,7 @@ def test_it_lives_below_a_path(database_url: str, topology: str, history: Engine
             assert own
             assert [link for link in own if not link.startswith("/mirrors/")] == []
         assert site.ask("/mirrors/now").headers["location"] == "/mirrors/"
+        assert "There is no such page" in site.html("/mirrors/branches/", expect=404)
         assert site.ask("/mirrors/now.json").status == 200
 
 
