@@ -50,11 +50,18 @@ class Access(Struct, frozen=True):
     proxies: Sequence[Network] = ()
     """The proxies that are believed."""
     names: Collection[str] = ()
-    """Of hosts by which the page may be called, beside those of this host alone."""
+    """Of hosts by which the page may be called, beside those of this host alone. With a
+    `user_header` and none of them it may be called by any: the proxy may pass on its own."""
 
     @property
     def is_open(self) -> bool:
         return self.users is None and self.user_header is None
+
+    @property
+    def is_for_names(self) -> bool:
+        """Whether it matters by which name the page is called. A browser gives a password to the
+        site that asked for it alone; but it may be on a trusted proxy's address."""
+        return self.is_open or (self.user_header is not None and bool(self.names))
 
 
 def is_loopback(host: str) -> bool:
@@ -92,7 +99,7 @@ class Gate:
         scope = {**scope, "path": self._inner_path(scope["path"]), "user": None}
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send_with_headers)
-        elif self._access.is_open and not self._is_meant(scope):
+        elif self._access.is_for_names and not self._is_meant(scope):
             text = "this page was called by a name that is not its own: see --allow-host\n"
             await _refuse(send_with_headers, 421, text)
         elif scope["method"] not in READING and not _is_same_origin(scope):
@@ -116,7 +123,7 @@ class Gate:
 
     def _is_meant(self, scope: Scope) -> bool:
         """Else another site could have its name lead here, and read the page in somebody's
-        browser."""
+        browser, or send it a user's name as a proxy does."""
         host = _header(scope, b"host").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return name in LOOPBACK_NAMES or name in self._access.names

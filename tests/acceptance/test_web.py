@@ -536,6 +536,16 @@ def test_a_proxy_may_name_the_user(database_url: str, topology: str) -> None:
         assert "jane" in proxied.ask("/", headers=named).text
 
 
+def test_a_name_from_elsewhere_is_no_proxy(database_url: str, topology: str) -> None:
+    """A browser on the proxy's host may be led here by another site's name, and send the header."""
+    access = Access(None, "X-Remote-User", networks(["127.0.0.1"]), ["page.example.org"])
+    with opened(database_url, topology, access=access) as site:
+        named = {"x-remote-user": "jane"}
+        for host in ("page.example.org", "127.0.0.1:8070"):
+            assert site.ask("/", headers={**named, "host": host}).status == 200
+        assert site.ask("/", headers={**named, "host": "evil.example.org:8070"}).status == 421
+
+
 def test_it_lives_below_a_path(database_url: str, topology: str, history: Engine) -> None:
     """Whether the proxy takes the path away or not; every link keeps to it."""
     with opened(database_url, topology, settings=Settings(prefix="/mirrors")) as site:
