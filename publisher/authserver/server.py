@@ -137,6 +137,10 @@ class App:
         elif scope["method"] != "POST" and not is_look:
             text = b"this is an XML-RPC server: call it with POST\n"
             await answer(send, HTTPStatus.METHOD_NOT_ALLOWED, text, (b"allow", b"POST"))
+        elif is_from_a_site(scope):
+            self._refusals.count("403, a web page's request", counted_address(scope["client"][0]))
+            text = b"a web page may not call this server: a program calls it without an Origin\n"
+            await answer(send, HTTPStatus.FORBIDDEN, text)
         elif not self._is_authorised(scope):
             self._refusals.count("401, a wrong token or none", counted_address(scope["client"][0]))
             await asyncio.sleep(UNAUTHORISED_SECONDS)
@@ -223,6 +227,13 @@ def header(scope: Message, name: bytes) -> bytes:
     """The value of a header that appears once; empty if it is missing."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers.get(name, b"")
+
+
+def is_from_a_site(scope: Message) -> bool:
+    """Whether a browser sends this for a web page, which may be anybody's: with an Origin (RFC
+    6454), as each POST of a page has, or a Sec-Fetch-Site (W3C, Fetch Metadata) that says so."""
+    is_named = any(name == b"origin" for name, _ in scope["headers"])
+    return is_named or header(scope, b"sec-fetch-site") not in (b"", b"none", b"same-origin")
 
 
 async def answer(

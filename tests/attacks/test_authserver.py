@@ -5,8 +5,9 @@ import select
 import sqlite3
 import time
 from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
-from xmlrpc.client import Fault, ServerProxy
+from xmlrpc.client import Fault, ServerProxy, dumps
 
 import pytest
 
@@ -14,6 +15,7 @@ from mirrorfeed.contract import environment
 from mirrorfeed.publisher.authserver.callers import CONNECTIONS_OF_ONE_ADDRESS, counted_address
 from mirrorfeed.publisher.authserver.server import UNAUTHORISED_SECONDS
 from tests.authserver import authserver, connect, log_after_sigterm, shell_of
+from tests.spools import spooled
 
 GUESS = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 
@@ -42,6 +44,32 @@ def test_guessing_the_token_is_slow_and_logged(tmp_path: Path) -> None:
         log = log_after_sigterm(process)
     assert refused(log, "401, a wrong token or none", "127.0.0.9") == 20
     assert "127.0.0.1: " not in log
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_taken"),
+    [
+        ({"Origin": "https://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({}, True),
+    ],
+)
+def test_no_web_page_can_report(tmp_path: Path, headers: dict[str, str], is_taken: bool) -> None:
+    """A browser on this host sends a page's text here without asking, and says for whom."""
+    spool = tmp_path / "spool.db"
+    body = dumps((1, "forged"), "mirrorFailed")
+    with authserver(shell_of(spool)) as (url, process):
+        with closing(HTTPConnection(url.removeprefix("http://").strip("/"))) as browser:
+            browser.request("POST", "/", body, {"Content-Type": "text/plain", **headers})
+            answer = browser.getresponse()
+            assert answer.status == (200 if is_taken else 403)
+            assert is_taken or b"a web page may not call" in answer.read()
+        log = log_after_sigterm(process)
+    assert bool(spooled(spool)) is is_taken
+    assert refused(log, "403, a web page's request", "127.0.0.1") == (0 if is_taken else 1)
 
 
 def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
