@@ -16,20 +16,27 @@ from mirrorfeed.contract.supervision import Supervisor
 TICK_SECONDS = 1.0
 TICKS_OF_UVICORN = 10
 """As many it makes in that time. Every tenth does what is to be done once a second."""
+LEAVE_SECONDS = 0.5
+"""So long before uvicorn cancels requests in hand, and logs each as an error, the server leaves
+clients that are still there: most of those requests wait for their clients."""
+
+SEND_BUFFER_BYTES = 128 * 1024
+"""How much of an answer the kernel takes before its client does."""
 
 
 class SupervisedServer(Server):
-    """Tells systemd how its service is, and leaves clients that do not complete a request's head:
-    uvicorn has no deadline for that. And it does not look ten times a second whether it is to end.
+    """Tells systemd how its service is, and leaves clients that do not complete a request's head,
+    or take nothing of an answer: uvicorn has no deadline for that. And it does not look ten times a
+    second whether it is to end.
     """
 
     def __init__(self, config: Config, supervisor: Supervisor) -> None:
         """Clients are looked at as often as `config` has it: who is still at the same head as last
-        time is left."""
+        time, or has still as much of an answer to take, is left."""
         super().__init__(config)
         config.callback_notify = self.on_look
         self._supervisor = supervisor
-        self._silent: set[tuple[H11Protocol, object]] = set()
+        self._waited_for: set[object] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told_to_end = asyncio.Event()
 
@@ -50,15 +57,15 @@ class SupervisedServer(Server):
             self._loop.call_soon_threadsafe(self._told_to_end.set)
 
     async def on_look(self) -> None:
-        silent = {
-            (connection, connection.cycle)
-            for connection in self.server_state.connections
-            if isinstance(connection, H11Protocol)
-            and (connection.cycle is None or connection.cycle.response_complete)
-        }
-        for connection, _ in silent & self._silent:
-            connection.transport.abort()
-        self._silent = silent
+        waited_for: set[object] = set()
+        for connection in self._connections():
+            unread = connection.transport.get_write_buffer_size()
+            if unread or _is_at_a_head(connection):
+                state = (connection, connection.cycle, unread)
+                waited_for.add(state)
+                if state in self._waited_for:
+                    connection.transport.abort()
+        self._waited_for = waited_for
 
     async def on_tick(self, counter: int) -> bool:
         # In the loop that serves, so that a watchdog notices if that hangs.
@@ -67,7 +74,22 @@ class SupervisedServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._supervisor.stopping()
+        seconds = max(0.0, (self.config.timeout_graceful_shutdown or 0) - LEAVE_SECONDS)
+        leaving = asyncio.get_running_loop().call_later(seconds, self._leave_all)
         await super().shutdown(sockets)
+        leaving.cancel()
+
+    def _leave_all(self) -> None:
+        for connection in self._connections():
+            connection.transport.abort()
+
+    def _connections(self) -> list[H11Protocol]:
+        return [each for each in self.server_state.connections if isinstance(each, H11Protocol)]
+
+
+def _is_at_a_head(connection: H11Protocol) -> bool:
+    """Whether it has no request in hand."""
+    return connection.cycle is None or connection.cycle.response_complete
 
 
 def listener(host: str, port: int, *, connections: int) -> socket.socket:
@@ -76,6 +98,8 @@ def listener(host: str, port: int, *, connections: int) -> socket.socket:
     sock = socket.create_server((host, port), family=family, backlog=connections)
     # Connections inherit this: an answer's head and body are sent separately, without waiting.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # The kernel would hold megabytes of answers for each client that takes none.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return sock
 
 
@@ -97,8 +121,9 @@ def server_config(
 ) -> Config:
     """Unlike uvicorn's defaults, this does not depend on which other packages are installed.
 
-    A SupervisedServer leaves a client that does not complete a request's head after one to two
-    times `head_seconds`. Once the server is told to end, requests in hand may take `end_seconds`.
+    A SupervisedServer leaves a client that does not complete a request's head, or takes nothing of
+    an answer, after one to two times `head_seconds`. Once the server is told to end, requests in
+    hand may take `end_seconds`, and their clients LEAVE_SECONDS less.
     """
     return Config(
         app,

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from msgspec import Struct, structs
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS
@@ -87,6 +87,8 @@ def endpoint(
     async def answer(request: Request) -> Response:
         try:
             form = await read_form(request)
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody gets
         except (ValueError, TimeoutError) as error:
             return await run_in_threadpool(refuse, request, error)
         return await run_in_threadpool(carry_out, request, form)

@@ -23,8 +23,8 @@ class FormTooLarge(ValueError):
 
 
 async def read_form(request: Request) -> Form:
-    """Raises ValueError for what is no form, FormTooLarge, and TimeoutError if it comes too
-    slowly."""
+    """Raises ValueError for what is no form, FormTooLarge, TimeoutError if it comes too slowly, and
+    ClientDisconnect."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != KIND:
         raise ValueError(f"only a form is taken here ({KIND})")

@@ -2,9 +2,12 @@
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -279,6 +282,24 @@ def test_bad_forms_are_refused_in_words(site: Site, kind: str, body: bytes, stat
         body=body,
     )
     assert (answer.status, "That" in answer.text) == (status, True)
+
+
+def test_a_form_that_breaks_off_is_no_error_of_ours(shell: Shell, engine: Engine) -> None:
+    """Its browser may have been closed: the log says nothing."""
+    head = b"POST /audit/accept HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
+    head += b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    with shell.running("mirror-consumer", "web", "--port", "0") as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])  # type: ignore[index]
+        with socket.create_connection(("127.0.0.1", port)) as browser:
+            browser.sendall(head)
+        with closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)) as viewer:
+            viewer.request("GET", "/live")
+            assert viewer.getresponse().status == 200
+        process.terminate()
+        _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert "ERROR" not in log
 
 
 def test_a_page_and_a_command_see_each_others_operations(

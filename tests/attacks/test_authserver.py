@@ -2,9 +2,10 @@
 
 import re
 import select
+import socket
 import sqlite3
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from xmlrpc.client import Fault, ServerProxy, dumps
@@ -13,7 +14,7 @@ import pytest
 
 from mirrorfeed.contract import environment
 from mirrorfeed.publisher.authserver.callers import CONNECTIONS_OF_ONE_ADDRESS, counted_address
-from mirrorfeed.publisher.authserver.server import UNAUTHORISED_SECONDS
+from mirrorfeed.publisher.authserver.server import HEAD_SECONDS, UNAUTHORISED_SECONDS
 from tests.authserver import authserver, connect, log_after_sigterm, shell_of
 from tests.spools import spooled
 
@@ -88,6 +89,29 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
                 assert proxy.startMirroring(1) is True
         log = log_after_sigterm(process)
     assert refused(log, "connections beyond 128", "127.0.0.9") == beyond
+
+
+def test_who_never_takes_an_answer_is_left(tmp_path: Path) -> None:
+    """However many are wanted at once; and if the authserver ends first, that is no error."""
+    asked = 1000 * b"GET /-/metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def stuck(url: str) -> socket.socket:
+        caller = connect(url, "127.0.0.9")
+        caller.settimeout(1)
+        with suppress(TimeoutError):
+            while True:
+                caller.send(asked)
+        return caller
+
+    with authserver(shell_of(tmp_path / "spool.db")) as (url, process):
+        with stuck(url) as caller:
+            gone = select.poll()
+            gone.register(caller, select.POLLHUP)
+            assert gone.poll(1000 * 6 * HEAD_SECONDS)
+        with stuck(url):
+            log = log_after_sigterm(process)
+    assert process.returncode == 0
+    assert "ERROR" not in log
 
 
 def test_an_ipv6_network_counts_as_one_address() -> None:
