@@ -56,8 +56,17 @@ class Action(Struct, frozen=True):
         return query.identifier(f"the {name}", self.request.path_params[f"{name}_id"])
 
 
-Act = Callable[[Action], str | Page]
-"""Does what the form asks for, and returns the page that shows it, or the path of that."""
+class Done(Struct, frozen=True):
+    """What a form asks for is done."""
+
+    path: str
+    """Of the page that shows it."""
+    is_new: bool = True
+    """False if it was so already, as after a second click."""
+
+
+Act = Callable[[Action], Done | Page]
+"""Does what the form asks for. A page says why it has changed nothing."""
 
 
 def endpoint(
@@ -77,12 +86,12 @@ def endpoint(
             context.shared.forget()
         except Exception as error:
             return refuse(request, error)
-        logger.info("done from the page", extra={"user": actor, "path": request.scope["path"]})
         if isinstance(done, Page):
             return show(request, done)
-        return RedirectResponse(
-            f"{context.settings.prefix}{done}", HTTPStatus.SEE_OTHER, {"cache-control": "no-store"}
-        )
+        if done.is_new:
+            logger.info("done from the page", extra={"user": actor, "path": request.scope["path"]})
+        address = f"{context.settings.prefix}{done.path}"
+        return RedirectResponse(address, HTTPStatus.SEE_OTHER, {"cache-control": "no-store"})
 
     async def answer(request: Request) -> Response:
         try:
@@ -96,7 +105,7 @@ def endpoint(
     return answer
 
 
-def preview_letters(action: Action) -> str:
+def preview_letters(action: Action) -> Done:
     """Keeps the letters that were ticked, or all that the filter finds, and tries them.
 
     Raises ValueError, OperationError and DBAPIError.
@@ -113,10 +122,10 @@ def preview_letters(action: Action) -> str:
     else:
         selection = selection_of(action.form, state)
     operation_id = preview(action.operator.engine, Kind(kind), selection, action.actor)
-    return f"/operations/{operation_id}"
+    return Done(f"/operations/{operation_id}")
 
 
-def preview_partitions(action: Action) -> str:
+def preview_partitions(action: Action) -> Done:
     """Raises ValueError, LayoutError and DBAPIError."""
     wanted = query.number(action.form, "partitions")
     if wanted is None or not 1 <= wanted <= routing.SLOTS:
@@ -131,10 +140,10 @@ def preview_partitions(action: Action) -> str:
         operation_id = store.begin(
             connection, Kind.REPARTITION, asked, [], action.actor, state=State.PREVIEWED
         )
-    return f"/operations/{operation_id}"
+    return Done(f"/operations/{operation_id}")
 
 
-def start(action: Action) -> str:
+def start(action: Action) -> Done:
     """Sent twice, it starts once. Raises ValueError, OperationError and DBAPIError."""
     operation_id = action.number("operation")
     rate = _rate(action.form)
@@ -144,24 +153,26 @@ def start(action: Action) -> str:
         if operation.kind is Kind.DISCARD and operation.state is State.PREVIEWED and note is None:
             raise ValueError("say why these letters do not matter: it is kept with each of them")
         is_first_alone = "first_alone" in action.form and operation.letters > 1
-        store.start(connection, operation_id, note=note, rate=rate, first_alone=is_first_alone)
+        is_new = store.start(
+            connection, operation_id, note=note, rate=rate, first_alone=is_first_alone
+        )
     action.operator.wake()
-    return f"/operations/{operation_id}"
+    return Done(f"/operations/{operation_id}", is_new)
 
 
-def stop(action: Action) -> str:
+def stop(action: Action) -> Done:
     """Raises OperationError and DBAPIError."""
     return _change(action, store.stop)
 
 
-def go_on(action: Action) -> str:
+def go_on(action: Action) -> Done:
     """Raises OperationError and DBAPIError."""
-    path = _change(action, store.go_on)
+    done = _change(action, store.go_on)
     action.operator.wake()
-    return path
+    return done
 
 
-def undo(action: Action) -> str:
+def undo(action: Action) -> Done:
     """A preview of restoring what an operation has discarded. Raises OperationError and
     DBAPIError."""
     operation_id = action.number("operation")
@@ -171,10 +182,10 @@ def undo(action: Action) -> str:
         raise OperationError(f"operation {operation_id} has discarded nothing")
     selection = Selection(state=LetterState.DISCARDED, discarded_at=operation.ended_at)
     undone = preview(action.operator.engine, Kind.RESTORE, selection, action.actor)
-    return f"/operations/{undone}"
+    return Done(f"/operations/{undone}")
 
 
-def edit_letter(action: Action) -> str | Page:
+def edit_letter(action: Action) -> Done | Page:
     """Says at once whether the new body could be applied; what was typed is kept. Raises
     LetterError, ValueError and DBAPIError."""
     letter_id, is_trial = action.number("letter"), "check" in action.form
@@ -186,14 +197,14 @@ def edit_letter(action: Action) -> str | Page:
         status, said = HTTPStatus.CONFLICT, str(error)
     else:
         if not is_trial:
-            return f"/letters/{letter_id}"
+            return Done(f"/letters/{letter_id}")
         status, said = HTTPStatus.OK, "this could be applied"
     page = letters.read_one(action.context, action.request)
     extra = {**page.extra, "draft": draft, "said": said, "is_good": status is HTTPStatus.OK}
     return structs.replace(page, extra=extra, status=status)
 
 
-def accept(action: Action) -> str:
+def accept(action: Action) -> Done:
     """Raises LedgerError, ValueError and DBAPIError."""
     first, last = query.number(action.form, "first"), query.number(action.form, "last")
     if first is None or last is None:
@@ -201,17 +212,17 @@ def accept(action: Action) -> str:
     source, note = action.form.get("source", ""), _needed_note(action)
     with action.operator.engine.begin() as connection:
         decisions.accept(connection, source, first, last, note)
-    return "/audit"
+    return Done("/audit")
 
 
-def undo_decision(action: Action) -> str:
+def undo_decision(action: Action) -> Done:
     """Raises LedgerError, ValueError and DBAPIError."""
     number, note = query.number(action.form, "decision"), _needed_note(action)
     if number is None:
         raise ValueError("say which decision")
     with action.operator.engine.begin() as connection:
         decisions.undo(connection, number, note)
-    return "/audit"
+    return Done("/audit")
 
 
 ACTIONS: dict[str, Act] = {
@@ -237,12 +248,12 @@ def status_of_refusal(error: Exception) -> HTTPStatus | None:
     return HTTPStatus.REQUEST_TIMEOUT if isinstance(error, TimeoutError) else None
 
 
-def _change(action: Action, change: Callable[[Connection, int], bool]) -> str:
+def _change(action: Action, change: Callable[[Connection, int], bool]) -> Done:
     operation_id = action.number("operation")
     with action.operator.engine.begin() as connection:
         store.get(connection, operation_id)
-        change(connection, operation_id)  # or it is so already, as its page shows
-    return f"/operations/{operation_id}"
+        is_new = change(connection, operation_id)
+    return Done(f"/operations/{operation_id}", is_new)
 
 
 def _rate(form: Form) -> float | None:

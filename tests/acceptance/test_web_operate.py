@@ -1,6 +1,7 @@
 """What the page does with `--operate`, on real servers: letters, the ledger, partitions."""
 
 import json
+import logging
 import re
 import socket
 import threading
@@ -123,6 +124,31 @@ def test_a_double_click_starts_one_operation(site: Site, engine: Engine) -> None
     assert rows(engine, RESULT) == [({"applied": 20},)]
     assert begun(site.post(f"{path}/start")) == path
     assert rows(engine, STATE) == [("done",)]
+
+
+def test_what_was_not_done_is_not_logged_as_done(
+    site: Site, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second click, an edit that is only tried, and one that is refused."""
+    caplog.set_level(logging.INFO)
+    register_branches(engine, 1)
+    bury(engine, failed(404, 0, "x"))
+
+    def done() -> list[str]:
+        logged = [each for each in caplog.records if each.message == "done from the page"]
+        return [getattr(each, "path", "") for each in logged]
+
+    good = wire.encode(failed(1, 0, "x")).decode()
+    for fields in ({"body": good, "check": "1"}, {"body": "{}", "save": "1"}):
+        site.post("/letters/1/edit", fields)
+    assert done() == []
+    path = selected(site, "discard-all")
+    for _ in range(2):
+        begun(site.post(f"{path}/start", {"note": "why"}))
+    wait_for_rows(engine, STATE, [("done",)])
+    for ending in ("stop", "go-on"):
+        begun(site.post(f"{path}/{ending}"))
+    assert done() == ["/letters/preview", f"{path}/start"]
 
 
 def test_only_the_ticked_letters_are_taken(site: Site, engine: Engine) -> None:
