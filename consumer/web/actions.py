@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from mirrorfeed.consumer.apply.message import DEFAULT_LIMITS
+from mirrorfeed.consumer.dead_letters import store as letter_store
 from mirrorfeed.consumer.dead_letters.edit import edit
 from mirrorfeed.consumer.dead_letters.store import LetterState, Selection
 from mirrorfeed.consumer.errors import LayoutError, OperationError, StillDead
@@ -40,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 class Refused(Exception):
     """Nothing may be changed from this page; the message says why."""
+
+
+class Changed(Exception):
+    """A letter is no longer as it was shown; the message says so."""
 
 
 class Action(Struct, frozen=True):
@@ -186,22 +191,29 @@ def undo(action: Action) -> Done:
 
 
 def edit_letter(action: Action) -> Done | Page:
-    """Says at once whether the new body could be applied; what was typed is kept. Raises
-    LetterError, ValueError and DBAPIError."""
+    """Says at once whether the new body could be applied, and changes no letter that is no longer
+    as it was shown; what was typed is kept. Raises LetterError, ValueError and DBAPIError."""
     letter_id, is_trial = action.number("letter"), "check" in action.form
     draft = action.form.get("body", "").replace("\r\n", "\n")
     body = draft.strip().encode()
+    extra: dict[str, object] = {"draft": draft, "version": action.form.get("version", "")}
     try:
-        edit(action.operator.engine, letter_id, body, limits=DEFAULT_LIMITS, is_trial=is_trial)
+        with action.operator.editing:
+            is_new = _is_new(action, letter_id, body)
+            edit(action.operator.engine, letter_id, body, limits=DEFAULT_LIMITS, is_trial=is_trial)
+    except Changed as error:
+        status, said = HTTPStatus.CONFLICT, str(error)
+        action.context.shared.forget()
+        del extra["version"]  # from now on it is that of the body which is shown
     except StillDead as error:
         status, said = HTTPStatus.CONFLICT, str(error)
     else:
         if not is_trial:
-            return Done(f"/letters/{letter_id}")
+            return Done(f"/letters/{letter_id}", is_new)
         status, said = HTTPStatus.OK, "this could be applied"
     page = letters.read_one(action.context, action.request)
-    extra = {**page.extra, "draft": draft, "said": said, "is_good": status is HTTPStatus.OK}
-    return structs.replace(page, extra=extra, status=status)
+    extra |= {"said": said, "is_good": status is HTTPStatus.OK}
+    return structs.replace(page, extra={**page.extra, **extra}, status=status)
 
 
 def accept(action: Action) -> Done:
@@ -246,6 +258,21 @@ def status_of_refusal(error: Exception) -> HTTPStatus | None:
     if isinstance(error, FormTooLarge):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return HTTPStatus.REQUEST_TIMEOUT if isinstance(error, TimeoutError) else None
+
+
+def _is_new(action: Action, letter_id: int, body: bytes) -> bool:
+    """False if the letter has that body already, as after a second click. Raises Changed if it has
+    another one than when the form was shown, and LetterError."""
+    with action.operator.engine.begin() as connection:
+        letter = letter_store.get(connection, letter_id, first_bytes=letters.SHOWN_BYTES)
+    is_new = bytes(letter.body) != body
+    is_as_shown = letters.version_of(dict(letter._mapping)) == action.form.get("version")
+    if is_new and not is_as_shown and letter.state == LetterState.DEAD:
+        raise Changed(
+            "somebody has changed the letter since you began: its body is now the one below. What"
+            " you have typed is not saved; Save would replace that body"
+        )
+    return is_new
 
 
 def _change(action: Action, change: Callable[[Connection, int], bool]) -> Done:

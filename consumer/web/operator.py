@@ -70,6 +70,8 @@ class Operator:
 
     def __init__(self, engine: Engine, amqp_url: str) -> None:
         self.engine = engine
+        self.editing = threading.Lock()
+        """Held from looking at a letter to changing it."""
         self._amqp_url = amqp_url
         self._name = f"page {socket.gethostname()}, process {os.getpid()}, {uuid4()}"
         self._stopping = threading.Event()

@@ -1,6 +1,7 @@
 """Each user may do its part, and nothing else: on the broker and in the database."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -477,7 +478,9 @@ def test_an_operator_operates_and_a_reader_is_told_why_not(
         wait_for_rows(engine, states, [("replayed",), ("dead",)])
         body = wire.encode(failed(1, 9, "edited")).decode()
         (letter,) = rows(engine, "SELECT id FROM dead_letter WHERE branch_id = 2")
-        assert site.post(f"/letters/{letter.id}/edit", {"body": body, "save": "1"}).status == 303
+        (version,) = re.findall('name="version" value="(.*)"', site.html(f"/letters/{letter.id}"))
+        edit = {"body": body, "save": "1", "version": version}
+        assert site.post(f"/letters/{letter.id}/edit", edit).status == 303
 
 
 def test_a_worker_that_may_not_declare_waits_for_its_queue(

@@ -41,6 +41,7 @@ from tests.servers import (
 
 DEAD = "SELECT count(*) FROM dead_letter WHERE state = 'dead'"
 STATE = "SELECT state FROM operation ORDER BY id DESC LIMIT 1"
+BODY = "SELECT convert_from(body, 'UTF8') FROM dead_letter"
 RESULT = "SELECT result FROM operation ORDER BY id DESC LIMIT 1"
 
 
@@ -61,6 +62,17 @@ def begun(answer: Answer) -> str:
 def selected(site: Site, do: str, *ids: int, **filters: str) -> str:
     fields = [("do", do), *(("id", str(each)) for each in ids), *filters.items()]
     return begun(site.post("/letters/preview", fields))
+
+
+def edited(site: Site, body: str, button: str, version: str | None = None) -> Answer:
+    """What comes of editing letter 1, as it is now or was when it had that version."""
+    fields = {"body": body, button: "1", "version": version or version_in(site.html("/letters/1"))}
+    return site.post("/letters/1/edit", fields)
+
+
+def version_in(html: str) -> str:
+    (version,) = re.findall(r'name="version" value="(\w+)"', html)
+    return str(version)
 
 
 def test_letters_are_previewed_applied_and_seen_as_applied(site: Site, engine: Engine) -> None:
@@ -139,8 +151,8 @@ def test_what_was_not_done_is_not_logged_as_done(
         return [getattr(each, "path", "") for each in logged]
 
     good = wire.encode(failed(1, 0, "x")).decode()
-    for fields in ({"body": good, "check": "1"}, {"body": "{}", "save": "1"}):
-        site.post("/letters/1/edit", fields)
+    edited(site, good, "check")
+    edited(site, "{}", "save")
     assert done() == []
     path = selected(site, "discard-all")
     for _ in range(2):
@@ -225,21 +237,61 @@ def test_an_edit_says_at_once_whether_it_would_apply(site: Site, engine: Engine)
     bury(engine, failed(404, 0, "why"))
     assert "&#34;branch_id&#34;: 404" in site.html("/letters/1")
     wrong = '{"type": "mirror.failed", "mine": 1}'
-    answer = site.post("/letters/1/edit", {"body": wrong, "check": "1"})
+    answer = edited(site, wrong, "check")
     assert answer.status == 409
     assert "The new body could not be applied either" in answer.text
     assert "&#34;mine&#34;: 1" in answer.text
     good = wire.encode(failed(1, 0, "why")).decode()
-    answer = site.post("/letters/1/edit", {"body": good, "check": "1"})
+    answer = edited(site, good, "check")
     assert (answer.status, "This could be applied" in answer.text) == (200, True)
     assert rows(engine, "SELECT original_body FROM dead_letter") == [(None,)]
-    answer = site.post("/letters/1/edit", {"body": good.replace(",", ",\r\n"), "save": "1"})
+    answer = edited(site, good.replace(",", ",\r\n"), "save")
     assert (answer.status, answer.headers["location"]) == (303, "/letters/1")
     assert "As delivered" in site.html("/letters/1")
     path = selected(site, "apply-ticked", 1)
     site.post(f"{path}/start")
     wait_for_rows(engine, DEAD, [(0,)])
     assert state_of(engine, 1).mirror_failures == 1
+
+
+@pytest.mark.parametrize("button", ["save", "check"])
+def test_nobody_replaces_an_edit_unseen(site: Site, engine: Engine, button: str) -> None:
+    """The second one is told that there is a first, and may replace what is shown then."""
+    register_branches(engine, 1)
+    bury(engine, failed(404, 0, "why"))
+    seen_by_both = version_in(site.html("/letters/1"))
+    mine, theirs = (wire.encode(failed(1, 0, who)).decode() for who in ("mine", "theirs"))
+    for _ in range(2):  # a second click
+        assert edited(site, theirs, "save", seen_by_both).status == 303
+    answer = edited(site, mine, button, seen_by_both)
+    assert (answer.status, "Somebody has changed the letter" in answer.text) == (409, True)
+    draft, _, shown = answer.text.partition("</textarea>")
+    assert ("mine" in draft, "theirs" in shown) == (True, True)
+    assert rows(engine, BODY) == [(theirs,)]
+    assert edited(site, mine, "save", version_in(answer.text)).status == 303
+    assert rows(engine, BODY) == [(mine,)]
+
+
+def test_of_two_who_save_at_once_one_is_told(site: Site, engine: Engine) -> None:
+    """Both have seen the same."""
+    register_branches(engine, 1)
+    bury(engine, failed(404, 0, "why"))
+    seen_by_both = version_in(site.html("/letters/1"))
+    bodies = [wire.encode(failed(1, 0, who)).decode() for who in ("mine", "theirs")]
+    with ThreadPoolExecutor(2) as operators:
+        answers = operators.map(lambda body: edited(site, body, "save", seen_by_both), bodies)
+        assert sorted(answer.status for answer in answers) == [303, 409]
+
+
+def test_a_version_tells_nothing_that_is_hidden(site: Site, engine: Engine) -> None:
+    """Of bodies that differ only in a secret it is the same."""
+    letter = failed(404, 0, "https://u:hunter1@h/")
+    bury(engine, letter)
+    first = version_in(site.html("/letters/1"))
+    with engine.begin() as connection:
+        other = {"body": wire.encode(letter).replace(b"hunter1", b"hunter2")}
+        connection.execute(text("UPDATE dead_letter SET body = :body"), other)
+    assert version_in(site.html("/letters/1")) == first
 
 
 @pytest.mark.parametrize("path", ACTIONS)

@@ -1,5 +1,6 @@
 """Letters: what could not be applied, grouped and as a list, and one of them whole."""
 
+import hashlib
 import shlex
 from typing import Any
 
@@ -15,7 +16,7 @@ from mirrorfeed.consumer.dead_letters.store import GroupBy, LetterState, Selecti
 from mirrorfeed.consumer.operations.store import Kind
 from mirrorfeed.consumer.sources.overflow import OverflowSelection, group_overflow
 from mirrorfeed.consumer.web import query
-from mirrorfeed.consumer.web.context import Context, Page
+from mirrorfeed.consumer.web.context import Context, Page, without_secrets
 from mirrorfeed.contract.printing import printable, printable_lines
 from mirrorfeed.contract.reasons import Reason
 from mirrorfeed.contract.secrets import masked_start
@@ -131,10 +132,18 @@ def read_one(context: Context, request: Request) -> Page:
         "commands": _commands_of(letter),
         "actions": ACTIONS.get(letter["state"], ()),
         "draft": _draft(letter),
+        "version": version_of(letter),
         "said": None,
         "is_good": False,
     }
     return Page("letter.html", f"Letter {letter_id}", now, document, extra)
+
+
+def version_of(letter: dict[str, Any]) -> str:
+    """Another one once somebody has changed the body that a page shows. A digest of what it hides
+    would tell that to whoever guesses it, so secrets are masked before."""
+    shown: str = without_secrets(bytes(letter["body"]).decode(errors="replace"))
+    return hashlib.sha256(f"{letter['body_bytes']} {shown}".encode()).hexdigest()
 
 
 def commands(selection: Selection, ids: list[int]) -> list[str]:
