@@ -58,8 +58,9 @@ def web(
         typer.Option(
             "--allow-host",
             metavar="NAME",
-            help="Another name by which the page is called, as by a proxy on this host. Needed only"
-            " without --users and --user-header. Can be repeated.",
+            help="Another name by which the page is called, as by a proxy on this host. Needed"
+            " without --users and --user-header; with --user-header, keeps other sites from using a"
+            " browser beside the proxy. Can be repeated.",
         ),
     ] = None,
     path_prefix: Annotated[
