@@ -243,7 +243,13 @@ def test_the_spool_is_closed_even_if_kept_events_cannot_be(
     monkeypatch.setattr(KeptEvents, "close", mock.Mock(side_effect=OSError("the disk is full")))
     with BranchStatusClient(path, forward=False) as client:
         client.start_mirroring(1)
-    monkeypatch.setattr(Spool, "close", lambda spool: closed.append(spool.path))
+    close = Spool.close
+
+    def close_and_note(spool: Spool) -> None:
+        close(spool)
+        closed.append(spool.path)
+
+    monkeypatch.setattr(Spool, "close", close_and_note)
     forwarder = Forwarder(path, "amqp://guest:guest@127.0.0.1:1/%2F")
     forwarder.wake()
     try:
