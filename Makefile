@@ -28,7 +28,7 @@ play: .venv/ready ## Go on mirroring, and print the address of a page that shows
 
 test: .venv/ready $(if $(TESTS),,.venv/browser) ## Run all tests, on a real RabbitMQ and a real PostgreSQL (11 min)
 	$(BIN)/python -m sandbox $(if $(TESTS),,--browser)
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(TESTS)
 
 .PHONY: bare
 bare: .venv/ready ## Try `make demo`, a part of `make test` and docs/install.md on bare Debians, as root (11 min)
