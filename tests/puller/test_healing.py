@@ -346,16 +346,14 @@ def test_what_was_killed_in_the_middle_is_tidied_up(puller: TestPuller, upstream
     pack = puller.mirror() / "objects/pack/tmp_pack_Ab12cd"
     real = shutil.which("git")
     script.write_text(
-        f'#!/bin/sh\ntrap "" TERM\n'
+        f"#!/bin/sh\n"
         f'case "$*" in *fetch*) touch -d "2 hours ago" {pack}; sleep 600;; esac\n'
         f'exec {real} "$@"\n'
     )
     script.chmod(0o755)
     usual = puller.shell
     puller.also(PATH=f"{folder}:{os.environ['PATH']}")
-    began = time.monotonic()
     puller.once("--stall-timeout", "1s", expect=1)
-    assert 10 < time.monotonic() - began < 20  # it ignores SIGTERM
     assert puller.outcome() == "timeout"
     assert not pack.exists()
     assert puller.programs() == []
